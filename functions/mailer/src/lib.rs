@@ -1,0 +1,95 @@
+//! Queue `mail`: writes and sends mails. Tokens are made here and stored as hashes, so that no queue ever holds one.
+
+use futures::future::join_all;
+use telbuddy::account::{Email, FindUser, KeepMailTokens, MailToken, Profile, User, VERIFICATION_LIFE};
+use telbuddy::credential::{LoadKeys, OpenKey, data_key};
+use telbuddy::fault::Fault;
+use telbuddy::ids::{AccountId, UserId};
+use telbuddy::live::Need;
+use telbuddy::platform::{Chance, Clock, Handled, Job, Letter, Mail, Queue, SendMail};
+use telbuddy::seal::Purpose;
+use telbuddy::secret::{ExposeSecret, Token};
+use telbuddy::session::Site;
+
+/// The queue of this function.
+pub const QUEUE: Queue = Queue::Mail;
+
+/// The services that it calls. It may open the purpose profile.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Mail];
+
+/// Prefix of the token in a link that confirms an address.
+pub const LINK_PREFIX: &str = "tbv_";
+
+/// Works through a batch. A job that comes twice sends a second mail with a second link; both work.
+///
+/// AWS calls for each mail: 3 reads, 1 write of a token's hash, 1 mail; once in five minutes and account 1 KMS call.
+pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
+where
+    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+{
+    join_all(jobs.into_iter().map(async |job| match send(world, site, job).await {
+        Ok(()) => Handled::Done,
+        Err(fault) => {
+            tracing::warn!(%fault, "a mail could not be sent");
+            Handled::Again
+        }
+    }))
+    .await
+}
+
+async fn send<W>(world: &W, site: &Site, job: Job) -> Result<(), Fault>
+where
+    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+{
+    let Job::Mail { account, user, mail: Mail::SignUp } = job else {
+        return Err(Fault::permanent("this queue takes mails only"));
+    };
+    let (Some(user), Some(profile)) = (world.load_user(account, user).await?, world.load_profile(account).await?) else {
+        tracing::warn!(account.id = %account, "a mail for an account that is gone");
+        return Ok(());
+    };
+    let key = data_key(world, account, Purpose::Profile, Some(profile.key_version()?)).await?;
+    let profile = Profile::open(&profile, &key)?;
+    let letter = if user.verified { known(&profile)? } else { confirm(world, site, &user, &profile).await? };
+    world.send_mail(letter).await?;
+    tracing::info!(account.id = %account, "sent a mail");
+    Ok(())
+}
+
+async fn confirm<W>(world: &W, site: &Site, user: &User, profile: &Profile) -> Result<Letter, Fault>
+where
+    W: KeepMailTokens + Clock + Chance + Sync,
+{
+    let token = new_token(world, user.account, user.id).await?;
+    let link = format!("{}/verify-email?token={}", site.app, token.reveal(LINK_PREFIX).expose_secret());
+    let text = format!(
+        "Hello {},\n\nplease confirm this address for your TelBuddy account:\n\n{link}\n\nThe link works for a day. If \
+         you did not sign up, ignore this mail.\n",
+        profile.name
+    );
+    letter(profile, "Confirm your address", text)
+}
+
+async fn new_token<W>(world: &W, account: AccountId, user: UserId) -> Result<Token, Fault>
+where
+    W: KeepMailTokens + Clock + Chance + Sync,
+{
+    let token = Token::new(account, world.random()?);
+    let expires = world.now() + VERIFICATION_LIFE;
+    world.keep_mail_token(MailToken { account, user, hash: token.hash(), expires }).await?;
+    Ok(token)
+}
+
+fn known(profile: &Profile) -> Result<Letter, Fault> {
+    let text = format!(
+        "Hello {},\n\nsomebody signed up for TelBuddy with this address, which has an account already. If it was you, \
+         just log in. If not, there is nothing to do: nothing was changed.\n",
+        profile.name
+    );
+    letter(profile, "You have a TelBuddy account already", text)
+}
+
+fn letter(profile: &Profile, subject: &str, text: String) -> Result<Letter, Fault> {
+    let to = Email::parse(&profile.email).map_err(|_| Fault::permanent("a stored address does not read"))?;
+    Ok(Letter { to, subject: subject.to_owned(), text })
+}

@@ -1,0 +1,220 @@
+//! Queue `send`: claims each message, checks what has to be checked last, hands it to Twilio once, records the outcome.
+
+use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use telbuddy::account::Stop;
+use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
+use telbuddy::fault::Fault;
+use telbuddy::ids::AccountId;
+use telbuddy::live::Need;
+use telbuddy::message::{
+    Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, Outcome, Payload, Reason,
+    RecordOutcome, Standing, VALIDITY, retry_at,
+};
+use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
+use telbuddy::seal::{DataKey, Purpose};
+use telbuddy::session::Site;
+
+/// The queue of this function.
+pub const QUEUE: Queue = Queue::Send;
+
+/// The services that it calls. It may open the purposes send and payload.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
+
+/// What is sent needs these two keys.
+const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
+
+/// Works through a batch, its messages at the same time.
+///
+/// Calls: for each message 1 claim, 1 Twilio, 1 outcome, 1 hint; for the batch 1 read of opt-outs, gates and
+/// credentials; once in five minutes and key 1 KMS call with its entry in the access log.
+pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
+where
+    W: ClaimMessage + LoadGuards + RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+{
+    let claims = join_all(jobs.iter().map(|job| claim(world, job))).await;
+    let mut handled = Vec::new();
+    let mut mine = Vec::new();
+    for claim in claims {
+        handled.push(match claim {
+            // Somebody else has it or will: the sweeper owns what gets stuck, not the queue.
+            Ok(Claim::Done | Claim::NotNow(_)) => Handled::Done,
+            Ok(Claim::Mine(claimed)) => {
+                mine.push(*claimed);
+                Handled::Done
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "a claim failed");
+                Handled::Again
+            }
+        });
+    }
+    if !mine.is_empty() {
+        dispatch(world, site, &mine).await;
+    }
+    handled
+}
+
+async fn claim<W: ClaimMessage + Clock + Chance>(world: &W, job: &Job) -> Result<Claim, Fault> {
+    let Job::Send { account, message } = job else {
+        return Err(Fault::permanent("this queue takes messages to send only"));
+    };
+    world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await
+}
+
+async fn dispatch<W>(world: &W, site: &Site, mine: &[Claimed])
+where
+    W: LoadGuards + RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+{
+    let mut keys: Vec<(AccountId, Purpose)> = Vec::new();
+    for claimed in mine {
+        let account = claimed.message.account;
+        let missing = PURPOSES.into_iter().filter(|p| world.remembered_key(account, *p, None).is_none());
+        keys.extend(missing.map(|purpose| (account, purpose)));
+    }
+    keys.sort_unstable();
+    keys.dedup();
+    match world.load_guards(mine, &keys).await {
+        Ok(guards) => {
+            join_all(mine.iter().zip(&guards).map(|(claimed, guard)| send_one(world, site, claimed, guard))).await;
+        }
+        Err(fault) => {
+            tracing::warn!(%fault, "the last checks could not be made");
+            join_all(mine.iter().map(|claimed| put_back(world, claimed, None))).await;
+        }
+    }
+}
+
+/// One message to Twilio and its outcome into its row.
+async fn send_one<W>(world: &W, site: &Site, claimed: &Claimed, guard: &Guard)
+where
+    W: RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+{
+    let credential = match last_check(claimed, guard, world.now()) {
+        Ok(credential) => credential,
+        Err(outcome) => return record(world, claimed, outcome).await,
+    };
+    let opened = open(world, claimed, guard, credential).await;
+    let (carrier, payload) = match opened {
+        Ok(opened) => opened,
+        Err(fault) => {
+            tracing::warn!(message.id = %claimed.message.id, %fault, "what is to be sent does not open");
+            return put_back(world, claimed, None).await;
+        }
+    };
+    let callback = status_callback(site, credential, claimed);
+    let created = world.create_message(&carrier, &claimed.message.own, &payload, &callback).await;
+    drop((carrier, payload));
+    match created {
+        Created::Accepted { sid } => record(world, claimed, Outcome::Sent { sid }).await,
+        Created::Unknown => record(world, claimed, Outcome::Unknown).await,
+        Created::NotProcessed { retry_after_secs } => put_back(world, claimed, retry_after_secs).await,
+        Created::Rejected { http, code } => {
+            if http == 401 {
+                let account = claimed.message.account;
+                tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
+                if let Err(fault) = world.stop_sending(account, Stop::CredentialRefused).await {
+                    tracing::error!(account.id = %account, %fault, "sending could not be stopped");
+                }
+            }
+            record(world, claimed, Outcome::Rejected { code }).await;
+        }
+    }
+}
+
+/// What is checked with the row already ours and right before Twilio: a STOP or a freeze that was stored before wins.
+fn last_check<'g>(claimed: &Claimed, guard: &'g Guard, now: Timestamp) -> Result<&'g StoredCredential, Outcome> {
+    if guard.opted_out {
+        return Err(Outcome::Refused(Reason::OptedOut));
+    }
+    if let Some(stop) = guard.stopped {
+        return Err(Outcome::Refused(stop.into()));
+    }
+    if now >= claimed.message.created + VALIDITY {
+        return Err(Outcome::Expired);
+    }
+    guard.credential.as_ref().ok_or(Outcome::Refused(Reason::NotConnected))
+}
+
+async fn open<W: OpenKey + LoadKeys>(
+    world: &W,
+    claimed: &Claimed,
+    guard: &Guard,
+    credential: &StoredCredential,
+) -> Result<(Carrier, Payload), Fault> {
+    let send_key = key(world, guard, credential.account, Purpose::Send, credential.send.key_version()?).await?;
+    let version = claimed.payload.key_version()?;
+    let payload_key = key(world, guard, claimed.message.account, Purpose::Payload, version).await?;
+    let payload = Payload::open(&claimed.payload, &payload_key, claimed.message.id)?;
+    Ok((Carrier::open(credential, &send_key)?, payload))
+}
+
+/// A key: remembered, or loaded with the guard, or (a credential replaced this very moment) loaded now.
+async fn key<W: OpenKey + LoadKeys>(
+    world: &W,
+    guard: &Guard,
+    account: AccountId,
+    purpose: Purpose,
+    version: u32,
+) -> Result<DataKey, Fault> {
+    match guard.keys.iter().find(|keys| keys.purpose == purpose && keys.version(version).is_some()) {
+        Some(keys) => world.open_key(keys, Some(version)).await,
+        None => data_key(world, account, purpose, Some(version)).await,
+    }
+}
+
+/// Where Twilio reports the message's status. Our id in the path settles what became of it even if Twilio's answer got
+/// lost. The fragment asks Twilio to repeat failed callbacks twice (connection overrides); it is not signed.
+fn status_callback(site: &Site, credential: &StoredCredential, claimed: &Claimed) -> String {
+    let (hook, message) = (credential.hook.reveal(), claimed.message.id);
+    format!("{}/hooks/twilio/{hook}/status/{message}#rc=2&rp=5xx,ct,rt", site.origin)
+}
+
+/// Certainly not processed: try again later, or let it expire.
+async fn put_back<W>(world: &W, claimed: &Claimed, retry_after_secs: Option<u32>)
+where
+    W: RecordOutcome + EnqueueJob + Clock + Chance + Sync,
+{
+    let [dice] = world.random::<1>().unwrap_or([0]);
+    let outcome = match retry_at(&claimed.message, retry_after_secs, dice, world.now()) {
+        Some(not_before) => Outcome::Retry { not_before },
+        None => Outcome::Expired,
+    };
+    record(world, claimed, outcome).await;
+}
+
+/// Writes the outcome and wakes who comes next. A write that fails leaves the claim to its lease: the message becomes
+/// `unknown`, and Twilio's callback settles it.
+async fn record<W>(world: &W, claimed: &Claimed, outcome: Outcome)
+where
+    W: RecordOutcome + EnqueueJob + Clock + Sync,
+{
+    let message = &claimed.message;
+    let (account, id) = (message.account, message.id);
+    let now = world.now();
+    let status = match world.record_outcome(claimed, &outcome, now).await {
+        Ok(status) => status,
+        Err(fault) => {
+            tracing::error!(message.id = %id, %fault, "the outcome of {id} could not be stored");
+            return;
+        }
+    };
+    tracing::info!(account.id = %account, message.id = %id, ?status, "handled {id}");
+    let hint = match (&outcome, status.standing()) {
+        (Outcome::Retry { not_before }, _) => {
+            Some((Job::Send { account, message: id }, delay_secs(*not_before - now)))
+        }
+        (_, Standing::AtCarrier | Standing::Over) => Some((Job::Post { account, message: id }, 0)),
+        (_, Standing::Waiting | Standing::Arrived) => None,
+    };
+    if let Some((job, delay_secs)) = hint
+        && let Err(fault) = world.enqueue(job, delay_secs).await
+    {
+        tracing::warn!(message.id = %id, %fault, "the hint for {id} is lost; the sweeper will find it");
+    }
+}
+
+/// Whole seconds, rounded up, as SQS delays them; what is longer belongs to the sweeper.
+fn delay_secs(wait: SignedDuration) -> u16 {
+    u16::try_from(wait.as_secs() + 1).unwrap_or(900).min(900)
+}

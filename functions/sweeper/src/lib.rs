@@ -1,0 +1,52 @@
+//! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from here.
+
+use telbuddy::fault::Fault;
+use telbuddy::live::Need;
+use telbuddy::message::{DUE_SHARDS, FindDue, LOOK_AGAIN, Message, ReadMessages, Standing, Status};
+use telbuddy::platform::{Clock, EnqueueJob, Job};
+
+/// The services that it calls.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
+
+/// Messages that one run looks at in each shard; the next run goes on.
+const AT_MOST: u16 = 500;
+
+/// One run. AWS calls: 1 query for each of 16 shards, and for each message that is due 1 read, 1 hint, 1 write.
+pub async fn handle<W>(world: &W) -> Result<(), Fault>
+where
+    W: FindDue + ReadMessages + EnqueueJob + Clock + Sync,
+{
+    for shard in 0..DUE_SHARDS {
+        for (account, message) in world.find_due(shard, world.now(), AT_MOST).await? {
+            if let Some(message) = world.load_message(account, message).await? {
+                look_at(world, &message).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn look_at<W>(world: &W, message: &Message) -> Result<(), Fault>
+where
+    W: FindDue + EnqueueJob + Clock,
+{
+    let (account, id, now) = (message.account, message.id, world.now());
+    let job = match (message.status, message.status.standing()) {
+        (Status::Accepted | Status::Retryable, _) => Job::Send { account, message: id },
+        (Status::Dispatching, _) => {
+            // The worker is gone and nobody knows how far it came: never sent again blindly.
+            if world.end_lease(message, now).await? {
+                tracing::warn!(message.id = %id, "the worker of {id} is gone: unknown until Twilio reports");
+            }
+            return Ok(());
+        }
+        (_, Standing::AtCarrier | Standing::Over | Standing::Arrived) if !message.settled => {
+            Job::Post { account, message: id }
+        }
+        // Changed since the index was read.
+        _ => return Ok(()),
+    };
+    tracing::info!(message.id = %id, status = ?message.status, "woke {id}");
+    world.enqueue(job, 0).await?;
+    world.look_again(message, now + LOOK_AGAIN).await.map(|_| ())
+}

@@ -1,0 +1,9 @@
+//! The Lambda function for the schedule that finds what got stuck.
+
+use std::process::ExitCode;
+
+use telbuddy::live::serve;
+
+fn main() -> ExitCode {
+    serve::ticks(sweeper::NEEDS, async |live| sweeper::handle(live).await)
+}

@@ -1,0 +1,126 @@
+//! Queue `twilio-events`: applies what Twilio told us, once, in whatever order it comes.
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use telbuddy::fault::Fault;
+use telbuddy::ids::{AccountId, MessageId};
+use telbuddy::inbound::{News, RecordConsent, TwilioEvent};
+use telbuddy::ledger::PRICES;
+use telbuddy::live::Need;
+use telbuddy::message::{
+    Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Status, UpdateMessage, apply_report,
+};
+use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
+
+/// The queue of this function.
+pub const QUEUE: Queue = Queue::TwilioEvents;
+
+/// The services that it calls.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
+
+/// Works through a batch, its events at the same time.
+///
+/// AWS calls for a status: 1 read, 1 conditional write, and 1 hint when the message is to be posted. For a text: 1
+/// transaction, 1 hint, and for STOP or START 1 or 2 conditional writes before it.
+pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
+where
+    W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+{
+    join_all(jobs.into_iter().map(async |job| match apply(world, job).await {
+        Ok(()) => Handled::Done,
+        Err(fault) => {
+            tracing::warn!(%fault, "an event could not be applied");
+            Handled::Again
+        }
+    }))
+    .await
+}
+
+async fn apply<W>(world: &W, job: Job) -> Result<(), Fault>
+where
+    W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+{
+    let Job::Twilio(event) = job else {
+        return Err(Fault::permanent("this queue takes Twilio's events only"));
+    };
+    match event.news {
+        News::Status { message, sid, status, error_code } => {
+            report(world, event.account, message, &Report { sid, status, error_code }).await
+        }
+        News::Text { .. } => text(world, event).await,
+    }
+}
+
+/// A status: read, decide, write if nothing came between; else read again.
+async fn report<W>(world: &W, account: AccountId, id: MessageId, report: &Report) -> Result<(), Fault>
+where
+    W: ReadMessages + UpdateMessage + EnqueueJob + Clock,
+{
+    for _ in 0..8 {
+        let Some(held) = world.load_message(account, id).await? else {
+            tracing::warn!(message.id = %id, "a status for a message that is not there");
+            return Ok(());
+        };
+        let now = world.now();
+        let Some(message) = apply_report(&held, report, now) else { return Ok(()) };
+        let due = (!message.settled).then_some(now + LOOK_AGAIN);
+        if world.update_message(&message, due).await? {
+            tracing::info!(message.id = %id, status = ?message.status, "Twilio reported on {id}");
+            return if message.settled { Ok(()) } else { post(world, account, id).await };
+        }
+    }
+    Err(Fault::transient("the message kept changing"))
+}
+
+/// A hint; the sweeper finds what is due if it gets lost.
+async fn post<W: EnqueueJob>(world: &W, account: AccountId, message: MessageId) -> Result<(), Fault> {
+    world.enqueue(Job::Post { account, message }, 0).await
+}
+
+/// A text that arrived: what it says about consent counts first, then the row is written once.
+async fn text<W>(world: &W, event: TwilioEvent) -> Result<(), Fault>
+where
+    W: RecordInbound + RecordConsent + EnqueueJob,
+{
+    let (account, at) = (event.account, event.at);
+    let News::Text { message: id, sid, own, service, other_hash, country, format, segments, consent } = event.news else {
+        return Ok(());
+    };
+    if let Some(consent) = consent {
+        let source = format!("text {sid}");
+        // A number in a messaging service: Twilio blocks the whole service, so both are noted.
+        for sender in [Some(&own), service.as_ref()].into_iter().flatten() {
+            world.record_consent(account, sender, &other_hash, consent, &source, at).await?;
+        }
+    }
+    let message = Message {
+        id,
+        account,
+        direction: Direction::Inbound,
+        format,
+        status: Status::Received,
+        revision: 0,
+        sid: Some(sid),
+        own,
+        other_hash,
+        country,
+        segments,
+        encoding: None,
+        held: PRICES.message(Direction::Inbound, format, segments),
+        price_version: PRICES.version.to_owned(),
+        error_code: None,
+        reason: None,
+        attempts: 0,
+        settled: false,
+        created: at,
+        updated: at,
+    };
+    if world.record_inbound(&message, due(at)).await? {
+        post(world, account, id).await?;
+    }
+    Ok(())
+}
+
+fn due(at: Timestamp) -> Timestamp {
+    at + LOOK_AGAIN
+}

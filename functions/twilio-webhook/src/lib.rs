@@ -1,0 +1,157 @@
+//! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
+
+use http::StatusCode;
+use telbuddy::credential::{FindHook, FoundHook, HookSecrets, OpenKey};
+use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::fault::Fault;
+use telbuddy::ids::MessageId;
+use telbuddy::inbound::signature::{Params, Presented, SigningKeys, Verified, as_signed, verified};
+use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, consent, message_sid, status_news};
+use telbuddy::live::Need;
+use telbuddy::message::{Format, number_hash};
+use telbuddy::number::parse_address;
+use telbuddy::platform::{Chance, EnqueueJob, Job};
+use telbuddy::seal::{DataKey, WrappedKeys};
+use telbuddy::secret::{ExposeSecret, HookId};
+use telbuddy::session::Site;
+
+const MESSAGES: &str = "/hooks/twilio/{hook}/messages";
+const STATUS: &str = "/hooks/twilio/{hook}/status/{message_id}";
+
+/// The routes of this function.
+pub const ROUTES: &[Route] = &[Route { method: "POST", path: MESSAGES }, Route { method: "POST", path: STATUS }];
+
+/// The services that it calls. It may open the purposes hook and match.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
+
+/// Answers one webhook: path, size, signature, durable queue, answer, in this order.
+///
+/// AWS calls: 1 batch read, 1 queue message; once in five minutes and key 1 KMS call with its entry in the access log.
+/// A path that cannot be a hook costs none, an unknown one the read only.
+pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
+where
+    W: FindHook + OpenKey + EnqueueJob + Chance + Sync,
+{
+    answer(request.id, async {
+        let (route, segments) = request.route(ROUTES)?;
+        let hook = segments.first().and_then(|text| HookId::parse(text)).ok_or_else(unknown)?;
+        request.check_size()?;
+        let found = world.find_hook(&hook).await?.ok_or_else(unknown)?;
+        let params = check_signature(world, site, &request, &found).await?;
+        let (news, reply) = match route.path {
+            STATUS => (status(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            _ => (Some(text(world, &request, &found, params.get()).await?), no_reply()),
+        };
+        if let Some(news) = news {
+            let event = TwilioEvent { account: found.credential.account, at: request.now, news };
+            // Only what the queue has taken is acknowledged.
+            world.enqueue(Job::Twilio(event), 0).await?;
+        }
+        Ok(reply)
+    })
+    .await
+}
+
+fn unknown() -> Problem {
+    Problem::not_found("no account has this webhook; copy the address from GET /v1/credentials/twilio")
+}
+
+fn no_content() -> Reply {
+    Reply::empty(StatusCode::NO_CONTENT)
+}
+
+/// TwiML that answers nothing.
+fn no_reply() -> Reply {
+    Reply::text(StatusCode::OK, "text/xml", "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>".to_owned())
+}
+
+/// The parameters, once Twilio's signature over the exact public URL fits one of the account's tokens.
+async fn check_signature<W: OpenKey>(
+    world: &W,
+    site: &Site,
+    request: &Request,
+    found: &FoundHook,
+) -> Result<Verified<Params>, Problem> {
+    let stored = &found.credential;
+    let key = key(world, &found.hook_keys, Some(stored.verify.key_version().map_err(Fault::from)?)).await?;
+    let secrets = HookSecrets::open(&stored.verify, &key)?;
+    let tokens: Vec<&str> = secrets.auth_tokens.iter().map(ExposeSecret::expose_secret).collect();
+    let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+    // From configuration and the raw path, never from Host: what a proxy does to the request must not count.
+    let url = format!("{}{}{query}", as_signed(&site.origin), request.path);
+    let presented = Presented {
+        signature: request.header("x-twilio-signature"),
+        shared_key_settings: request.header("x-twilio-webhooks-signature-settings"),
+        url: &url,
+        content_type: request.header(http::header::CONTENT_TYPE),
+        body: &request.body,
+    };
+    let refused = |cause: &str| {
+        tracing::warn!(account.id = %stored.account, request.id = %request.id, cause, "a webhook's signature does not fit");
+        Problem::new(
+            Kind::BadSignature,
+            "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
+             connect the account again",
+        )
+    };
+    let params = verified(&presented, &SigningKeys { auth_tokens: &tokens, shared_key: None })
+        .map_err(|rejection| refused(rejection.code()))?;
+    if params.get().get("AccountSid") != Some(stored.account_sid.as_str()) {
+        return Err(refused("other_account"));
+    }
+    Ok(params)
+}
+
+async fn key<W: OpenKey>(world: &W, keys: &WrappedKeys, version: Option<u32>) -> Result<DataKey, Fault> {
+    match world.remembered_key(keys.account, keys.purpose, version) {
+        Some(key) => Ok(key),
+        None => world.open_key(keys, version).await,
+    }
+}
+
+fn malformed(error: NotAnEvent) -> Problem {
+    Problem::new(Kind::InvalidInput, format!("{error}: this is not one of Twilio's message webhooks"))
+}
+
+/// A status callback; `None` if it says nothing new.
+fn status(message: &str, params: &Params) -> Result<Option<News>, Problem> {
+    let message: MessageId = message.parse().map_err(|_| unknown())?;
+    match status_news(params, message) {
+        Ok(news) => Ok(Some(news)),
+        Err(NotAnEvent::NothingNew) => Ok(None),
+        Err(error @ NotAnEvent::Parameter(_)) => Err(malformed(error)),
+    }
+}
+
+/// A text that arrived: its body and its sender's number stay at Twilio.
+async fn text<W>(world: &W, request: &Request, found: &FoundHook, params: &Params) -> Result<News, Problem>
+where
+    W: OpenKey + Chance,
+{
+    let parameter = |name: &'static str| params.get(name).ok_or(malformed(NotAnEvent::Parameter(name)));
+    let sid = message_sid(params).map_err(malformed)?;
+    let from = parameter("From")?;
+    let match_key = key(world, &found.match_keys, None).await?;
+    let (other_hash, country) = match parse_address(from) {
+        Some((_, number)) => (number_hash(&match_key, &number), number.country()),
+        // A short code or a name: no number, but still somebody.
+        None => (match_key.keyed_hash("address", from), None),
+    };
+    let count = |name| params.get(name).and_then(|count| count.parse::<u32>().ok());
+    Ok(News::Text {
+        message: MessageId::new(request.now, world.dice()?),
+        sid,
+        own: own_address(parameter("To")?),
+        service: params.get("MessagingServiceSid").map(str::to_owned),
+        other_hash,
+        country,
+        format: if count("NumMedia").unwrap_or(0) > 0 { Format::Mms } else { Format::Sms },
+        segments: count("NumSegments").unwrap_or(1).max(1),
+        consent: consent(params.get("OptOutType"), params.get("Body").unwrap_or_default()),
+    })
+}
+
+/// The customer's own number as sends name it.
+fn own_address(to: &str) -> String {
+    parse_address(to).map_or_else(|| to.to_owned(), |(_, number)| number.as_str().to_owned())
+}

@@ -1,0 +1,9 @@
+//! The Lambda function for the schedule that counts usage.
+
+use std::process::ExitCode;
+
+use telbuddy::live::serve;
+
+fn main() -> ExitCode {
+    serve::ticks(usage_rollup::NEEDS, async |live| usage_rollup::handle(live).await)
+}

@@ -1,0 +1,173 @@
+//! GET /v1/usage and GET /v1/credits: what was used, and what is left.
+
+use http::StatusCode;
+use jiff::civil::Date;
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use telbuddy::edge::{Fields, Problem, Query, Reply, Request, Route, answer};
+use telbuddy::fault::Fault;
+use telbuddy::ledger::{Granularity, MicroCredits, ReadUsage, UsageKind, UsageSlot, UsageSums};
+use telbuddy::live::Need;
+use telbuddy::message::Direction;
+use telbuddy::number::Country;
+use telbuddy::session::{KeepSessions, Site, caller};
+use utoipa::OpenApi;
+
+/// The routes of this function.
+pub const ROUTES: &[Route] =
+    &[Route { method: "GET", path: "/v1/usage" }, Route { method: "GET", path: "/v1/credits" }];
+
+/// The services that it calls.
+pub const NEEDS: &[Need] = &[Need::Tables];
+
+/// What was used in one period.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct UsageRow {
+    /// The period in UTC: `2026-11-24T06`, `2026-11-24` or `2026-11`.
+    #[schema(example = "2026-11-24")]
+    period: String,
+    /// Kind of work.
+    kind: UsageKind,
+    /// Which way.
+    direction: Direction,
+    /// The other party's country.
+    #[schema(value_type = Option<String>, example = "US")]
+    country: Option<Country>,
+    /// Messages.
+    messages: u64,
+    /// Segments.
+    segments: u64,
+    /// Their price, in millionths of a credit.
+    credits_micro: MicroCredits,
+}
+
+/// A page of usage.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct UsageList {
+    /// Earliest first.
+    data: Vec<UsageRow>,
+    /// Give this as `cursor` for the next page; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// What is left.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Credits {
+    /// Free for new messages, in millionths of a credit.
+    available_micro: MicroCredits,
+    /// Reserved for messages on their way.
+    held_micro: MicroCredits,
+    /// Spent.
+    used_micro: MicroCredits,
+}
+
+impl From<(UsageSlot, UsageSums)> for UsageRow {
+    fn from((slot, sums): (UsageSlot, UsageSums)) -> Self {
+        Self {
+            period: slot.period,
+            kind: slot.kind,
+            direction: slot.direction,
+            country: slot.country,
+            messages: sums.events,
+            segments: sums.units,
+            credits_micro: sums.credits,
+        }
+    }
+}
+
+/// Answers one request. AWS calls: 2 reads, once a minute 1 write for the session's idle limit.
+pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
+where
+    W: KeepSessions + ReadUsage + Sync,
+{
+    answer(request.id, async {
+        match request.route(ROUTES)?.0.path {
+            "/v1/usage" => usage(world, site, &request).await,
+            _ => credits(world, site, &request).await,
+        }
+    })
+    .await
+}
+
+/// What was used.
+#[utoipa::path(get, path = "/v1/usage", tag = "usage",
+    params(("from" = Option<String>, Query, description = "First day, or RFC 3339 time; the last 30 days if left out"),
+        ("to" = Option<String>, Query, description = "Last day, or RFC 3339 time, included; now if left out"),
+        ("granularity" = Option<Granularity>, Query, description = "day if left out"),
+        ("limit" = Option<u16>, Query, description = "1 to 1000; 100 if left out"),
+        ("cursor" = Option<String>, Query, description = "From the page before")),
+    responses(
+    (status = 200, description = "Rows by period; new usage is counted within two minutes", body = UsageList),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
+async fn usage<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + ReadUsage + Sync,
+{
+    let account = caller(world, site, request).await?.account;
+    let query = request.query(&["from", "to", "granularity", "limit", "cursor"])?;
+    let limit = query.limit(100, 1000)?;
+    let (granularity, from, to) = range(&query, request.now)?;
+    let cursor = query.get("cursor");
+    if cursor.is_some_and(|cursor| cursor.len() > 100 || !cursor.contains('#')) {
+        return Err(Problem::field("cursor", "invalid", "give next_cursor of the page before"));
+    }
+    let page = world.read_usage(account, granularity, (&from, &to), cursor, limit).await?;
+    let data = page.rows.into_iter().map(UsageRow::from).collect();
+    Ok(Reply::json(StatusCode::OK, &UsageList { data, next_cursor: page.next }))
+}
+
+fn range(query: &Query, now: Timestamp) -> Result<(Granularity, String, String), Problem> {
+    let mut fields = Fields::default();
+    let word = query.get("granularity").unwrap_or("day");
+    let granularity = Granularity::ALL.into_iter().find(|granularity| granularity.as_str() == word);
+    let granularity = fields.take("granularity", granularity.ok_or("give hour, day or month"));
+    let mut time = |name: &str, missing: Timestamp, ends_day: bool| match query.get(name) {
+        None => Some(missing),
+        Some(text) => fields.take(name, parse_time(text, ends_day).ok_or("give a day as 2026-11-24 or an RFC 3339 time")),
+    };
+    let from = time("from", now - SignedDuration::from_hours(30 * 24), false);
+    let to = time("to", now, true);
+    match (granularity, from, to) {
+        (Some(granularity), Some(from), Some(to)) if from <= to => {
+            fields.done((granularity, granularity.period(from), granularity.period(to)))
+        }
+        (Some(_), Some(_), Some(_)) => Err(Problem::field("from", "invalid", "from has to be before to")),
+        _ => Err(fields.into_problem()),
+    }
+}
+
+/// A time, or a day: its first moment or its last.
+fn parse_time(text: &str, ends_day: bool) -> Option<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Some(at);
+    }
+    let day: Date = text.parse().ok()?;
+    let time = if ends_day { day.at(23, 59, 59, 0) } else { day.at(0, 0, 0, 0) };
+    Offset::UTC.to_timestamp(time).ok()
+}
+
+/// What is left.
+#[utoipa::path(get, path = "/v1/credits", tag = "usage", responses(
+    (status = 200, description = "The account's credit", body = Credits),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody)))]
+async fn credits<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + ReadUsage + Sync,
+{
+    let account = caller(world, site, request).await?.account;
+    let allowance = world.load_allowance(account).await?.ok_or(Fault::permanent("the account has no allowance"))?;
+    let credits =
+        Credits { available_micro: allowance.available, held_micro: allowance.held, used_micro: allowance.used };
+    Ok(Reply::json(StatusCode::OK, &credits))
+}
+
+#[derive(OpenApi)]
+#[openapi(paths(usage, credits))]
+struct Api;
+
+/// This function's part of the API's description.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Api::openapi()
+}

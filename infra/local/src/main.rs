@@ -1,0 +1,130 @@
+//! `cargo run`: starts the local system, says where it is, stops on Ctrl-C.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use telbuddy_local::{LocalSystem, Options, StartError, env_file, functions, start_aws};
+
+/// TelBuddy on this machine: the API, every function, queues, schedules, and doubles of AWS and Twilio.
+#[derive(Parser)]
+#[command(name = "cargo run --", version, about, after_help = "The README shows a first message with curl.")]
+struct Arguments {
+    /// Port of the API; the three ports after it are for the doubles of AWS and Twilio. 0 takes any free ones.
+    #[arg(long, default_value_t = 8787, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+    port: u16,
+    /// Folder for all data; it survives restarts and kill -9.
+    #[arg(long, default_value = ".telbuddy")]
+    data: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Only the doubles of AWS and Twilio, for `cargo lambda watch` to work against.
+    Aws,
+    /// Prints the API's description (OpenAPI 3.1).
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if matches!(arguments.command, Some(Command::Openapi)) {
+        return print_openapi();
+    }
+    let filter = tracing_subscriber::EnvFilter::new(telbuddy::live::telemetry::FILTER);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no threads can be started: {error}")),
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one line that says why it does not start")]
+fn fail(line: &str) -> ExitCode {
+    eprintln!("telbuddy: {line}");
+    ExitCode::FAILURE
+}
+
+#[expect(clippy::print_stdout, reason = "what a person reads")]
+fn print_openapi() -> ExitCode {
+    match functions::openapi().to_pretty_json() {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&format!("the description does not serialize: {error}")),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a person reads")]
+async fn run(arguments: Arguments) -> Result<(), StartError> {
+    let options = Options {
+        port: arguments.port,
+        data: arguments.data.clone(),
+        faults: false,
+        callback_delay: Duration::from_millis(300),
+    };
+    if matches!(arguments.command, Some(Command::Aws)) {
+        return run_aws(&options).await;
+    }
+    let system = LocalSystem::start(options).await?;
+    let url = &system.url;
+    println!(
+        "TelBuddy is at {url} (data in {})\n\
+         mails that would be sent: {url}/_local/mail\n\
+         Twilio double, a phone:   {url}/_local/twilio/phone\n\
+         the API's description:    {url}/v1/openapi.json\n\n\
+         Sign up next:\n\
+         curl -s {url}/v1/signup -H 'content-type: application/json' -d '{{\"name\":\"Ann Example\",\
+         \"email\":\"ann@example.com\",\"company\":\"Example Ltd\",\"password\":\"correct horse battery staple\",\
+         \"country\":\"US\"}}'\n\n\
+         Ctrl-C stops it.",
+        arguments.data.display()
+    );
+    stop_signal().await;
+    println!("stopping");
+    system.stop().await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what a person reads")]
+async fn run_aws(options: &Options) -> Result<(), StartError> {
+    let started = start_aws(options, "http://127.0.0.1:9000").await?;
+    let file = options.data.join("lambda.env");
+    std::fs::write(&file, env_file(&started.config)).map_err(|error| StartError::SetUp(error.to_string()))?;
+    println!(
+        "AWS is at {} and DynamoDB at {}, doubles both; Twilio's double is at {}\n\n\
+         cargo lambda watch --env-file {}\n\nCtrl-C stops it.",
+        started.aws.aws_url(),
+        started.aws.dynamodb_url(),
+        started.twilio.base_url(),
+        file.display()
+    );
+    stop_signal().await;
+    started.twilio.stop().await;
+    started.aws.stop().await;
+    Ok(())
+}
+
+/// Ctrl-C, or a service manager's TERM.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => {
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+}

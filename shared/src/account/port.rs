@@ -1,0 +1,41 @@
+//! What accounts ask of the world.
+
+use jiff::Timestamp;
+
+use super::{EmailIndex, MailToken, NewAccount, SignedUp, User};
+use crate::fault::Fault;
+use crate::ids::{AccountId, UserId};
+use crate::seal::Sealed;
+use crate::secret::TokenHash;
+
+/// Writes a new account.
+pub trait CreateAccount {
+    /// All of it in one transaction, or nothing: of any number of sign-ups with one address exactly one is `Created`.
+    fn create_account(&self, new: NewAccount) -> impl Future<Output = Result<SignedUp, Fault>> + Send;
+}
+
+/// Finds users.
+pub trait FindUser {
+    /// By the hash of the e-mail address.
+    fn find_user(&self, email: &EmailIndex) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
+
+    /// By id.
+    fn load_user(&self, account: AccountId, user: UserId) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
+
+    /// The account's sealed profile.
+    fn load_profile(&self, account: AccountId) -> impl Future<Output = Result<Option<Sealed>, Fault>> + Send;
+}
+
+/// Keeps the hashes of tokens that went out by mail.
+pub trait KeepMailTokens {
+    /// Stores one.
+    fn keep_mail_token(&self, token: MailToken) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Uses one up and marks its user's address as confirmed, in one transaction. `false`: unknown, used or expired.
+    fn confirm_email(
+        &self,
+        account: AccountId,
+        token: &TokenHash,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}

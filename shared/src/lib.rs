@@ -1,0 +1,33 @@
+//! TelBuddy's common crate.
+//!
+//! Two layers and one wall between them. Without features this crate is the rules: types that prove something and pure
+//! decisions, with no AWS, Twilio or Lambda in scope, so that a rule that reaches outward does not build. The feature
+//! `live` adds the adapters, `testing` a stateful fake of every port and the contract tests that both pass.
+//!
+//! Invariants (docs/ARCHITECTURE.md says how each is checked):
+//!
+//! - nouns ([`account`], [`session`], [`credential`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
+//!   no randomness and no client;
+//! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
+//!   `live::serve` names a Lambda type;
+//! - only `main.rs` and `live::config` read the environment;
+//! - functions do not depend on functions.
+
+pub mod account;
+pub mod credential;
+pub mod edge;
+pub mod fault;
+pub mod ids;
+pub mod inbound;
+pub mod ledger;
+pub mod message;
+pub mod number;
+pub mod platform;
+pub mod seal;
+pub mod secret;
+pub mod session;
+
+#[cfg(feature = "live")]
+pub mod live;
+#[cfg(feature = "testing")]
+pub mod testing;

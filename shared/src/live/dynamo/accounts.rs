@@ -1,0 +1,216 @@
+//! Accounts, users, mail tokens and sessions in table `accounts`.
+
+use jiff::Timestamp;
+
+use super::keys::{self, Key, Table};
+use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
+use super::{Transacted, all, blocker, fault, from_item, millis, s, seconds, text, to_item};
+use crate::account::{
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+};
+use crate::fault::Fault;
+use crate::ids::{AccountId, SessionId, UserId};
+use crate::ledger::Allowance;
+use crate::live::Live;
+use crate::seal::Sealed;
+use crate::secret::TokenHash;
+use crate::session::{ABSOLUTE_LIFE, KeepSessions, Session};
+
+impl CreateAccount for Live {
+    /// 1 transaction of e-mail index, profile, user, gate, allowance and data keys; 1 read more if the address is known.
+    async fn create_account(&self, new: NewAccount) -> Result<SignedUp, Fault> {
+        let db = &self.dynamo;
+        let account = new.account;
+        let email = keys::email(&new.email);
+        let profile = ProfileRow { sealed: new.profile.0, created: new.now.as_millisecond() };
+        let allowance = AllowanceRow::from(&Allowance::new(new.credit, new.now));
+        let (user, gate) = (keys::user(account, new.owner.id), keys::gate(account));
+        let mut parts = vec![db.put_new(&email, to_item(&email, &EmailRow { account, user: new.owner.id })?)?];
+        let rows = [
+            (keys::profile(account), to_item(&keys::profile(account), &profile)?),
+            (user.clone(), to_item(&user, &UserRow::from(&new.owner))?),
+            (gate.clone(), to_item(&gate, &GateRow::from(&new.gate))?),
+            (keys::allowance(account), to_item(&keys::allowance(account), &allowance)?),
+        ];
+        for (key, item) in rows {
+            parts.push(db.put_new(&key, item)?);
+        }
+        for wrapped in &new.keys {
+            let key = keys::data_keys(account, wrapped.purpose);
+            parts.push(db.put_new(&key, to_item(&key, &KeysRow::from(wrapped))?)?);
+        }
+        match db.transact(parts).await? {
+            Transacted::Committed => Ok(SignedUp::Created),
+            Transacted::Refused(reasons) => {
+                let known = blocker(&reasons, 0).ok_or(Fault::permanent("a new account's id was taken"))?;
+                let row: EmailRow = from_item(known)?;
+                Ok(SignedUp::Known(row.account, row.user))
+            }
+        }
+    }
+}
+
+impl FindUser for Live {
+    /// 1 read for an unknown address, 2 for a known one.
+    async fn find_user(&self, email: &EmailIndex) -> Result<Option<User>, Fault> {
+        let Some(row) = self.dynamo.get::<EmailRow>(&keys::email(email)).await? else { return Ok(None) };
+        self.load_user(row.account, row.user).await
+    }
+
+    async fn load_user(&self, account: AccountId, user: UserId) -> Result<Option<User>, Fault> {
+        let row = self.dynamo.get::<UserRow>(&keys::user(account, user)).await?;
+        Ok(row.map(|row| row.user(account)))
+    }
+
+    async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
+        let row = self.dynamo.get::<ProfileRow>(&keys::profile(account)).await?;
+        Ok(row.map(|row| Sealed(row.sealed)))
+    }
+}
+
+impl KeepMailTokens for Live {
+    async fn keep_mail_token(&self, token: MailToken) -> Result<(), Fault> {
+        let key = keys::mail_token(token.account, &token.hash);
+        let row = MailTokenRow {
+            user: token.user,
+            expires: token.expires.as_millisecond(),
+            ttl: token.expires.as_second(),
+        };
+        let item = to_item(&key, &row)?;
+        match self.dynamo.transact(vec![self.dynamo.put_new(&key, item)?]).await? {
+            Transacted::Committed => Ok(()),
+            Transacted::Refused(_) => Err(Fault::permanent("a new token was there already")),
+        }
+    }
+
+    /// 1 read, and 1 transaction if the token counts.
+    async fn confirm_email(&self, account: AccountId, token: &TokenHash, now: Timestamp) -> Result<bool, Fault> {
+        let db = &self.dynamo;
+        let key = keys::mail_token(account, token);
+        let Some(row) = db.get::<MailTokenRow>(&key).await? else { return Ok(false) };
+        let parts = vec![
+            db.delete(&key, "attribute_exists(pk) AND expires > :now", &[(":now", millis(now))])?,
+            db.update(
+                &keys::user(account, row.user),
+                "SET verified = :yes",
+                "attribute_exists(pk)",
+                &[(":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true))],
+            )?,
+        ];
+        Ok(matches!(db.transact(parts).await?, Transacted::Committed))
+    }
+}
+
+impl KeepSessions for Live {
+    async fn start_session(&self, session: Session) -> Result<(), Fault> {
+        let key = keys::session(session.account, &session.hash);
+        let item = to_item(&key, &SessionRow::from(&session))?;
+        match self.dynamo.transact(vec![self.dynamo.put_new(&key, item)?]).await? {
+            Transacted::Committed => Ok(()),
+            Transacted::Refused(_) => Err(Fault::permanent("a new session's token was there already")),
+        }
+    }
+
+    async fn load_session(&self, account: AccountId, hash: &TokenHash) -> Result<Option<Session>, Fault> {
+        let row = self.dynamo.get::<SessionRow>(&keys::session(account, hash)).await?;
+        row.map(|row| row.session(account)).transpose()
+    }
+
+    async fn touch_session(&self, account: AccountId, hash: &TokenHash, now: Timestamp) -> Result<bool, Fault> {
+        let key = keys::session(account, hash);
+        let touched = self.dynamo.update_one(
+            &key,
+            "SET seen = :now",
+            "attribute_exists(pk) AND seen <= :now",
+            &[(":now", millis(now))],
+        ).await;
+        // A later call may have touched it first: then it is there, and alive.
+        Ok(match touched? {
+            Ok(_) => true,
+            Err(item) => item.is_some(),
+        })
+    }
+
+    async fn list_sessions(&self, account: AccountId, now: Timestamp) -> Result<Vec<Session>, Fault> {
+        let db = &self.dynamo;
+        let answer = db
+            .client()?
+            .query()
+            .table_name(db.name(Table::Accounts))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .filter_expression("#ttl > :now")
+            .expression_attribute_names("#ttl", "ttl")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(keys::SESSIONS))
+            .expression_attribute_values(":now", seconds(now))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| fault("list sessions", &error))?;
+        let mut sessions = Vec::new();
+        for item in answer.items.unwrap_or_default() {
+            let session = from_item::<SessionRow>(item)?.session(account)?;
+            if session.alive(now) {
+                sessions.push(session);
+            }
+        }
+        sessions.sort_by(|a, b| b.started.cmp(&a.started));
+        Ok(sessions)
+    }
+
+    async fn end_session(&self, account: AccountId, session: SessionId) -> Result<bool, Fault> {
+        // From the start of time: also ended ones may be removed.
+        let long_ago = Timestamp::UNIX_EPOCH - ABSOLUTE_LIFE;
+        let sessions = self.list_sessions_of(account, session, long_ago).await?;
+        let ended = all(sessions.into_iter().map(|key| async move {
+            self.dynamo
+                .client()?
+                .delete_item()
+                .table_name(self.dynamo.name(key.table))
+                .set_key(Some(key.attributes()))
+                .send()
+                .await
+                .map_err(|error| fault("end session", &error))
+        }));
+        Ok(!ended.await?.is_empty())
+    }
+}
+
+impl Live {
+    async fn list_sessions_of(&self, account: AccountId, id: SessionId, since: Timestamp) -> Result<Vec<Key>, Fault> {
+        let db = &self.dynamo;
+        let answer = db
+            .client()?
+            .query()
+            .table_name(db.name(Table::Accounts))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .filter_expression("id = :id AND started > :since")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(keys::SESSIONS))
+            .expression_attribute_values(":id", s(id.to_string()))
+            .expression_attribute_values(":since", millis(since))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| fault("find session", &error))?;
+        let items = answer.items.unwrap_or_default();
+        items.iter().map(|item| Ok(Key { table: Table::Accounts, pk: text(item, "pk")?, sk: text(item, "sk")? })).collect()
+    }
+
+    /// An account's gate.
+    pub(super) async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        Ok(self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::from))
+    }
+
+    /// Stops an account's sending, unless it is stopped already: the first reason stays until it is cleared.
+    pub(super) async fn close_gate(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
+        let stop = serde_dynamo::to_attribute_value(stop).map_err(|_| Fault::permanent("a stop did not serialize"))?;
+        let closed = self.dynamo.update_one(
+            &keys::gate(account),
+            "SET stopped = :stop",
+            "attribute_exists(pk) AND attribute_not_exists(stopped)",
+            &[(":stop", stop)],
+        ).await;
+        closed.map(|_| ())
+    }
+}

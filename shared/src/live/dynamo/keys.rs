@@ -1,0 +1,280 @@
+//! Every table, every key of an item and every index: built and read here and nowhere else.
+//!
+//! All tables have a text partition key `pk` and a text sort key `sk`.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use crate::account::EmailIndex;
+use crate::ids::{AccountId, EntryId, MessageId, UserId};
+use crate::ledger::{Granularity, UsageKind, UsageSlot};
+use crate::message::{Direction, IdempotencyKey};
+use crate::seal::Purpose;
+use crate::secret::TokenHash;
+
+/// Tables, split by who may read them and how long things live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// Profiles, users, sessions, gates, mail tokens, the e-mail index.
+    Accounts,
+    /// Wrapped data keys; a backup of one day only (promise N3).
+    Keys,
+    /// Carrier credentials and the uniqueness of Twilio accounts.
+    Credentials,
+    /// Messages and opt-outs.
+    Messages,
+    /// Idempotency keys and counters; everything in it ends by itself.
+    Once,
+    /// Allowances, entries, journal and usage rows.
+    Ledger,
+    /// Who opened what.
+    AccessLog,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 7] = [
+        Self::Accounts,
+        Self::Keys,
+        Self::Credentials,
+        Self::Messages,
+        Self::Once,
+        Self::Ledger,
+        Self::AccessLog,
+    ];
+
+    /// Its name, without the stage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accounts => "accounts",
+            Self::Keys => "keys",
+            Self::Credentials => "credentials",
+            Self::Messages => "messages",
+            Self::Once => "once",
+            Self::Ledger => "ledger",
+            Self::AccessLog => "access-log",
+        }
+    }
+
+    /// Whether its items may end by themselves, by the attribute `ttl`.
+    pub fn has_ttl(self) -> bool {
+        matches!(self, Self::Accounts | Self::Messages | Self::Once)
+    }
+}
+
+/// The sparse index of table `messages` by which due work is found: `due_shard`, `due_at`, keys only.
+pub const DUE_INDEX: &str = "due";
+
+/// Where an item is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The table.
+    pub table: Table,
+    /// Partition key.
+    pub pk: String,
+    /// Sort key.
+    pub sk: String,
+}
+
+impl Key {
+    fn new(table: Table, pk: impl Into<String>, sk: impl Into<String>) -> Self {
+        Self { table, pk: pk.into(), sk: sk.into() }
+    }
+
+    /// As DynamoDB takes it.
+    pub fn attributes(&self) -> HashMap<String, AttributeValue> {
+        HashMap::from([
+            ("pk".to_owned(), AttributeValue::S(self.pk.clone())),
+            ("sk".to_owned(), AttributeValue::S(self.sk.clone())),
+        ])
+    }
+}
+
+/// Finds a user by address.
+pub fn email(index: &EmailIndex) -> Key {
+    Key::new(Table::Accounts, format!("EMAIL#{}", index.0), "USER")
+}
+
+/// An account's sealed profile.
+pub fn profile(account: AccountId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), "PROFILE")
+}
+
+/// A user.
+pub fn user(account: AccountId, user: UserId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), format!("USER#{user}"))
+}
+
+/// What every send checks.
+pub fn gate(account: AccountId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), "GATE")
+}
+
+/// What sort keys of sessions start with.
+pub const SESSIONS: &str = "SESSION#";
+
+/// A session.
+pub fn session(account: AccountId, hash: &TokenHash) -> Key {
+    Key::new(Table::Accounts, account.to_string(), format!("{SESSIONS}{}", hash.0))
+}
+
+/// A token that went out by mail.
+pub fn mail_token(account: AccountId, hash: &TokenHash) -> Key {
+    Key::new(Table::Accounts, account.to_string(), format!("MAIL#{}", hash.0))
+}
+
+/// An account's wrapped keys for one purpose.
+pub fn data_keys(account: AccountId, purpose: Purpose) -> Key {
+    Key::new(Table::Keys, account.to_string(), purpose.as_str())
+}
+
+/// The carrier credential.
+pub fn credential(account: AccountId) -> Key {
+    Key::new(Table::Credentials, account.to_string(), "TWILIO")
+}
+
+/// Which account has connected a Twilio account.
+pub fn carrier_claim(sid_hash: &str) -> Key {
+    Key::new(Table::Credentials, format!("SID#{sid_hash}"), "CLAIM")
+}
+
+/// What sort keys of messages start with.
+pub const MESSAGES: &str = "MSG#";
+
+/// A message.
+pub fn message(account: AccountId, message: MessageId) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{MESSAGES}{message}"))
+}
+
+/// Reads a message's key back.
+pub fn parse_message(pk: &str, sk: &str) -> Option<(AccountId, MessageId)> {
+    Some((pk.parse().ok()?, sk.strip_prefix(MESSAGES)?.parse().ok()?))
+}
+
+/// That a text with this SID was recorded.
+pub fn sid(account: AccountId, sid: &str) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("SID#{sid}"))
+}
+
+/// Whether a recipient has opted out of a sender.
+pub fn opt_out(account: AccountId, own: &str, other_hash: &str) -> Key {
+    Key::new(Table::Messages, format!("{account}#OPTOUT#{own}"), other_hash)
+}
+
+/// The record behind an idempotency key, per account and route.
+pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key {
+    Key::new(Table::Once, format!("IDEM#{account}#{route}"), key.as_str())
+}
+
+/// A counter of tries in one window of time.
+pub fn tries(what: &str, window: i64) -> Key {
+    Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
+}
+
+/// An account's allowance.
+pub fn allowance(account: AccountId) -> Key {
+    Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
+}
+
+/// A ledger entry: one per SID and kind.
+pub fn entry(account: AccountId, sid: &str, kind: UsageKind) -> Key {
+    Key::new(Table::Ledger, account.to_string(), format!("ENTRY#{sid}#{}", kind.as_str()))
+}
+
+/// The partition of one shard's journal.
+pub fn journal_shard(shard: u8) -> String {
+    format!("JOURNAL#{shard:02}")
+}
+
+/// A posted event that waits to be counted.
+pub fn journal(shard: u8, entry: EntryId) -> Key {
+    Key::new(Table::Ledger, journal_shard(shard), entry.to_string())
+}
+
+/// The sort key of a usage row.
+fn usage_sort(slot: &UsageSlot) -> String {
+    let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.to_string());
+    let direction = direction_word(slot.direction);
+    format!("{}{}#{}#{direction}#{country}", usage_prefix(slot.granularity), slot.period, slot.kind.as_str())
+}
+
+/// What sort keys of usage rows of one granularity start with.
+pub fn usage_prefix(granularity: Granularity) -> String {
+    format!("USAGE#{}#", granularity.as_str())
+}
+
+/// A usage row.
+pub fn usage(account: AccountId, slot: &UsageSlot) -> Key {
+    Key::new(Table::Ledger, account.to_string(), usage_sort(slot))
+}
+
+/// Reads a usage row's sort key back.
+pub fn parse_usage(sort: &str) -> Option<UsageSlot> {
+    let mut parts = sort.split('#');
+    let (_, granularity, period) = (parts.next()?, parts.next()?, parts.next()?);
+    let (kind, direction, country) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(UsageSlot {
+        granularity: Granularity::ALL.into_iter().find(|g| g.as_str() == granularity)?,
+        period: period.to_owned(),
+        kind: [UsageKind::MessageSegments].into_iter().find(|k| k.as_str() == kind)?,
+        direction: [Direction::Outbound, Direction::Inbound].into_iter().find(|d| direction_word(*d) == direction)?,
+        country: if country == "-" { None } else { Some(crate::number::Country::parse(country).ok()?) },
+    })
+}
+
+fn direction_word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Outbound => "outbound",
+        Direction::Inbound => "inbound",
+    }
+}
+
+/// An entry of the access log that is not yet in the account's hash chain.
+pub fn pending_access(account: AccountId, entry: EntryId) -> Key {
+    Key::new(Table::AccessLog, account.to_string(), format!("PENDING#{entry}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::number::Country;
+
+    #[test]
+    fn keys_are_as_stored_data_knows_them() {
+        let (account, id) = (AccountId::from_bits(1), MessageId::from_bits(2));
+        let slot = UsageSlot {
+            granularity: Granularity::Hour,
+            period: "2026-11-24T06".to_owned(),
+            kind: UsageKind::MessageSegments,
+            direction: Direction::Outbound,
+            country: Country::parse("US").ok(),
+        };
+        let keys = [
+            email(&EmailIndex("hash".to_owned())),
+            profile(account),
+            user(account, UserId::from_bits(3)),
+            gate(account),
+            session(account, &TokenHash("hash".to_owned())),
+            mail_token(account, &TokenHash("hash".to_owned())),
+            data_keys(account, Purpose::Send),
+            credential(account),
+            carrier_claim("hash"),
+            message(account, id),
+            sid(account, "SM1"),
+            opt_out(account, "+15005550006", "hash"),
+            idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
+            tries("login#hash", 7),
+            allowance(account),
+            entry(account, "SM1", UsageKind::MessageSegments),
+            journal(3, EntryId::from_bits(4)),
+            usage(account, &slot),
+            pending_access(account, EntryId::from_bits(5)),
+        ];
+        let text: Vec<_> = keys.iter().map(|key| format!("{} | {} | {}", key.table.name(), key.pk, key.sk)).collect();
+        insta::assert_snapshot!(text.join("\n"));
+        assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        let key = message(account, id);
+        assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
+    }
+}

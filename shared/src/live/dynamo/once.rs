@@ -1,0 +1,41 @@
+//! Counters of tries in table `once`.
+
+use jiff::Timestamp;
+
+use super::keys;
+use super::n;
+use crate::fault::Fault;
+use crate::live::Live;
+use crate::platform::CountTries;
+
+impl CountTries for Live {
+    /// 1 conditional update: at the limit nothing is written any more.
+    async fn count_try(&self, what: &str, limit: u32, window_secs: u32, now: Timestamp) -> Result<bool, Fault> {
+        let window = now.as_second().div_euclid(i64::from(window_secs.max(1)));
+        let ends = (window + 2) * i64::from(window_secs.max(1));
+        let counted = self.dynamo.update_one(
+            &keys::tries(what, window),
+            "SET tries = if_not_exists(tries, :none) + :one, #ttl = :ends",
+            "attribute_not_exists(tries) OR tries < :limit",
+            &[(":none", n(0)), (":one", n(1)), (":limit", n(limit)), (":ends", n(ends))],
+        ).await;
+        Ok(counted?.is_ok())
+    }
+}
+
+impl super::Dynamo {
+    /// Notes that a data key is about to be opened.
+    pub(in crate::live) async fn put_access(
+        &self,
+        account: crate::ids::AccountId,
+        entry: crate::ids::EntryId,
+        row: &impl serde::Serialize,
+    ) -> Result<(), Fault> {
+        let key = keys::pending_access(account, entry);
+        let item = super::to_item(&key, row)?;
+        match self.transact(vec![self.put_new(&key, item)?]).await? {
+            super::Transacted::Committed => Ok(()),
+            super::Transacted::Refused(_) => Err(Fault::permanent("an access-log entry was there already")),
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::keys::Key;
+use super::{Item, from_item, text, to_item};
+use crate::account::{Gate, Hashed, Stop, User};
+use crate::credential::{CredentialKind, Region, Sid, StoredCredential};
+use crate::fault::Fault;
+use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
+use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
+use crate::message::segments::Encoding;
+use crate::message::{Direction, Format, Idempotency, IdempotencyKey, Message, Reason, Status};
+use crate::number::Country;
+use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
+use crate::secret::{HookId, TokenHash};
+use crate::session::Session;
+
+fn at(ms: i64) -> Result<Timestamp, Fault> {
+    Timestamp::from_millisecond(ms).map_err(|_| Fault::permanent("a stored time does not read"))
+}
+
+fn damaged(what: &'static str) -> impl Fn() -> Fault {
+    move || Fault::Permanent(format!("a stored {what} does not read"))
+}
+
+/// Bytes as DynamoDB's binary.
+mod binary {
+    use serde::{Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(bytes)
+    }
+
+    struct Bytes;
+
+    impl de::Visitor<'_> for Bytes {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_byte_buf(Bytes)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct EmailRow {
+    pub account: AccountId,
+    pub user: UserId,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct ProfileRow {
+    #[serde(with = "binary")]
+    pub sealed: Vec<u8>,
+    pub created: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct UserRow {
+    id: UserId,
+    phc: String,
+    pepper: u32,
+    verified: bool,
+}
+
+impl From<&User> for UserRow {
+    fn from(user: &User) -> Self {
+        Self { id: user.id, phc: user.password.phc.clone(), pepper: user.password.pepper, verified: user.verified }
+    }
+}
+
+impl UserRow {
+    pub fn user(self, account: AccountId) -> User {
+        User { account, id: self.id, password: Hashed { phc: self.phc, pepper: self.pepper }, verified: self.verified }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct GateRow {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<Stop>,
+    connected: bool,
+    credential_version: u32,
+    countries: Vec<Country>,
+    home: Country,
+    daily_ceiling: u64,
+}
+
+impl From<&Gate> for GateRow {
+    fn from(gate: &Gate) -> Self {
+        Self {
+            stopped: gate.stopped,
+            connected: gate.connected,
+            credential_version: gate.credential_version,
+            countries: gate.countries.clone(),
+            home: gate.home,
+            daily_ceiling: gate.daily_ceiling,
+        }
+    }
+}
+
+impl From<GateRow> for Gate {
+    fn from(row: GateRow) -> Self {
+        Self {
+            stopped: row.stopped,
+            connected: row.connected,
+            credential_version: row.credential_version,
+            countries: row.countries,
+            home: row.home,
+            daily_ceiling: row.daily_ceiling,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SessionRow {
+    id: SessionId,
+    user: UserId,
+    hash: TokenHash,
+    started: i64,
+    seen: i64,
+    ttl: i64,
+}
+
+impl From<&Session> for SessionRow {
+    fn from(session: &Session) -> Self {
+        Self {
+            id: session.id,
+            user: session.user,
+            hash: session.hash.clone(),
+            started: session.started.as_millisecond(),
+            seen: session.seen.as_millisecond(),
+            ttl: (session.started + crate::session::ABSOLUTE_LIFE).as_second(),
+        }
+    }
+}
+
+impl SessionRow {
+    pub fn session(self, account: AccountId) -> Result<Session, Fault> {
+        Ok(Session {
+            id: self.id,
+            account,
+            user: self.user,
+            hash: self.hash,
+            started: at(self.started)?,
+            seen: at(self.seen)?,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct MailTokenRow {
+    pub user: UserId,
+    pub expires: i64,
+    pub ttl: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeysRow {
+    versions: Vec<KeyVersion>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyVersion {
+    version: u32,
+    #[serde(with = "binary")]
+    blob: Vec<u8>,
+}
+
+impl From<&WrappedKeys> for KeysRow {
+    fn from(keys: &WrappedKeys) -> Self {
+        let version = |key: &WrappedKey| KeyVersion { version: key.version, blob: key.blob.clone() };
+        Self { versions: keys.versions.iter().map(version).collect() }
+    }
+}
+
+impl KeysRow {
+    pub fn keys(self, account: AccountId, purpose: Purpose) -> WrappedKeys {
+        let key = |key: KeyVersion| WrappedKey { version: key.version, blob: key.blob };
+        WrappedKeys { account, purpose, versions: self.versions.into_iter().map(key).collect() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct CredentialRow {
+    version: u32,
+    account_sid: Sid,
+    region: Region,
+    kind: CredentialKind,
+    friendly_name: Option<String>,
+    trial: Option<bool>,
+    connected_at: i64,
+    hook: String,
+    #[serde(with = "binary")]
+    send: Vec<u8>,
+    #[serde(with = "binary")]
+    verify: Vec<u8>,
+}
+
+impl From<&StoredCredential> for CredentialRow {
+    fn from(stored: &StoredCredential) -> Self {
+        Self {
+            version: stored.version,
+            account_sid: stored.account_sid.clone(),
+            region: stored.region,
+            kind: stored.kind,
+            friendly_name: stored.friendly_name.clone(),
+            trial: stored.trial,
+            connected_at: stored.connected_at.as_millisecond(),
+            hook: stored.hook.reveal(),
+            send: stored.send.0.clone(),
+            verify: stored.verify.0.clone(),
+        }
+    }
+}
+
+impl CredentialRow {
+    pub fn credential(self, account: AccountId) -> Result<StoredCredential, Fault> {
+        Ok(StoredCredential {
+            account,
+            version: self.version,
+            account_sid: self.account_sid,
+            region: self.region,
+            kind: self.kind,
+            friendly_name: self.friendly_name,
+            trial: self.trial,
+            connected_at: at(self.connected_at)?,
+            hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
+            send: Sealed(self.send),
+            verify: Sealed(self.verify),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct ClaimRow {
+    pub account: AccountId,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct MessageRow {
+    direction: Direction,
+    format: Format,
+    status: Status,
+    revision: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
+    own: String,
+    other_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<Country>,
+    segments: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<Encoding>,
+    held: MicroCredits,
+    price_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    attempts: u32,
+    settled: bool,
+    created: i64,
+    updated: i64,
+}
+
+impl From<&Message> for MessageRow {
+    fn from(message: &Message) -> Self {
+        Self {
+            direction: message.direction,
+            format: message.format,
+            status: message.status,
+            revision: message.revision,
+            sid: message.sid.clone(),
+            own: message.own.clone(),
+            other_hash: message.other_hash.clone(),
+            country: message.country,
+            segments: message.segments,
+            encoding: message.encoding,
+            held: message.held,
+            price_version: message.price_version.clone(),
+            error_code: message.error_code,
+            reason: message.reason,
+            attempts: message.attempts,
+            settled: message.settled,
+            created: message.created.as_millisecond(),
+            updated: message.updated.as_millisecond(),
+        }
+    }
+}
+
+/// A message from its item.
+pub(super) fn message(item: Item) -> Result<Message, Fault> {
+    let (pk, sk) = (text(&item, "pk")?, text(&item, "sk")?);
+    let (account, id) = super::keys::parse_message(&pk, &sk).ok_or_else(damaged("key of a message"))?;
+    let row: MessageRow = from_item(item)?;
+    Ok(Message {
+        id,
+        account,
+        direction: row.direction,
+        format: row.format,
+        status: row.status,
+        revision: row.revision,
+        sid: row.sid,
+        own: row.own,
+        other_hash: row.other_hash,
+        country: row.country,
+        segments: row.segments,
+        encoding: row.encoding,
+        held: row.held,
+        price_version: row.price_version,
+        error_code: row.error_code,
+        reason: row.reason,
+        attempts: row.attempts,
+        settled: row.settled,
+        created: at(row.created)?,
+        updated: at(row.updated)?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdempotencyRow {
+    pub fingerprint: String,
+    pub answer: String,
+    pub expires: i64,
+    pub ttl: i64,
+}
+
+impl From<&Idempotency> for IdempotencyRow {
+    fn from(idempotency: &Idempotency) -> Self {
+        Self {
+            fingerprint: idempotency.fingerprint.clone(),
+            answer: idempotency.answer.clone(),
+            expires: idempotency.expires.as_millisecond(),
+            ttl: idempotency.expires.as_second(),
+        }
+    }
+}
+
+impl IdempotencyRow {
+    pub fn idempotency(self, key: IdempotencyKey) -> Result<Idempotency, Fault> {
+        Ok(Idempotency { key, fingerprint: self.fingerprint, answer: self.answer, expires: at(self.expires)? })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct AllowanceRow {
+    available: MicroCredits,
+    held: MicroCredits,
+    used: MicroCredits,
+    day_utc: String,
+    day_segments: u64,
+}
+
+impl From<&Allowance> for AllowanceRow {
+    fn from(allowance: &Allowance) -> Self {
+        Self {
+            available: allowance.available,
+            held: allowance.held,
+            used: allowance.used,
+            day_utc: allowance.day.clone(),
+            day_segments: allowance.day_segments,
+        }
+    }
+}
+
+impl From<AllowanceRow> for Allowance {
+    fn from(row: AllowanceRow) -> Self {
+        Self {
+            available: row.available,
+            held: row.held,
+            used: row.used,
+            day: row.day_utc,
+            day_segments: row.day_segments,
+        }
+    }
+}
+
+/// A usage event, as an entry and as a journal item.
+#[derive(Serialize, Deserialize)]
+pub(super) struct UsageEventRow {
+    id: EntryId,
+    account: AccountId,
+    sid: String,
+    message: MessageId,
+    kind: UsageKind,
+    direction: Direction,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<Country>,
+    units: u32,
+    credits: MicroCredits,
+    price_version: String,
+    at: i64,
+}
+
+impl From<&JournalItem> for UsageEventRow {
+    fn from(item: &JournalItem) -> Self {
+        let event = &item.event;
+        Self {
+            id: item.id,
+            account: event.account,
+            sid: event.sid.clone(),
+            message: event.message,
+            kind: event.kind,
+            direction: event.direction,
+            country: event.country,
+            units: event.units,
+            credits: event.credits,
+            price_version: event.price_version.clone(),
+            at: event.at.as_millisecond(),
+        }
+    }
+}
+
+impl TryFrom<UsageEventRow> for JournalItem {
+    type Error = Fault;
+
+    fn try_from(row: UsageEventRow) -> Result<Self, Fault> {
+        let event = UsageEvent {
+            account: row.account,
+            sid: row.sid,
+            message: row.message,
+            kind: row.kind,
+            direction: row.direction,
+            country: row.country,
+            units: row.units,
+            credits: row.credits,
+            price_version: row.price_version,
+            at: at(row.at)?,
+        };
+        Ok(Self { id: row.id, event })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct UsageRow {
+    pub events: u64,
+    pub units: u64,
+    pub credits: MicroCredits,
+}
+
+/// Puts a message's row together.
+pub(super) fn message_item(key: &Key, message: &Message) -> Result<Item, Fault> {
+    to_item(key, &MessageRow::from(message))
+}

@@ -1,0 +1,78 @@
+//! The adapters: the only code that knows AWS, Twilio and Lambda.
+
+mod clock;
+pub mod config;
+pub mod dynamo;
+pub mod local;
+mod mail;
+mod queue;
+pub mod secrets;
+pub mod serve;
+pub mod telemetry;
+mod tls;
+mod twilio;
+mod vault;
+
+use crate::session::Site;
+
+pub use config::{Config, ConfigError};
+
+use dynamo::Dynamo;
+use mail::Mailer;
+use queue::Queues;
+use secrets::Secrets;
+use twilio::Twilio;
+use vault::Vault;
+
+/// A power of a function: which service it calls. The template gives the same list as policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Need {
+    /// DynamoDB.
+    Tables,
+    /// KMS.
+    Keys,
+    /// Secrets Manager: the platform's secret.
+    PlatformSecret,
+    /// SQS.
+    Queues,
+    /// SES.
+    Mail,
+    /// Twilio's API.
+    Twilio,
+}
+
+/// Every port, kept by the real services. Made once per environment, in init: clients, TLS and configuration; nothing is
+/// called until a request needs it.
+pub struct Live {
+    /// How the site is reached.
+    pub site: Site,
+    dynamo: Dynamo,
+    vault: Vault,
+    secrets: Secrets,
+    queues: Queues,
+    mailer: Mailer,
+    twilio: Twilio,
+}
+
+impl Live {
+    /// The adapters that `needs` names; the others answer every call with a fault that says so.
+    pub fn new(config: &Config, needs: &[Need]) -> Result<Self, ConfigError> {
+        let needs = |need| needs.contains(&need);
+        let aws = config.aws(needs(Need::Tables) || needs(Need::Keys) || needs(Need::Queues) || needs(Need::Mail))?;
+        let dynamo = Dynamo::new(config, &aws, needs(Need::Tables))?;
+        Ok(Self {
+            site: config.site()?,
+            vault: Vault::new(config, &aws, needs(Need::Keys))?,
+            secrets: Secrets::new(config, &aws, needs(Need::PlatformSecret))?,
+            queues: Queues::new(config, &aws, needs(Need::Queues))?,
+            mailer: Mailer::new(config, &aws, needs(Need::Mail))?,
+            twilio: Twilio::new(config, needs(Need::Twilio))?,
+            dynamo,
+        })
+    }
+}
+
+/// What a call gets whose service the function did not ask for.
+fn not_asked_for(need: Need) -> crate::fault::Fault {
+    crate::fault::Fault::Permanent(format!("this function was started without {need:?}; add it to its NEEDS"))
+}

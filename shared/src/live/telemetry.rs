@@ -1,0 +1,16 @@
+//! Logs: one JSON object per line, with ids and nothing personal.
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging to standard output. `RUST_LOG`-like filters are not read from the environment: a level that shows
+/// what the HTTP client writes would show tokens.
+pub fn start() {
+    let filter = EnvFilter::new(FILTER);
+    let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter);
+    // A second start (tests, the local system) keeps the first.
+    let _ = subscriber.try_init();
+}
+
+/// Ours at `info`, others at `warn`.
+pub const FILTER: &str = "warn,telbuddy=info,signup=info,sessions=info,credentials=info,send_sms=info,sender=info,\
+    twilio_webhook=info,twilio_events=info,mailer=info,poster=info,sweeper=info,usage=info,usage_rollup=info,meta=info";

@@ -1,0 +1,439 @@
+//! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
+
+mod port;
+pub mod segments;
+mod state;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::account::{Gate, Stop};
+use crate::credential::Sid;
+use crate::edge::{Kind, Problem};
+use crate::fault::Fault;
+use crate::ids::{AccountId, MessageId};
+use crate::ledger::{Allowance, MicroCredits, PRICES};
+use crate::number::{Country, E164, SenderId};
+use crate::seal::{DataKey, Sealed};
+
+pub use port::*;
+pub use state::*;
+
+/// Name of the sealed field.
+pub const PAYLOAD_FIELD: &str = "message-payload";
+/// Twilio's limit for `Body`, in characters (error 21617).
+pub const MAX_BODY_CHARACTERS: usize = 1600;
+/// Twilio's limit for `MediaUrl`s of a message.
+pub const MAX_MEDIA: usize = 10;
+/// An accepted message whose queue message got lost is looked at again after this long.
+pub const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
+/// A message is sent within this time of its acceptance, or expires.
+pub const VALIDITY: SignedDuration = SignedDuration::from_hours(4);
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From the customer.
+    Outbound,
+    /// To the customer.
+    Inbound,
+}
+
+/// SMS or MMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Text only.
+    Sms,
+    /// With media.
+    Mms,
+}
+
+/// Whom a message is from: the customer's own number or name, or a messaging service that chooses one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sender {
+    /// A number, short code or name.
+    Id(SenderId),
+    /// A Twilio messaging service.
+    Service(Sid),
+}
+
+impl Sender {
+    /// The text that is stored; it is the customer's own.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Id(id) => id.as_str(),
+            Self::Service(sid) => sid.as_str(),
+        }
+    }
+}
+
+/// What a caller asks to be sent, parsed.
+#[derive(Debug)]
+pub struct Ask {
+    /// To whom.
+    pub to: E164,
+    /// From whom.
+    pub sender: Sender,
+    /// The text; may be empty only beside media.
+    pub body: Body,
+    /// Addresses of media.
+    pub media_urls: Vec<url::Url>,
+}
+
+/// A message's text. It does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body(String);
+
+/// Why a text is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too long: Twilio takes at most 1600 characters; split the text or shorten it")]
+pub struct BodyTooLong;
+
+impl Body {
+    /// Takes a text as it is.
+    pub fn parse(text: String) -> Result<Self, BodyTooLong> {
+        if text.chars().count() > MAX_BODY_CHARACTERS { Err(BodyTooLong) } else { Ok(Self(text)) }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Body({} bytes)", self.0.len())
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl Ask {
+    /// SMS or MMS.
+    pub fn format(&self) -> Format {
+        if self.media_urls.is_empty() { Format::Sms } else { Format::Mms }
+    }
+}
+
+/// What waits sealed until the message is sent, and is gone with its outcome.
+#[derive(Serialize, Deserialize)]
+pub struct Payload {
+    /// The recipient.
+    pub to: String,
+    /// The text.
+    pub body: String,
+    /// Addresses of media.
+    pub media_urls: Vec<String>,
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        self.to.zeroize();
+        self.body.zeroize();
+        self.media_urls.zeroize();
+    }
+}
+
+impl Payload {
+    /// What to keep of an ask.
+    pub fn of(ask: &Ask) -> Self {
+        Self {
+            to: ask.to.as_str().to_owned(),
+            body: ask.body.as_str().to_owned(),
+            media_urls: ask.media_urls.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Sealed under the account's payload key. The field names the message, so that one message's payload does not open
+    /// as another's.
+    pub fn seal(&self, key: &DataKey, message: MessageId, nonce: [u8; 12]) -> Result<Sealed, Fault> {
+        let clear = serde_json::to_vec(self).map_err(|_| Fault::permanent("a payload did not serialize"))?;
+        let clear = zeroize::Zeroizing::new(clear);
+        Ok(key.seal(&format!("{PAYLOAD_FIELD}/{message}"), &clear, nonce)?)
+    }
+
+    /// Opened again.
+    pub fn open(sealed: &Sealed, key: &DataKey, message: MessageId) -> Result<Self, Fault> {
+        let clear = key.open(&format!("{PAYLOAD_FIELD}/{message}"), sealed)?;
+        serde_json::from_slice(&clear).map_err(|_| Fault::permanent("a stored payload does not read"))
+    }
+}
+
+/// The keyed hash by which an account compares numbers of others (promise N1).
+pub fn number_hash(match_key: &DataKey, number: &E164) -> String {
+    match_key.keyed_hash("number", number.as_str())
+}
+
+/// A message as stored: metadata only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Our id.
+    pub id: MessageId,
+    /// Whose.
+    pub account: AccountId,
+    /// Which way.
+    pub direction: Direction,
+    /// SMS or MMS.
+    pub format: Format,
+    /// Where it stands.
+    pub status: Status,
+    /// Counts the writes to this row; a write names the revision that it read.
+    pub revision: u32,
+    /// Twilio's SID, once known.
+    pub sid: Option<String>,
+    /// The customer's own number, name or messaging service.
+    pub own: String,
+    /// Keyed hash of the other party.
+    pub other_hash: String,
+    /// The other party's country, if known.
+    pub country: Option<Country>,
+    /// Segments by our own count, or as Twilio told for a text that arrived.
+    pub segments: u32,
+    /// GSM-7 or UCS-2; not known of a text that arrived.
+    pub encoding: Option<segments::Encoding>,
+    /// What was reserved at acceptance, and is charged when Twilio takes it.
+    pub held: MicroCredits,
+    /// The price list that counts for it.
+    pub price_version: String,
+    /// Twilio's error, if it failed there.
+    pub error_code: Option<u32>,
+    /// Why we did not send it, if so.
+    pub reason: Option<Reason>,
+    /// How often we tried.
+    pub attempts: u32,
+    /// Whether its outcome is in the ledger.
+    pub settled: bool,
+    /// When it was accepted or arrived.
+    pub created: Timestamp,
+    /// The last change.
+    pub updated: Timestamp,
+}
+
+/// Everything that accepting one message writes, in one transaction of three items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The row.
+    pub message: Message,
+    /// Sealed until sent.
+    pub payload: Sealed,
+    /// The caller's key, with a hash of the request and the answer to give again.
+    pub idempotency: Idempotency,
+    /// The account's segments per day.
+    pub daily_ceiling: u64,
+}
+
+/// The record behind an `Idempotency-Key`: as in the IETF draft, kept for 24 h.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// What the caller sent in the header.
+    pub key: IdempotencyKey,
+    /// Keyed hash of the request.
+    pub fingerprint: String,
+    /// The answer's body; ids and counts only.
+    pub answer: String,
+    /// It is forgotten then.
+    pub expires: Timestamp,
+}
+
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_LIFE: SignedDuration = SignedDuration::from_hours(24);
+
+/// A caller's `Idempotency-Key`: 1 to 128 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Reads the header.
+    pub fn parse(header: Option<&str>) -> Result<Self, Problem> {
+        let text = header.unwrap_or_default();
+        if (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Problem::new(
+            Kind::IdempotencyKeyMissing,
+            "send a header Idempotency-Key of 1 to 128 visible ASCII characters, a new UUID for each message; repeat \
+             it only to repeat the same request",
+        ))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What was loaded to decide on an ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SenderFacts {
+    /// What sends have to check.
+    pub gate: Gate,
+    /// What may be spent.
+    pub allowance: Allowance,
+}
+
+/// What the rules say no to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No Twilio account is connected.
+    NotConnected,
+    /// Sending is stopped.
+    Stopped(Stop),
+    /// The destination is not on the list.
+    Country(Option<Country>),
+    /// The credit does not cover it.
+    Credit {
+        /// What it costs.
+        needed: MicroCredits,
+        /// What there is.
+        available: MicroCredits,
+    },
+    /// The day's segments are used up.
+    DailyCeiling(u64),
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotConnected => {
+                Self::new(Kind::NotConnected, "connect a Twilio account first: PUT /v1/credentials/twilio")
+            }
+            Refusal::Stopped(Stop::CredentialRefused) => Self::new(
+                Kind::SendingStopped,
+                "Twilio refused the stored credential: connect the account again with PUT /v1/credentials/twilio",
+            ),
+            Refusal::Stopped(Stop::Frozen) => {
+                Self::new(Kind::SendingStopped, "sending was frozen because of an unusual pattern; look at the account")
+            }
+            Refusal::Country(country) => {
+                let country = country.map_or_else(|| "this destination".to_owned(), |country| country.to_string());
+                Self::new(Kind::CountryNotAllowed, format!("{country} is not on the account's list of destinations"))
+            }
+            Refusal::Credit { needed, available } => Self::new(
+                Kind::NotEnoughCredit,
+                format!("the message needs {} micro-credits and {} are left", needed.0, available.0),
+            ),
+            Refusal::DailyCeiling(ceiling) => Self::new(
+                Kind::NotEnoughCredit,
+                format!("the account's {ceiling} segments of this UTC day are used up; more tomorrow"),
+            ),
+        }
+    }
+}
+
+/// What an accepted message will be, priced and checked against the facts; nothing is written yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// Segments by Twilio's rules.
+    pub segments: segments::Segments,
+    /// What is reserved for it.
+    pub hold: MicroCredits,
+}
+
+/// Whether the account may send this, and what it reserves. The order is the order in which a person would mend things.
+pub fn decide(facts: &SenderFacts, ask: &Ask, now: Timestamp) -> Result<Quote, Refusal> {
+    let gate = &facts.gate;
+    if !gate.connected {
+        return Err(Refusal::NotConnected);
+    }
+    if let Some(stop) = gate.stopped {
+        return Err(Refusal::Stopped(stop));
+    }
+    let country = ask.to.country();
+    if !country.is_some_and(|country| gate.countries.contains(&country)) {
+        return Err(Refusal::Country(country));
+    }
+    let segments = segments::count(ask.body.as_str());
+    let hold = PRICES.message(Direction::Outbound, ask.format(), segments.segments);
+    check_allowance(&facts.allowance, hold, segments.segments, gate.daily_ceiling, now)?;
+    Ok(Quote { segments, hold })
+}
+
+/// Whether the allowance covers a message; also decided again when the allowance changed while we were writing.
+pub fn check_allowance(
+    allowance: &Allowance,
+    hold: MicroCredits,
+    segments: u32,
+    ceiling: u64,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    if allowance.available < hold {
+        return Err(Refusal::Credit { needed: hold, available: allowance.available });
+    }
+    if allowance.segments_on(now).saturating_add(u64::from(segments)) > ceiling {
+        return Err(Refusal::DailyCeiling(ceiling));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::TRIAL_CREDIT;
+
+    fn facts() -> SenderFacts {
+        let now = Timestamp::UNIX_EPOCH;
+        let mut gate = Gate::new(Country::parse("US").unwrap());
+        gate.connected = true;
+        SenderFacts { gate, allowance: Allowance::new(TRIAL_CREDIT, now) }
+    }
+
+    fn ask(to: &str, body: &str) -> Ask {
+        Ask {
+            to: E164::parse(to, None).unwrap(),
+            sender: Sender::Id(SenderId::parse("+15005550006").unwrap()),
+            body: Body::parse(body.to_owned()).unwrap(),
+            media_urls: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_message_is_priced_by_its_segments() {
+        let quote = decide(&facts(), &ask("+14155552671", &"a".repeat(161)), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!((quote.segments.segments, quote.hold), (2, MicroCredits::whole(2)));
+    }
+
+    #[test]
+    fn each_rule_refuses_by_itself() {
+        let now = Timestamp::UNIX_EPOCH;
+        let good = ask("+14155552671", "hi");
+        let refused = |change: fn(&mut SenderFacts)| {
+            let mut facts = facts();
+            change(&mut facts);
+            decide(&facts, &good, now).unwrap_err()
+        };
+        assert_eq!(refused(|f| f.gate.connected = false), Refusal::NotConnected);
+        assert_eq!(refused(|f| f.gate.stopped = Some(Stop::Frozen)), Refusal::Stopped(Stop::Frozen));
+        assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
+        assert_eq!(
+            refused(|f| f.allowance.available = MicroCredits(999_999)),
+            Refusal::Credit { needed: MicroCredits::whole(1), available: MicroCredits(999_999) }
+        );
+        let abroad = decide(&facts(), &ask("+442071838750", "hi"), now).unwrap_err();
+        assert_eq!(abroad, Refusal::Country(Country::parse("GB").ok()));
+    }
+
+    #[test]
+    fn yesterdays_segments_do_not_count_today() {
+        let mut facts = facts();
+        facts.allowance.day_segments = Gate::FIRST_CEILING;
+        let tomorrow = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24);
+        assert!(decide(&facts, &ask("+14155552671", "hi"), Timestamp::UNIX_EPOCH).is_err());
+        assert!(decide(&facts, &ask("+14155552671", "hi"), tomorrow).is_ok());
+    }
+
+    #[test]
+    fn one_messages_payload_does_not_open_as_anothers() {
+        let key = DataKey::new(AccountId::from_bits(1), crate::seal::Purpose::Payload, 1, zeroize::Zeroizing::new([1; 32]));
+        let sealed = Payload::of(&ask("+14155552671", "hi")).seal(&key, MessageId::from_bits(1), [0; 12]).unwrap();
+        assert!(Payload::open(&sealed, &key, MessageId::from_bits(1)).is_ok());
+        assert!(Payload::open(&sealed, &key, MessageId::from_bits(2)).is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! What messages ask of the world.
+
+use jiff::Timestamp;
+
+use super::{Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status};
+use crate::account::Stop;
+use crate::credential::{Carrier, StoredCredential};
+use crate::fault::Fault;
+use crate::ids::{AccountId, MessageId};
+use crate::seal::{Purpose, Sealed, WrappedKeys};
+use crate::secret::TokenHash;
+use crate::session::Session;
+
+/// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
+pub trait LoadSender {
+    /// Session, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes named.
+    fn load_sender(
+        &self,
+        account: AccountId,
+        session: &TokenHash,
+        key: &IdempotencyKey,
+        keys: &[Purpose],
+    ) -> impl Future<Output = Result<Loaded, Fault>> + Send;
+}
+
+/// What [`LoadSender`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The session, ended or not.
+    pub session: Option<Session>,
+    /// Gate and allowance; `None` if the account is gone.
+    pub facts: Option<SenderFacts>,
+    /// An earlier request with the same key, expired or not.
+    pub earlier: Option<Idempotency>,
+    /// Wrapped keys.
+    pub keys: Vec<WrappedKeys>,
+}
+
+/// Records a message as accepted.
+pub trait RecordMessage {
+    /// One transaction of three items: the idempotency record (if there is none that counts), the intent with its sealed
+    /// payload, and the hold on the allowance.
+    fn record_message(&self, outgoing: &Outgoing) -> impl Future<Output = Result<Recorded, Fault>> + Send;
+}
+
+/// What became of it. In every case but the first nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// Accepted.
+    Accepted,
+    /// This key was used before: give that answer, if the request is the same.
+    Earlier(Idempotency),
+    /// The allowance changed since it was loaded and does not cover the message now.
+    Refused(Refusal),
+}
+
+/// Reads messages.
+pub trait ReadMessages {
+    /// One by id.
+    fn load_message(
+        &self,
+        account: AccountId,
+        message: MessageId,
+    ) -> impl Future<Output = Result<Option<Message>, Fault>> + Send;
+
+    /// An account's messages, newest first, older than `before`.
+    fn list_messages(
+        &self,
+        account: AccountId,
+        before: Option<MessageId>,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<Message>, Fault>> + Send;
+}
+
+/// Takes a message to send it.
+pub trait ClaimMessage {
+    /// One conditional write: of any number of workers exactly one gets the message. The claim ends with its lease.
+    fn claim_message(
+        &self,
+        account: AccountId,
+        message: MessageId,
+        fence: Fence,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Claim, Fault>> + Send;
+}
+
+/// Names one claim, so that a late writer is told apart from the one that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence(pub u128);
+
+/// What a claim gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The message is ours to send.
+    Mine(Box<Claimed>),
+    /// There is nothing to send: it was handed over, ended, or is not there.
+    Done,
+    /// Another worker has it, or it has to wait until then.
+    NotNow(Timestamp),
+}
+
+/// A claimed message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The row, after the claim.
+    pub message: Message,
+    /// What to send.
+    pub payload: Sealed,
+    /// Names the claim.
+    pub fence: Fence,
+}
+
+/// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
+pub trait LoadGuards {
+    /// For each claimed message, in order. `keys` says for each account which wrapped keys are wanted.
+    fn load_guards(
+        &self,
+        claimed: &[Claimed],
+        keys: &[(AccountId, Purpose)],
+    ) -> impl Future<Output = Result<Vec<Guard>, Fault>> + Send;
+}
+
+/// What stands between a claimed message and Twilio.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// Whether the recipient has opted out of this sender.
+    pub opted_out: bool,
+    /// Why sending is stopped, if it is.
+    pub stopped: Option<Stop>,
+    /// The credential that counts; `None` if none is connected.
+    pub credential: Option<StoredCredential>,
+    /// The wrapped keys that were asked for.
+    pub keys: Vec<WrappedKeys>,
+}
+
+/// Records what came of a claim.
+pub trait RecordOutcome {
+    /// One write that removes the payload (but for a retry, which needs it again). Only the holder of the fence may, and
+    /// nothing that a callback told already is undone: the answer is the message's status afterwards.
+    fn record_outcome(
+        &self,
+        claimed: &Claimed,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Status, Fault>> + Send;
+
+    /// Stops an account's sending.
+    fn stop_sending(&self, account: AccountId, stop: Stop) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Hands a message to Twilio.
+pub trait CreateMessage {
+    /// One POST, never repeated by itself, no redirect followed.
+    fn create_message(
+        &self,
+        carrier: &Carrier,
+        sender: &str,
+        payload: &Payload,
+        status_callback: &str,
+    ) -> impl Future<Output = Created> + Send;
+}
+
+/// What the POST came to. What is not certain is `Unknown`, never something better.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// 201 with a SID.
+    Accepted {
+        /// Twilio's SID.
+        sid: String,
+    },
+    /// 4xx but for 408, 409 and 429.
+    Rejected {
+        /// HTTP status.
+        http: u16,
+        /// Twilio's error code.
+        code: Option<u32>,
+    },
+    /// 429, or no byte was written: certainly not processed.
+    NotProcessed {
+        /// From `Retry-After`.
+        retry_after_secs: Option<u32>,
+    },
+    /// Time-out, reset, 408, 409, 5xx, an unreadable answer.
+    Unknown,
+}
+
+/// Changes a message after it was sent.
+pub trait UpdateMessage {
+    /// Writes `message` if its row still has the revision before; `false` if another write came between. Removes the
+    /// payload. `due`: when the sweeper has to look at it.
+    fn update_message(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Records a text that arrived.
+pub trait RecordInbound {
+    /// The row and the uniqueness of its SID in one transaction; `false` if it was recorded before.
+    fn record_inbound(
+        &self,
+        message: &Message,
+        due: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Finds messages that something has to be done about.
+pub trait FindDue {
+    /// Messages of one shard that are due, earliest first.
+    fn find_due(
+        &self,
+        shard: u8,
+        now: Timestamp,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<(AccountId, MessageId)>, Fault>> + Send;
+
+    /// A lease that is over leaves `unknown`: one conditional write; `false` if the message moved on.
+    fn end_lease(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Puts off the next look.
+    fn look_again(
+        &self,
+        message: &Message,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Number of shards of the index of due messages.
+pub const DUE_SHARDS: u8 = 16;
+
+/// The shard of a message.
+pub fn due_shard(message: MessageId) -> u8 {
+    u8::try_from(message.bits() % u128::from(DUE_SHARDS)).unwrap_or(0)
+}

@@ -1,0 +1,191 @@
+//! What belongs to the platform and not to one account: its hash key and peppers, the clock, chance, queues and mail.
+
+use aws_lc_rs::hmac;
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+use crate::account::{Email, EmailIndex, Peppers};
+use crate::fault::Fault;
+use crate::ids::{AccountId, MessageId, UserId};
+use crate::inbound::TwilioEvent;
+
+/// The platform's secret from Secrets Manager, read once per environment.
+pub struct Platform {
+    /// Keys the e-mail index, the uniqueness of Twilio accounts, and callers' addresses in rate limits.
+    pub index_key: Zeroizing<Vec<u8>>,
+    /// Peppers of passwords.
+    pub peppers: Peppers,
+}
+
+impl Platform {
+    /// How a user is found by address.
+    pub fn email_index(&self, email: &Email) -> EmailIndex {
+        EmailIndex(self.hash("email", email.as_str()))
+    }
+
+    /// HMAC-SHA256 of a value in a namespace, as text.
+    pub fn hash(&self, what: &str, value: &str) -> String {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.index_key));
+        context.update(&[u8::try_from(what.len()).unwrap_or(u8::MAX)]);
+        context.update(what.as_bytes());
+        context.update(value.as_bytes());
+        BASE64URL_NOPAD.encode(context.sign().as_ref())
+    }
+}
+
+/// Gives the platform's secret.
+pub trait PlatformKeys {
+    /// Reads it at the first call and remembers it.
+    fn platform(&self) -> impl Future<Output = Result<Arc<Platform>, Fault>> + Send;
+}
+
+/// Tells the time, to the millisecond.
+pub trait Clock {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// Gives randomness that cannot be guessed.
+pub trait Chance {
+    /// `N` random bytes.
+    fn random<const N: usize>(&self) -> Result<[u8; N], Fault>;
+
+    /// 128 random bits, for ids.
+    fn dice(&self) -> Result<u128, Fault> {
+        self.random().map(u128::from_be_bytes)
+    }
+}
+
+/// Work for another function. Ids only: a lost one is found again by the sweeper. Webhook events are the exception:
+/// they have no row yet, and carry what their effect needs and nothing personal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Job {
+    /// Send this message (queue `send`).
+    Send {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        message: MessageId,
+    },
+    /// Post this message's outcome to the ledger (queue `post`).
+    Post {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        message: MessageId,
+    },
+    /// Send a mail to a user (queue `mail`).
+    Mail {
+        /// Whose.
+        account: AccountId,
+        /// To whom.
+        user: UserId,
+        /// Which mail.
+        mail: Mail,
+    },
+    /// Apply what Twilio told us (queue `twilio-events`).
+    Twilio(TwilioEvent),
+}
+
+/// The mails that TelBuddy sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mail {
+    /// Somebody signed up with this address: confirm it, or learn that it has an account.
+    SignUp,
+}
+
+/// The queues, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Queue {
+    /// Messages to send.
+    Send,
+    /// Outcomes to post.
+    Post,
+    /// Mails to write.
+    Mail,
+    /// Twilio's events.
+    TwilioEvents,
+}
+
+impl Queue {
+    /// Every queue.
+    pub const ALL: [Self; 4] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents];
+
+    /// Its name, without the stage.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Post => "post",
+            Self::Mail => "mail",
+            Self::TwilioEvents => "twilio-events",
+        }
+    }
+}
+
+impl Job {
+    /// The queue that it goes to.
+    pub fn queue(&self) -> Queue {
+        match self {
+            Self::Send { .. } => Queue::Send,
+            Self::Post { .. } => Queue::Post,
+            Self::Mail { .. } => Queue::Mail,
+            Self::Twilio(_) => Queue::TwilioEvents,
+        }
+    }
+
+    /// Whose work it is: the group by which a queue is fair.
+    pub fn account(&self) -> AccountId {
+        match self {
+            Self::Send { account, .. } | Self::Post { account, .. } | Self::Mail { account, .. } => *account,
+            Self::Twilio(event) => event.account,
+        }
+    }
+}
+
+/// What became of one job of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// It is done, or will be found again without the queue.
+    Done,
+    /// The queue should give it again.
+    Again,
+}
+
+/// Puts work into queues.
+pub trait EnqueueJob {
+    /// Returns when the queue has accepted the job; it is given to a worker after `delay_secs` (at most 900).
+    fn enqueue(&self, job: Job, delay_secs: u16) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// A mail ready to go.
+pub struct Letter {
+    /// To.
+    pub to: Email,
+    /// Subject.
+    pub subject: String,
+    /// Plain text.
+    pub text: String,
+}
+
+/// Sends mail.
+pub trait SendMail {
+    /// Returns when the mail service has accepted it.
+    fn send_mail(&self, letter: Letter) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Counts tries, to slow down guessing.
+pub trait CountTries {
+    /// Adds one to the counter named `what` in the window that `now` falls into, and says whether `limit` is kept.
+    fn count_try(
+        &self,
+        what: &str,
+        limit: u32,
+        window_secs: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
