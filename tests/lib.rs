@@ -1,1 +1,15 @@
-//! stub
+//! TelBuddy's tests across functions: stories over real HTTP against the local system in process, each with its own data;
+//! the contracts of the ports on the real store; vectors; and the canary.
+#![cfg(test)]
+
+mod api;
+mod canary;
+mod contracts;
+mod credentials;
+mod inbound;
+mod main_job;
+mod sending;
+mod sign_in;
+mod support;
+mod vectors;
+mod wrong_input;

@@ -89,7 +89,10 @@ impl Request {
         let kind = self.header(header::CONTENT_TYPE).unwrap_or_default();
         let essence = kind.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {
-            return Err(Problem::new(Kind::UnsupportedMediaType, "send JSON with the header content-type: application/json"));
+            return Err(Problem::new(
+                Kind::UnsupportedMediaType,
+                "send JSON with the header content-type: application/json",
+            ));
         }
         self.check_size()?;
         let mut parser = serde_json::Deserializer::from_slice(&self.body);
@@ -303,9 +306,7 @@ impl Kind {
             Self::WrongCredentials => {
                 ("wrong-credentials", StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong")
             }
-            Self::EmailNotVerified => {
-                ("email-not-verified", StatusCode::FORBIDDEN, "Confirm the e-mail address first")
-            }
+            Self::EmailNotVerified => ("email-not-verified", StatusCode::FORBIDDEN, "Confirm the e-mail address first"),
             Self::LinkNotValid => ("link-not-valid", StatusCode::UNPROCESSABLE_ENTITY, "The link is not valid"),
             Self::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "The request came from another site"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Nothing is here"),
@@ -325,16 +326,12 @@ impl Kind {
                 "This Idempotency-Key was used for another request",
             ),
             Self::NotConnected => ("not-connected", StatusCode::CONFLICT, "No Twilio account is connected"),
-            Self::CarrierRefusedCredential => (
-                "carrier-refused-credential",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Twilio did not accept the credential",
-            ),
-            Self::CarrierAccountInactive => (
-                "carrier-account-inactive",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "The Twilio account is not active",
-            ),
+            Self::CarrierRefusedCredential => {
+                ("carrier-refused-credential", StatusCode::UNPROCESSABLE_ENTITY, "Twilio did not accept the credential")
+            }
+            Self::CarrierAccountInactive => {
+                ("carrier-account-inactive", StatusCode::UNPROCESSABLE_ENTITY, "The Twilio account is not active")
+            }
             Self::CarrierAccountTaken => (
                 "carrier-account-taken",
                 StatusCode::CONFLICT,
@@ -566,7 +563,9 @@ mod tests {
 
     #[test]
     fn an_error_never_repeats_the_value() {
-        for body in [r#"{"to":{"secret-value":1}}"#, r#"{"to":["secret-value"]}"#, r#"{"to":"x","media":"secret-value"}"#] {
+        for body in
+            [r#"{"to":{"secret-value":1}}"#, r#"{"to":["secret-value"]}"#, r#"{"to":"x","media":"secret-value"}"#]
+        {
             assert!(!errors(body).contains("secret-value"), "{}", errors(body));
         }
     }

@@ -115,17 +115,11 @@ impl E164 {
     /// of +1 all have area codes of their own, which the metadata knows.
     pub fn country(&self) -> Option<Country> {
         let (code, national) = self.split()?;
-        let regions: Vec<&Metadata> = DATABASE
-            .region(&code)?
-            .into_iter()
-            .filter_map(|region| DATABASE.by_id(region))
-            .collect();
+        let regions: Vec<&Metadata> =
+            DATABASE.region(&code)?.into_iter().filter_map(|region| DATABASE.by_id(region)).collect();
         let region = match regions.as_slice() {
             [only] => Some(*only),
-            several => several
-                .iter()
-                .copied()
-                .find(|region| holds(region, national)),
+            several => several.iter().copied().find(|region| holds(region, national)),
         };
         let country = region.and_then(|region| Country::parse(region.id()).ok());
         country.or((code == 1).then_some(Country(Id::US)))
@@ -133,17 +127,11 @@ impl E164 {
 
     /// The number without its last four digits: neighbours share it, which is how pumped traffic looks.
     pub fn prefix(&self) -> &str {
-        self.0
-            .len()
-            .checked_sub(4)
-            .and_then(|end| self.0.get(..end))
-            .unwrap_or("")
+        self.0.len().checked_sub(4).and_then(|end| self.0.get(..end)).unwrap_or("")
     }
 
     fn international(raw: &str) -> Result<Self, NumberError> {
-        let raw = Self::from_network(raw)
-            .or_else(|| Self::without_trunk_prefix(raw))
-            .ok_or(NumberError::Impossible)?;
+        let raw = Self::from_network(raw).or_else(|| Self::without_trunk_prefix(raw)).ok_or(NumberError::Impossible)?;
         if raw.is_valid() {
             return Ok(raw);
         }
@@ -165,18 +153,12 @@ impl E164 {
     /// is valid first. The crate comes last: it takes the first digit of some numbers of Russia, Belarus and Lithuania
     /// for a trunk prefix, or takes two away.
     fn national(digits: &str, home: Country) -> Result<Self, NumberError> {
-        let plan = DATABASE
-            .by_id(home.as_str())
-            .ok_or(NumberError::UnknownCountry)?;
-        let abroad =
-            |digits: &str| Self::from_network(&format!("+{}{digits}", plan.country_code()));
+        let plan = DATABASE.by_id(home.as_str()).ok_or(NumberError::UnknownCountry)?;
+        let abroad = |digits: &str| Self::from_network(&format!("+{}{digits}", plan.country_code()));
         let as_it_is = || abroad(digits);
         let without_trunk_prefix = || abroad(digits.strip_prefix(plan.national_prefix()?)?);
-        let as_the_crate_reads_it = || {
-            phonenumber::parse(Some(home.0), digits)
-                .ok()
-                .and_then(|number| Self::formatted(&number))
-        };
+        let as_the_crate_reads_it =
+            || phonenumber::parse(Some(home.0), digits).ok().and_then(|number| Self::formatted(&number));
         as_it_is()
             .filter(Self::is_valid)
             .or_else(|| without_trunk_prefix().filter(Self::is_valid))
@@ -204,17 +186,13 @@ impl E164 {
     }
 
     fn is_valid(&self) -> bool {
-        self.plans()
-            .is_some_and(|(plans, national)| plans.iter().any(|plan| holds(plan, national)))
+        self.plans().is_some_and(|(plans, national)| plans.iter().any(|plan| holds(plan, national)))
     }
 
     fn is_possible(&self) -> bool {
         let length = |national: &str| u16::try_from(national.len()).unwrap_or(u16::MAX);
         self.plans().is_some_and(|(plans, national)| {
-            plans
-                .iter()
-                .flat_map(|plan| kinds(plan))
-                .any(|kind| kind.possible_length().contains(&length(national)))
+            plans.iter().flat_map(|plan| kinds(plan)).any(|kind| kind.possible_length().contains(&length(national)))
         })
     }
 }
@@ -234,15 +212,9 @@ impl fmt::Debug for E164 {
 impl Country {
     /// Parses two letters in any case. Errs when no numbering plan is known for them.
     pub fn parse(code: &str) -> Result<Self, NumberError> {
-        let id: Id = code
-            .to_ascii_uppercase()
-            .parse()
-            .map_err(|_| NumberError::UnknownCountry)?;
+        let id: Id = code.to_ascii_uppercase().parse().map_err(|_| NumberError::UnknownCountry)?;
         let country = Self(id);
-        DATABASE
-            .by_id(country.as_str())
-            .map(|_| country)
-            .ok_or(NumberError::UnknownCountry)
+        DATABASE.by_id(country.as_str()).map(|_| country).ok_or(NumberError::UnknownCountry)
     }
 
     /// The two letters in upper case.
@@ -296,15 +268,9 @@ impl SenderId {
             return Ok(Self::ShortCode(text.to_owned()));
         }
         let is_name = text.len() <= 11
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
             && text.bytes().any(|byte| byte.is_ascii_alphabetic());
-        if is_name {
-            Ok(Self::Alphanumeric(text.to_owned()))
-        } else {
-            Err(NumberError::NotASender)
-        }
+        if is_name { Ok(Self::Alphanumeric(text.to_owned())) } else { Err(NumberError::NotASender) }
     }
 
     /// The sender in full, for Twilio and for the store.
@@ -341,19 +307,10 @@ pub fn parse_address(address: &str) -> Option<(Channel, E164)> {
 /// Whether a number begins with `+`, and its digits, if nothing else but separators is in it.
 fn digits(input: &str) -> Option<(bool, String)> {
     let input = input.trim();
-    let separators = [
-        ' ', '-', '.', '/', '(', ')', '\u{a0}', '\u{202f}', '\u{2010}', '\u{2011}', '\u{2013}',
-    ];
-    let text: String = input
-        .chars()
-        .filter(|c| !separators.contains(c))
-        .take(21)
-        .collect();
-    let (international, digits) = text
-        .strip_prefix('+')
-        .map_or((false, text.as_str()), |digits| (true, digits));
-    let in_form =
-        (3..20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let separators = [' ', '-', '.', '/', '(', ')', '\u{a0}', '\u{202f}', '\u{2010}', '\u{2011}', '\u{2013}'];
+    let text: String = input.chars().filter(|c| !separators.contains(c)).take(21).collect();
+    let (international, digits) = text.strip_prefix('+').map_or((false, text.as_str()), |digits| (true, digits));
+    let in_form = (3..20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     in_form.then(|| (international, digits.to_owned()))
 }
 
@@ -361,13 +318,7 @@ fn digits(input: &str) -> Option<(bool, String)> {
 fn holds(plan: &Metadata, national: &str) -> bool {
     match plan.leading_digits() {
         // The leading digits tell which of several countries it is, not whether the rest is right.
-        Some(leading)
-            if leading
-                .find(national)
-                .is_none_or(|found| found.start() != 0) =>
-        {
-            false
-        }
+        Some(leading) if leading.find(national).is_none_or(|found| found.start() != 0) => false,
         _ => kinds(plan).any(|kind| kind.is_match(national)),
     }
 }
@@ -392,10 +343,7 @@ fn kinds(plan: &Metadata) -> impl Iterator<Item = &Descriptor> {
 }
 
 fn last_two(text: &str) -> &str {
-    text.len()
-        .checked_sub(2)
-        .and_then(|start| text.get(start..))
-        .unwrap_or("")
+    text.len().checked_sub(2).and_then(|start| text.get(start..)).unwrap_or("")
 }
 
 #[cfg(test)]
@@ -414,41 +362,19 @@ mod tests {
 
     #[test]
     fn international_form_is_read_with_any_usual_separator() {
-        for input in [
-            "+14155552671",
-            "+1 (415) 555-2671",
-            " +1.415.555.2671 ",
-            "+1\u{a0}415/555–2671",
-            "(+1) 415 5552671",
-        ] {
-            assert_eq!(
-                parsed(input, None),
-                Ok("+14155552671".to_owned()),
-                "{input}"
-            );
-            assert_eq!(
-                parsed(input, Some("DE")),
-                Ok("+14155552671".to_owned()),
-                "{input}"
-            );
+        for input in
+            ["+14155552671", "+1 (415) 555-2671", " +1.415.555.2671 ", "+1\u{a0}415/555–2671", "(+1) 415 5552671"]
+        {
+            assert_eq!(parsed(input, None), Ok("+14155552671".to_owned()), "{input}");
+            assert_eq!(parsed(input, Some("DE")), Ok("+14155552671".to_owned()), "{input}");
         }
     }
 
     #[test]
     fn a_zero_that_is_only_dialled_at_home_is_dropped() {
-        assert_eq!(
-            parsed("+44 (0)20 7946 0958", None),
-            Ok("+442079460958".to_owned())
-        );
-        assert_eq!(
-            parsed("+49 (0)30 123456", None),
-            Ok("+4930123456".to_owned())
-        );
-        assert_eq!(
-            parsed("+39 06 698 1234", None),
-            Ok("+39066981234".to_owned()),
-            "Italy dials it from abroad too"
-        );
+        assert_eq!(parsed("+44 (0)20 7946 0958", None), Ok("+442079460958".to_owned()));
+        assert_eq!(parsed("+49 (0)30 123456", None), Ok("+4930123456".to_owned()));
+        assert_eq!(parsed("+39 06 698 1234", None), Ok("+39066981234".to_owned()), "Italy dials it from abroad too");
     }
 
     #[test]
@@ -456,84 +382,34 @@ mod tests {
         for last in 0..10 {
             let magic = format!("+1500555000{last}");
             assert_eq!(parsed(&magic, None), Ok(magic.clone()));
-            assert_eq!(
-                E164::parse(&magic, None).unwrap().country(),
-                Some(country("US"))
-            );
+            assert_eq!(E164::parse(&magic, None).unwrap().country(), Some(country("US")));
         }
         assert_eq!(parsed("+15005550010", None), Ok("+15005550010".to_owned()));
     }
 
     #[test]
     fn a_national_number_needs_a_home_and_must_be_valid_there() {
-        assert_eq!(
-            parsed("(415) 555-2671", Some("US")),
-            Ok("+14155552671".to_owned())
-        );
-        assert_eq!(
-            parsed("1 415 555 2671", Some("US")),
-            Ok("+14155552671".to_owned())
-        );
-        assert_eq!(
-            parsed("0171 1234567", Some("DE")),
-            Ok("+491711234567".to_owned())
-        );
-        assert_eq!(
-            parsed("0033 1 42 68 53 00", Some("DE")),
-            Ok("+33142685300".to_owned())
-        );
-        assert_eq!(
-            parsed("8 800 555 35 35", Some("RU")),
-            Ok("+78005553535".to_owned())
-        );
-        assert_eq!(
-            parsed("(415) 555-2671", None),
-            Err(NumberError::CountryMissing)
-        );
-        assert_eq!(
-            parsed("415 555 267", Some("US")),
-            Err(NumberError::NotOfHomeCountry)
-        );
-        assert_eq!(
-            parsed("911", Some("US")),
-            Err(NumberError::NotOfHomeCountry)
-        );
+        assert_eq!(parsed("(415) 555-2671", Some("US")), Ok("+14155552671".to_owned()));
+        assert_eq!(parsed("1 415 555 2671", Some("US")), Ok("+14155552671".to_owned()));
+        assert_eq!(parsed("0171 1234567", Some("DE")), Ok("+491711234567".to_owned()));
+        assert_eq!(parsed("0033 1 42 68 53 00", Some("DE")), Ok("+33142685300".to_owned()));
+        assert_eq!(parsed("8 800 555 35 35", Some("RU")), Ok("+78005553535".to_owned()));
+        assert_eq!(parsed("(415) 555-2671", None), Err(NumberError::CountryMissing));
+        assert_eq!(parsed("415 555 267", Some("US")), Err(NumberError::NotOfHomeCountry));
+        assert_eq!(parsed("911", Some("US")), Err(NumberError::NotOfHomeCountry));
     }
 
     #[test]
     fn what_is_no_number_is_refused_with_advice_and_without_an_echo() {
-        for input in [
-            "",
-            "+",
-            "hello",
-            "+1 415 555 CALL",
-            "+1415555267x1",
-            "1+4155552671",
-            "++14155552671",
-            "٠١٢٣٤٥٦٧٨",
-        ] {
-            assert_eq!(
-                parsed(input, Some("US")),
-                Err(NumberError::NotANumber),
-                "{input}"
-            );
+        for input in
+            ["", "+", "hello", "+1 415 555 CALL", "+1415555267x1", "1+4155552671", "++14155552671", "٠١٢٣٤٥٦٧٨"]
+        {
+            assert_eq!(parsed(input, Some("US")), Err(NumberError::NotANumber), "{input}");
         }
-        for input in [
-            "+1415555267",
-            "+141555526711",
-            "+0123456789",
-            "+999123456789",
-            "+1",
-            "+123456",
-            "+1234567890123456789",
-        ] {
-            assert!(
-                matches!(
-                    parsed(input, None),
-                    Err(NumberError::Impossible | NumberError::NotANumber)
-                ),
-                "{input}"
-            );
+        for input in
+            ["+1415555267", "+141555526711", "+0123456789", "+999123456789", "+1", "+123456", "+1234567890123456789"]
+        {
+            assert!(matches!(parsed(input, None), Err(NumberError::Impossible | NumberError::NotANumber)), "{input}");
         }
         assert_eq!(
             NumberError::NotANumber.to_string(),
@@ -576,9 +452,7 @@ mod tests {
                 if parsed(&full, None).as_ref() != Ok(&full) {
                     failures.push(format!("{} {full}", plan.id()));
                 }
-                if Country::parse(plan.id()).is_ok()
-                    && parsed(example, Some(plan.id())).as_ref() != Ok(&full)
-                {
+                if Country::parse(plan.id()).is_ok() && parsed(example, Some(plan.id())).as_ref() != Ok(&full) {
                     failures.push(format!("{} {example} at home", plan.id()));
                 }
             }
@@ -597,22 +471,12 @@ mod tests {
 
     #[test]
     fn a_country_is_two_letters_that_have_a_plan() {
-        assert_eq!(
-            Country::parse("de").map(|c| c.to_string()),
-            Ok("DE".to_owned())
-        );
+        assert_eq!(Country::parse("de").map(|c| c.to_string()), Ok("DE".to_owned()));
         for code in ["", "D", "DEU", "ZZ", "01", "é"] {
-            assert_eq!(
-                Country::parse(code),
-                Err(NumberError::UnknownCountry),
-                "{code}"
-            );
+            assert_eq!(Country::parse(code), Err(NumberError::UnknownCountry), "{code}");
         }
         assert_eq!(serde_json::to_string(&country("CA")).unwrap(), r#""CA""#);
-        assert_eq!(
-            serde_json::from_str::<Country>(r#""CA""#).unwrap(),
-            country("CA")
-        );
+        assert_eq!(serde_json::from_str::<Country>(r#""CA""#).unwrap(), country("CA"));
         assert!(serde_json::from_str::<Country>(r#""ZZ""#).is_err());
         assert!(country("CA") < country("US"));
     }
@@ -620,34 +484,15 @@ mod tests {
     #[test]
     fn a_sender_is_a_number_a_short_code_or_a_name() {
         let sender = |text| SenderId::parse(text);
-        assert!(
-            matches!(sender("+1 415 555 2671"), Ok(SenderId::Number(n)) if n.as_str() == "+14155552671")
-        );
+        assert!(matches!(sender("+1 415 555 2671"), Ok(SenderId::Number(n)) if n.as_str() == "+14155552671"));
         assert_eq!(sender("12345"), Ok(SenderId::ShortCode("12345".to_owned())));
-        assert_eq!(
-            sender(" Tel Buddy 1 "),
-            Ok(SenderId::Alphanumeric("Tel Buddy 1".to_owned()))
-        );
-        for text in [
-            "",
-            " ",
-            "12",
-            "123456789",
-            "123 45",
-            "TelBuddy 123",
-            "Tel-Buddy",
-            "Télé",
-            "4155552671",
-        ] {
+        assert_eq!(sender(" Tel Buddy 1 "), Ok(SenderId::Alphanumeric("Tel Buddy 1".to_owned())));
+        for text in ["", " ", "12", "123456789", "123 45", "TelBuddy 123", "Tel-Buddy", "Télé", "4155552671"] {
             assert_eq!(sender(text), Err(NumberError::NotASender), "{text}");
         }
         assert_eq!(sender("+1"), Err(NumberError::NotANumber));
         assert_eq!(
-            format!(
-                "{:?} {:?}",
-                sender("12345").unwrap(),
-                sender("Acme").unwrap()
-            ),
+            format!("{:?} {:?}", sender("12345").unwrap(), sender("Acme").unwrap()),
             "ShortCode(…45) Alphanumeric(…)"
         );
         assert_eq!(sender("Acme").unwrap().as_str(), "Acme");
@@ -655,30 +500,15 @@ mod tests {
 
     #[test]
     fn an_address_says_its_channel() {
-        let read = |address| {
-            parse_address(address).map(|(channel, number)| (channel, number.as_str().to_owned()))
-        };
+        let read = |address| parse_address(address).map(|(channel, number)| (channel, number.as_str().to_owned()));
         let number = || "+15005550010".to_owned();
         assert_eq!(read("+15005550010"), Some((Channel::Sms, number())));
-        assert_eq!(
-            read("whatsapp:+15005550010"),
-            Some((Channel::Whatsapp, number()))
-        );
+        assert_eq!(read("whatsapp:+15005550010"), Some((Channel::Whatsapp, number())));
         assert_eq!(read("rcs:+15005550010"), Some((Channel::Other, number())));
-        assert_eq!(
-            read("whatsapp:+5215512345678"),
-            Some((Channel::Whatsapp, "+5215512345678".to_owned()))
-        );
-        for other in [
-            "",
-            "12345",
-            "Acme",
-            "client:anna",
-            "sip:+15005550010@example.com",
-            "whatsapp:",
-            "+1 500",
-            "anonymous",
-        ] {
+        assert_eq!(read("whatsapp:+5215512345678"), Some((Channel::Whatsapp, "+5215512345678".to_owned())));
+        for other in
+            ["", "12345", "Acme", "client:anna", "sip:+15005550010@example.com", "whatsapp:", "+1 500", "anonymous"]
+        {
             assert_eq!(read(other), None, "{other}");
         }
     }

@@ -295,8 +295,7 @@ mod tests {
     #[test]
     fn nothing_opens_under_another_account_field_purpose_version_or_key() {
         let sealed = key(1, Purpose::Payload, 1).seal("message", b"hello", [1; 12]).unwrap();
-        let other_bytes =
-            DataKey::new(AccountId::from_bits(1), Purpose::Payload, 1, Zeroizing::new([8; 32]));
+        let other_bytes = DataKey::new(AccountId::from_bits(1), Purpose::Payload, 1, Zeroizing::new([8; 32]));
         assert!(key(2, Purpose::Payload, 1).open("message", &sealed).is_err());
         assert!(key(1, Purpose::Profile, 1).open("message", &sealed).is_err());
         assert!(key(1, Purpose::Payload, 2).open("message", &sealed).is_err());

@@ -20,11 +20,8 @@ use utoipa::OpenApi;
 const PATH: &str = "/v1/credentials/twilio";
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[
-    Route { method: "PUT", path: PATH },
-    Route { method: "GET", path: PATH },
-    Route { method: "DELETE", path: PATH },
-];
+pub const ROUTES: &[Route] =
+    &[Route { method: "PUT", path: PATH }, Route { method: "GET", path: PATH }, Route { method: "DELETE", path: PATH }];
 
 /// The services that it calls. It seals and cannot open: its policy has GenerateDataKey and no Decrypt.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::PlatformSecret, Need::Twilio];
@@ -187,7 +184,11 @@ fn parse(ask: Connect) -> Result<NewCredential, Problem> {
     for (name, secret) in [("auth_token", token.as_ref()), ("api_key_secret", ask.api_key_secret.as_ref())] {
         let text = secret.map_or("x", ExposeSecret::expose_secret);
         if text.is_empty() || text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            fields.add(name, "invalid", "copy it from the Twilio Console: 1 to 128 visible ASCII characters".to_owned());
+            fields.add(
+                name,
+                "invalid",
+                "copy it from the Twilio Console: 1 to 128 visible ASCII characters".to_owned(),
+            );
         }
     }
     let Some(token) = token else {
@@ -196,7 +197,9 @@ fn parse(ask: Connect) -> Result<NewCredential, Problem> {
     };
     let auth = match (ask.api_key_sid, ask.api_key_secret) {
         (None, None) => Some(Auth::AuthToken(token.clone())),
-        (Some(sid), Some(secret)) => fields.take("api_key_sid", Sid::parse("SK", &sid)).map(|sid| Auth::ApiKey(sid, secret)),
+        (Some(sid), Some(secret)) => {
+            fields.take("api_key_sid", Sid::parse("SK", &sid)).map(|sid| Auth::ApiKey(sid, secret))
+        }
         (Some(_), None) => {
             fields.add("api_key_secret", "missing", "an API key needs its secret".to_owned());
             None

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::http(credentials::NEEDS, async |live, request| credentials::handle(live, &live.site, request).await)
+    serve::http(credentials::NEEDS, &async |live, request| credentials::handle(live, &live.site, request).await)
 }

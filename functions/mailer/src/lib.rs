@@ -44,7 +44,8 @@ where
     let Job::Mail { account, user, mail: Mail::SignUp } = job else {
         return Err(Fault::permanent("this queue takes mails only"));
     };
-    let (Some(user), Some(profile)) = (world.load_user(account, user).await?, world.load_profile(account).await?) else {
+    let (Some(user), Some(profile)) = (world.load_user(account, user).await?, world.load_profile(account).await?)
+    else {
         tracing::warn!(account.id = %account, "a mail for an account that is gone");
         return Ok(());
     };

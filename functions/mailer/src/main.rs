@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::jobs(mailer::NEEDS, async |live, jobs| mailer::handle(live, &live.site, jobs).await)
+    serve::jobs(mailer::NEEDS, &async |live, jobs| mailer::handle(live, &live.site, jobs).await)
 }

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::http(meta::NEEDS, async |_, request| meta::handle(request).await)
+    serve::http(meta::NEEDS, &async |_, request| meta::handle(request).await)
 }

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::jobs(poster::NEEDS, async |live, jobs| poster::handle(live, jobs).await)
+    serve::jobs(poster::NEEDS, &async |live, jobs| poster::handle(live, jobs).await)
 }

@@ -12,8 +12,9 @@ use telbuddy::ledger::{MicroCredits, PRICES};
 use telbuddy::live::Need;
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
-    Ask, Body, Direction, Format, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey, LoadSender, Loaded, MAX_MEDIA, Message,
-    Outgoing, Payload, Quote, ReadMessages, Reason, RecordMessage, Recorded, Sender, Status, decide, number_hash,
+    Ask, Body, Direction, Format, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey, LoadSender, Loaded, MAX_MEDIA,
+    Message, Outgoing, Payload, Quote, ReadMessages, Reason, RecordMessage, Recorded, Sender, Status, decide,
+    number_hash,
 };
 use telbuddy::number::{Country, E164, SenderId};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
@@ -261,12 +262,10 @@ fn again(earlier: &Idempotency, fingerprint: &str) -> Result<Reply, Problem> {
 
 /// What makes two requests the same: every field, each with its length in front.
 fn fingerprint(match_key: &DataKey, ask: &Ask) -> String {
-    let urls: Vec<_> = ask.media_urls.iter().map(url::Url::as_str).collect();
-    let mut text = String::new();
-    for part in [ask.to.as_str(), ask.sender.as_str(), ask.body.as_str()].into_iter().chain(urls) {
-        text.push_str(&format!("{}:{part}", part.len()));
-    }
-    match_key.keyed_hash("request", &text)
+    let urls = ask.media_urls.iter().map(url::Url::as_str);
+    let parts = [ask.to.as_str(), ask.sender.as_str(), ask.body.as_str()].into_iter().chain(urls);
+    let text: Vec<_> = parts.map(|part| format!("{}:{part}", part.len())).collect();
+    match_key.keyed_hash("request", &text.concat())
 }
 
 fn parse(ask: SendMessage, home: Country) -> Result<Ask, Problem> {
@@ -291,7 +290,11 @@ fn parse(ask: SendMessage, home: Country) -> Result<Ask, Problem> {
     for (at, text) in ask.media_urls.iter().enumerate() {
         match url::Url::parse(text) {
             Ok(url) if url.scheme() == "https" && url.host_str().is_some() => media_urls.push(url),
-            _ => fields.add(&format!("media_urls[{at}]"), "invalid", "give an https address that Twilio can fetch".to_owned()),
+            _ => fields.add(
+                &format!("media_urls[{at}]"),
+                "invalid",
+                "give an https address that Twilio can fetch".to_owned(),
+            ),
         }
     }
     match (to, sender, body) {

@@ -30,7 +30,16 @@ const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
 /// credentials; once in five minutes and key 1 KMS call with its entry in the access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: ClaimMessage + LoadGuards + RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+    W: ClaimMessage
+        + LoadGuards
+        + RecordOutcome
+        + CreateMessage
+        + OpenKey
+        + LoadKeys
+        + EnqueueJob
+        + Clock
+        + Chance
+        + Sync,
 {
     let claims = join_all(jobs.iter().map(|job| claim(world, job))).await;
     let mut handled = Vec::new();
@@ -201,9 +210,7 @@ where
     };
     tracing::info!(account.id = %account, message.id = %id, ?status, "handled {id}");
     let hint = match (&outcome, status.standing()) {
-        (Outcome::Retry { not_before }, _) => {
-            Some((Job::Send { account, message: id }, delay_secs(*not_before - now)))
-        }
+        (Outcome::Retry { not_before }, _) => Some((Job::Send { account, message: id }, delay_secs(*not_before - now))),
         (_, Standing::AtCarrier | Standing::Over) => Some((Job::Post { account, message: id }, 0)),
         (_, Standing::Waiting | Standing::Arrived) => None,
     };

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::jobs(sender::NEEDS, async |live, jobs| sender::handle(live, &live.site, jobs).await)
+    serve::jobs(sender::NEEDS, &async |live, jobs| sender::handle(live, &live.site, jobs).await)
 }

@@ -18,10 +18,8 @@ use telbuddy::secret::{ExposeSecret, SecretString, Token};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/signup" },
-    Route { method: "POST", path: "/v1/email-verifications" },
-];
+pub const ROUTES: &[Route] =
+    &[Route { method: "POST", path: "/v1/signup" }, Route { method: "POST", path: "/v1/email-verifications" }];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues];

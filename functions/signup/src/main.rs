@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::http(signup::NEEDS, async |live, request| signup::handle(live, request).await)
+    serve::http(signup::NEEDS, &async |live, request| signup::handle(live, request).await)
 }

@@ -83,7 +83,8 @@ where
     W: RecordInbound + RecordConsent + EnqueueJob,
 {
     let (account, at) = (event.account, event.at);
-    let News::Text { message: id, sid, own, service, other_hash, country, format, segments, consent } = event.news else {
+    let News::Text { message: id, sid, own, service, other_hash, country, format, segments, consent } = event.news
+    else {
         return Ok(());
     };
     if let Some(consent) = consent {

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::http(twilio_webhook::NEEDS, async |live, request| twilio_webhook::handle(live, &live.site, request).await)
+    serve::http(twilio_webhook::NEEDS, &async |live, request| twilio_webhook::handle(live, &live.site, request).await)
 }

@@ -125,7 +125,9 @@ fn range(query: &Query, now: Timestamp) -> Result<(Granularity, String, String),
     let granularity = fields.take("granularity", granularity.ok_or("give hour, day or month"));
     let mut time = |name: &str, missing: Timestamp, ends_day: bool| match query.get(name) {
         None => Some(missing),
-        Some(text) => fields.take(name, parse_time(text, ends_day).ok_or("give a day as 2026-11-24 or an RFC 3339 time")),
+        Some(text) => {
+            fields.take(name, parse_time(text, ends_day).ok_or("give a day as 2026-11-24 or an RFC 3339 time"))
+        }
     };
     let from = time("from", now - SignedDuration::from_hours(30 * 24), false);
     let to = time("to", now, true);

@@ -47,17 +47,9 @@ impl Call {
             return None;
         }
         if request.uri().path() == "/v2/email/outbound-emails" {
-            return Some(Call {
-                service: Service::Ses,
-                action: "SendEmail".into(),
-            });
+            return Some(Call { service: Service::Ses, action: "SendEmail".into() });
         }
-        let (prefix, action) = request
-            .headers()
-            .get("x-amz-target")?
-            .to_str()
-            .ok()?
-            .split_once('.')?;
+        let (prefix, action) = request.headers().get("x-amz-target")?.to_str().ok()?.split_once('.')?;
         let service = match prefix {
             "DynamoDB_20120810" => Service::DynamoDb,
             "TrentService" => Service::Kms,
@@ -65,10 +57,7 @@ impl Call {
             "AmazonSQS" => Service::Sqs,
             _ => return None,
         };
-        Some(Call {
-            service,
-            action: action.into(),
-        })
+        Some(Call { service, action: action.into() })
     }
 }
 
@@ -79,15 +68,10 @@ pub(crate) struct Calls(Mutex<BTreeMap<(Service, String), u64>>);
 impl Calls {
     pub fn count(&self, call: &Call) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts
-            .entry((call.service, call.action.clone()))
-            .or_default() += 1;
+        *counts.entry((call.service, call.action.clone())).or_default() += 1;
     }
 
     pub fn so_far(&self) -> BTreeMap<(Service, String), u64> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -59,30 +59,12 @@ pub struct Injection {
 impl Injection {
     /// `fault` for the next `n` calls of `action`.
     pub fn next(n: u32, service: Service, action: &str, fault: Fault) -> Injection {
-        Injection {
-            service,
-            action: action.into(),
-            containing: None,
-            fault,
-            when: When::Next(n),
-        }
+        Injection { service, action: action.into(), containing: None, fault, when: When::Next(n) }
     }
 
     /// `fault` for about `percent` in a hundred calls of `action`.
-    pub fn percent(
-        percent: u8,
-        seed: u64,
-        service: Service,
-        action: &str,
-        fault: Fault,
-    ) -> Injection {
-        Injection {
-            service,
-            action: action.into(),
-            containing: None,
-            fault,
-            when: When::Percent { percent, seed },
-        }
+    pub fn percent(percent: u8, seed: u64, service: Service, action: &str, fault: Fault) -> Injection {
+        Injection { service, action: action.into(), containing: None, fault, when: When::Percent { percent, seed } }
     }
 
     /// Only for calls whose request body has this text.
@@ -93,9 +75,7 @@ impl Injection {
     }
 
     fn is_for(&self, call: &Call, body: &[u8]) -> bool {
-        let in_body = |text: &String| {
-            text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes())
-        };
+        let in_body = |text: &String| text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes());
         self.service == call.service
             && (self.action == "*" || self.action == call.action)
             && self.containing.as_ref().is_none_or(in_body)
@@ -141,10 +121,7 @@ pub struct Faults {
 
 impl Faults {
     pub(crate) fn new(on: bool) -> Faults {
-        Faults {
-            on,
-            injections: Mutex::default(),
-        }
+        Faults { on, injections: Mutex::default() }
     }
 
     /// Adds an injection. `Err` when faults are off: a test that disturbs nothing would prove nothing.
@@ -152,27 +129,18 @@ impl Faults {
         if !self.on {
             return Err(FaultsOff);
         }
-        self.injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(injection);
+        self.injections.lock().unwrap_or_else(PoisonError::into_inner).push(injection);
         Ok(())
     }
 
     /// Takes all injections back.
     pub fn clear(&self) {
-        self.injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.injections.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The injections that have not struck yet, or not as often as they will.
     pub fn pending(&self) -> Vec<Injection> {
-        self.injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.injections.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does `work`, or what a fault makes of it.
@@ -185,11 +153,7 @@ impl Faults {
         match self.strike(call, body) {
             None => Ok(work.await),
             Some(Fault::Error { status, code }) => {
-                let refusal = Refusal {
-                    status,
-                    code,
-                    message: "a fault injected by a test".into(),
-                };
+                let refusal = Refusal { status, code, message: "a fault injected by a test".into() };
                 Ok(reply(call.service, Err(refusal), "injected"))
             }
             Some(Fault::TransactionConflict) => Ok(transaction_conflict(call, body)),
@@ -206,16 +170,9 @@ impl Faults {
     }
 
     fn strike(&self, call: &Call, body: &[u8]) -> Option<Fault> {
-        let mut injections = self
-            .injections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let fitting = injections
-            .iter_mut()
-            .filter(|injection| injection.is_for(call, body));
-        let fault = fitting
-            .into_iter()
-            .find_map(|injection| injection.strikes().then(|| injection.fault.clone()));
+        let mut injections = self.injections.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = injections.iter_mut().filter(|injection| injection.is_for(call, body));
+        let fault = fitting.into_iter().find_map(|injection| injection.strikes().then(|| injection.fault.clone()));
         injections.retain(|injection| !injection.is_spent());
         fault
     }
@@ -226,11 +183,7 @@ fn transaction_conflict(call: &Call, body: &[u8]) -> Reply {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let Some(items) = request.get("TransactItems").and_then(Value::as_array) else {
         let message = "Transaction is ongoing for the item";
-        return reply(
-            call.service,
-            Err(Refusal::new("TransactionConflictException", message)),
-            "injected",
-        );
+        return reply(call.service, Err(Refusal::new("TransactionConflictException", message)), "injected");
     };
     let reasons: Vec<Value> = (0..items.len())
         .map(|n| match n {
@@ -238,10 +191,7 @@ fn transaction_conflict(call: &Call, body: &[u8]) -> Reply {
             _ => json!({ "Code": "None" }),
         })
         .collect();
-    let codes: Vec<&str> = reasons
-        .iter()
-        .filter_map(|reason| reason.get("Code")?.as_str())
-        .collect();
+    let codes: Vec<&str> = reasons.iter().filter_map(|reason| reason.get("Code")?.as_str()).collect();
     let document = json!({
         "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
         "Message": format!("Transaction cancelled, please refer cancellation reasons for specific reasons [{}]", codes.join(", ")),

@@ -25,9 +25,7 @@ pub(crate) fn answer(store: &Store, action: &str, body: &[u8]) -> Result<Value, 
     match action {
         "CreateKey" => create_key(store, &parse(body)?),
         "CreateAlias" => create_alias(store, &parse(body)?),
-        "DescribeKey" => {
-            store.read(|tx| Ok(json!({ "KeyMetadata": find(tx, &target(body)?)?.metadata() })))
-        }
+        "DescribeKey" => store.read(|tx| Ok(json!({ "KeyMetadata": find(tx, &target(body)?)?.metadata() }))),
         "EnableKeyRotation" => enable_rotation(store, &target(body)?),
         "EnableKey" => set_state(store, &target(body)?, State::Enabled),
         "DisableKey" => set_state(store, &target(body)?, State::Disabled),
@@ -43,10 +41,7 @@ pub(crate) fn answer(store: &Store, action: &str, body: &[u8]) -> Result<Value, 
 /// Forgets the keys whose waiting time before deletion is over.
 pub(crate) fn sweep(store: &Store) -> Result<(), Refusal> {
     store.write_durably(|tx| {
-        tx.execute(
-            "DELETE FROM kms_keys WHERE deletion_ms <= ?1",
-            params![now_ms()],
-        )?;
+        tx.execute("DELETE FROM kms_keys WHERE deletion_ms <= ?1", params![now_ms()])?;
         Ok(())
     })
 }
@@ -109,26 +104,18 @@ impl Key {
     fn usable(self) -> Result<Key, Refusal> {
         match self.state {
             State::Enabled => Ok(self),
-            State::Disabled => Err(Refusal::new(
-                "DisabledException",
-                format!("{} is disabled.", self.arn()),
-            )),
+            State::Disabled => Err(Refusal::new("DisabledException", format!("{} is disabled.", self.arn()))),
             State::PendingDeletion => Err(self.pending_deletion()),
         }
     }
 
     fn pending_deletion(&self) -> Refusal {
-        Refusal::new(
-            "KMSInvalidStateException",
-            format!("{} is pending deletion.", self.arn()),
-        )
+        Refusal::new("KMSInvalidStateException", format!("{} is pending deletion.", self.arn()))
     }
 
     fn cipher(&self) -> Result<LessSafeKey, Refusal> {
         let key = UnboundKey::new(&AES_256_GCM, &self.material);
-        Ok(LessSafeKey::new(key.map_err(|_| {
-            Refusal::internal("the key material has a wrong length")
-        })?))
+        Ok(LessSafeKey::new(key.map_err(|_| Refusal::internal("the key material has a wrong length"))?))
     }
 
     fn seal(&self, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, Refusal> {
@@ -157,41 +144,21 @@ pub(crate) fn new_key(tx: &Transaction, description: &str) -> Result<String, Ref
 }
 
 pub(crate) fn name_key(tx: &Transaction, alias: &str, id: &str) -> Result<(), Refusal> {
-    let taken = tx.execute(
-        "INSERT OR IGNORE INTO kms_aliases (name, key) VALUES (?1, ?2)",
-        params![alias, id],
-    )? == 0;
+    let taken = tx.execute("INSERT OR IGNORE INTO kms_aliases (name, key) VALUES (?1, ?2)", params![alias, id])? == 0;
     if taken {
-        return Err(Refusal::new(
-            "AlreadyExistsException",
-            format!("An alias with the name {alias} already exists"),
-        ));
+        return Err(Refusal::new("AlreadyExistsException", format!("An alias with the name {alias} already exists")));
     }
     Ok(())
 }
 
 /// Seals under the key that `name` stands for.
-pub(crate) fn seal(
-    tx: &Transaction,
-    name: &str,
-    plaintext: &[u8],
-    context: &Context,
-) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn seal(tx: &Transaction, name: &str, plaintext: &[u8], context: &Context) -> Result<Vec<u8>, Refusal> {
     find(tx, name)?.usable()?.seal(plaintext, context)
 }
 
 /// Opens a blob and says which key did. `Err` when a byte of it or of the context differs from when it was sealed.
-pub(crate) fn open(
-    tx: &Transaction,
-    blob: &[u8],
-    context: &Context,
-) -> Result<(Key, Vec<u8>), Refusal> {
-    let invalid = || {
-        Refusal::new(
-            "InvalidCiphertextException",
-            "the ciphertext or its encryption context is wrong",
-        )
-    };
+pub(crate) fn open(tx: &Transaction, blob: &[u8], context: &Context) -> Result<(Key, Vec<u8>), Refusal> {
+    let invalid = || Refusal::new("InvalidCiphertextException", "the ciphertext or its encryption context is wrong");
     let (header, rest) = blob.split_at_checked(17).ok_or_else(invalid)?;
     let (version, id) = header.split_first().ok_or_else(invalid)?;
     let id = u128::from_be_bytes(id.try_into().map_err(|_| invalid())?);
@@ -211,8 +178,7 @@ pub(crate) fn open(
 }
 
 fn header(id: &str) -> Result<[u8; 17], Refusal> {
-    let id = u128::from_str_radix(&id.replace('-', ""), 16)
-        .map_err(|_| Refusal::internal("a key has a wrong id"))?;
+    let id = u128::from_str_radix(&id.replace('-', ""), 16).map_err(|_| Refusal::internal("a key has a wrong id"))?;
     let mut header = [BLOB_VERSION; 17];
     if let Some((_, rest)) = header.split_first_mut() {
         rest.copy_from_slice(&id.to_be_bytes());
@@ -222,9 +188,7 @@ fn header(id: &str) -> Result<[u8; 17], Refusal> {
 
 /// Each part with its length before it, so that no two contexts give the same bytes.
 fn bound_data(header: &[u8], context: &Context) -> Vec<u8> {
-    let parts = context
-        .iter()
-        .flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+    let parts = context.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
     let mut bytes = header.to_vec();
     for part in parts {
         bytes.extend((part.len() as u64).to_be_bytes());
@@ -288,19 +252,10 @@ struct CreateKey {
 }
 
 fn create_key(store: &Store, ask: &CreateKey) -> Result<Value, Refusal> {
-    let symmetric = ask
-        .key_spec
-        .as_deref()
-        .is_none_or(|spec| spec == "SYMMETRIC_DEFAULT")
-        && ask
-            .key_usage
-            .as_deref()
-            .is_none_or(|usage| usage == "ENCRYPT_DECRYPT");
+    let symmetric = ask.key_spec.as_deref().is_none_or(|spec| spec == "SYMMETRIC_DEFAULT")
+        && ask.key_usage.as_deref().is_none_or(|usage| usage == "ENCRYPT_DECRYPT");
     if !symmetric {
-        return Err(Refusal::new(
-            "UnsupportedOperationException",
-            "this double makes only SYMMETRIC_DEFAULT keys",
-        ));
+        return Err(Refusal::new("UnsupportedOperationException", "this double makes only SYMMETRIC_DEFAULT keys"));
     }
     store.write_durably(|tx| {
         let id = new_key(tx, &ask.description)?;
@@ -330,10 +285,7 @@ fn create_alias(store: &Store, ask: &CreateAlias) -> Result<Value, Refusal> {
 fn enable_rotation(store: &Store, name: &str) -> Result<Value, Refusal> {
     store.write(|tx| {
         let key = find(tx, name)?.usable()?;
-        tx.execute(
-            "UPDATE kms_keys SET rotates = 1 WHERE id = ?1",
-            params![key.id],
-        )?;
+        tx.execute("UPDATE kms_keys SET rotates = 1 WHERE id = ?1", params![key.id])?;
         Ok(json!({}))
     })
 }
@@ -344,10 +296,7 @@ fn set_state(store: &Store, name: &str, state: State) -> Result<Value, Refusal> 
         if key.state == State::PendingDeletion {
             return Err(key.pending_deletion());
         }
-        tx.execute(
-            "UPDATE kms_keys SET state = ?2 WHERE id = ?1",
-            params![key.id, state.name()],
-        )?;
+        tx.execute("UPDATE kms_keys SET state = ?2 WHERE id = ?1", params![key.id, state.name()])?;
         Ok(json!({}))
     })
 }
@@ -362,10 +311,7 @@ struct ScheduleKeyDeletion {
 fn schedule_deletion(store: &Store, ask: &ScheduleKeyDeletion) -> Result<Value, Refusal> {
     let days = ask.pending_window_in_days.unwrap_or(30);
     if !(7..=30).contains(&days) {
-        return Err(Refusal::new(
-            "ValidationException",
-            "PendingWindowInDays must be from 7 to 30",
-        ));
+        return Err(Refusal::new("ValidationException", "PendingWindowInDays must be from 7 to 30"));
     }
     store.write_durably(|tx| {
         let key = find(tx, &ask.key_id)?;
@@ -392,10 +338,7 @@ struct GenerateDataKey {
 
 fn generate_data_key(store: &Store, ask: &GenerateDataKey) -> Result<Value, Refusal> {
     if ask.key_spec.as_deref() != Some("AES_256") {
-        return Err(Refusal::new(
-            "ValidationException",
-            "this double makes only data keys with KeySpec AES_256",
-        ));
+        return Err(Refusal::new("ValidationException", "this double makes only data keys with KeySpec AES_256"));
     }
     store.read(|tx| {
         let key = find(tx, &ask.key_id)?.usable()?;
@@ -420,10 +363,7 @@ struct Encrypt {
 fn encrypt(store: &Store, ask: &Encrypt) -> Result<Value, Refusal> {
     let plaintext = bytes_of(&ask.plaintext)?;
     if !(1..=4096).contains(&plaintext.len()) {
-        return Err(Refusal::new(
-            "ValidationException",
-            "the plaintext must have 1 to 4096 bytes",
-        ));
+        return Err(Refusal::new("ValidationException", "the plaintext must have 1 to 4096 bytes"));
     }
     store.read(|tx| {
         let key = find(tx, &ask.key_id)?.usable()?;
@@ -447,8 +387,7 @@ struct Decrypt {
 fn decrypt(store: &Store, ask: &Decrypt) -> Result<Value, Refusal> {
     let blob = bytes_of(&ask.ciphertext_blob)?;
     store.read(|tx| {
-        let (key, plaintext) =
-            open_with(tx, &blob, &ask.encryption_context, ask.key_id.as_deref())?;
+        let (key, plaintext) = open_with(tx, &blob, &ask.encryption_context, ask.key_id.as_deref())?;
         Ok(json!({
             "KeyId": key.arn(), "Plaintext": BASE64_STANDARD.encode(plaintext),
             "EncryptionAlgorithm": "SYMMETRIC_DEFAULT",
@@ -471,8 +410,7 @@ struct ReEncrypt {
 fn re_encrypt(store: &Store, ask: &ReEncrypt) -> Result<Value, Refusal> {
     let blob = bytes_of(&ask.ciphertext_blob)?;
     store.read(|tx| {
-        let (from, plaintext) =
-            open_with(tx, &blob, &ask.source_encryption_context, ask.source_key_id.as_deref())?;
+        let (from, plaintext) = open_with(tx, &blob, &ask.source_encryption_context, ask.source_key_id.as_deref())?;
         let to = find(tx, &ask.destination_key_id)?.usable()?;
         let blob = to.seal(&plaintext, &ask.destination_encryption_context)?;
         Ok(json!({
@@ -492,16 +430,11 @@ fn open_with(
     let expected = expected.map(|name| find(tx, name)).transpose()?;
     let opened = open(tx, blob, context)?;
     if expected.is_some_and(|key| key.id != opened.0.id) {
-        return Err(Refusal::new(
-            "IncorrectKeyException",
-            "the ciphertext was sealed under another key",
-        ));
+        return Err(Refusal::new("IncorrectKeyException", "the ciphertext was sealed under another key"));
     }
     Ok(opened)
 }
 
 fn bytes_of(text: &str) -> Result<Vec<u8>, Refusal> {
-    BASE64_STANDARD
-        .decode(text)
-        .map_err(|error| Refusal::new("SerializationException", error.to_string()))
+    BASE64_STANDARD.decode(text).map_err(|error| Refusal::new("SerializationException", error.to_string()))
 }

@@ -99,10 +99,7 @@ pub enum StartError {
 
 impl StartError {
     fn not_writable(path: &Path, reason: &impl fmt::Display) -> StartError {
-        StartError::DataNotWritable {
-            path: path.into(),
-            reason: reason.to_string(),
-        }
+        StartError::DataNotWritable { path: path.into(), reason: reason.to_string() }
     }
 }
 
@@ -131,17 +128,8 @@ struct Inner {
 
 impl fmt::Debug for LocalAws {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
-            data,
-            dynamodb,
-            aws,
-            ..
-        } = &*self.inner;
-        write!(
-            out,
-            "LocalAws {{ data: {}, dynamodb: {dynamodb}, aws: {aws} }}",
-            data.display()
-        )
+        let Inner { data, dynamodb, aws, .. } = &*self.inner;
+        write!(out, "LocalAws {{ data: {}, dynamodb: {dynamodb}, aws: {aws} }}", data.display())
     }
 }
 
@@ -153,38 +141,19 @@ impl LocalAws {
         let opened = opened.map_err(|error| StartError::not_writable(&options.data, &error))??;
         let dynamodb_listener = listen(options.dynamodb_port, "DynamoDB").await?;
         let aws_listener = listen(options.aws_port, "KMS, Secrets Manager, SQS and SES").await?;
-        let inner_listener = if options.faults {
-            Some(listen(0, "DynamoDB behind its proxy").await?)
-        } else {
-            None
-        };
+        let inner_listener = if options.faults { Some(listen(0, "DynamoDB behind its proxy").await?) } else { None };
         let dynamodb = address(&dynamodb_listener, options.dynamodb_port)?;
         let aws = address(&aws_listener, options.aws_port)?;
 
         let (stop, signal) = watch::channel(false);
         let stopped = Stopped(signal);
-        let (calls, faults) = (
-            Arc::new(Calls::default()),
-            Arc::new(Faults::new(options.faults)),
-        );
-        let Opened {
-            lock,
-            database,
-            store,
-        } = opened;
+        let (calls, faults) = (Arc::new(Calls::default()), Arc::new(Faults::new(options.faults)));
+        let Opened { lock, database, store } = opened;
         let mut tasks = Vec::new();
 
         let database_listener = if let Some(listener) = inner_listener {
-            let proxy = Proxy::new(
-                address(&listener, 0)?,
-                Arc::clone(&calls),
-                Arc::clone(&faults),
-            );
-            tasks.push(tokio::spawn(serve(
-                dynamodb_listener,
-                Arc::new(proxy),
-                stopped.clone(),
-            )));
+            let proxy = Proxy::new(address(&listener, 0)?, Arc::clone(&calls), Arc::clone(&faults));
+            tasks.push(tokio::spawn(serve(dynamodb_listener, Arc::new(proxy), stopped.clone())));
             listener
         } else {
             dynamodb_listener
@@ -198,11 +167,7 @@ impl LocalAws {
 
         let endpoints = Endpoints {
             store: Arc::clone(&store),
-            sqs: Arc::new(sqs::Sqs::new(
-                Arc::clone(&store),
-                format!("http://{aws}"),
-                stopped.clone(),
-            )),
+            sqs: Arc::new(sqs::Sqs::new(Arc::clone(&store), format!("http://{aws}"), stopped.clone())),
             mail: mail_folder(&options.data),
             calls: Arc::clone(&calls),
             faults: Arc::clone(&faults),
@@ -213,27 +178,11 @@ impl LocalAws {
             serve(aws_listener, Arc::new(endpoints), endpoints_stopped).await;
             drop(endpoints_lock);
         }));
-        tasks.push(tokio::spawn(sweep(
-            database.clone(),
-            Arc::clone(&store),
-            stopped,
-        )));
+        tasks.push(tokio::spawn(sweep(database.clone(), Arc::clone(&store), stopped)));
 
         let tasks = Mutex::new(tasks);
-        let inner = Inner {
-            data: options.data,
-            database,
-            store,
-            calls,
-            faults,
-            dynamodb,
-            aws,
-            stop,
-            tasks,
-        };
-        Ok(LocalAws {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { data: options.data, database, store, calls, faults, dynamodb, aws, stop, tasks };
+        Ok(LocalAws { inner: Arc::new(inner) })
     }
 
     /// The endpoint for a `DynamoDB` client.
@@ -292,13 +241,7 @@ impl LocalAws {
     /// Stops accepting, lets requests under way finish, wakes long polls, and gives the data folder free.
     pub async fn stop(&self) {
         self.inner.stop.send_replace(true);
-        let tasks = std::mem::take(
-            &mut *self
-                .inner
-                .tasks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for mut task in tasks {
             if tokio::time::timeout(STOP_WITHIN, &mut task).await.is_err() {
                 task.abort();
@@ -323,19 +266,12 @@ impl Opened {
         let (database_path, store_path) = (data.join("dynamodb.sqlite"), data.join("aws.sqlite"));
         store::prepare_file(&database_path)?;
         store::prepare_file(&store_path)?;
-        let damaged = |path: &Path, reason: String| StartError::DataDamaged {
-            path: path.into(),
-            reason,
-        };
+        let damaged = |path: &Path, reason: String| StartError::DataDamaged { path: path.into(), reason };
         let database = Database::new(&database_path.to_string_lossy())
             .map_err(|error| damaged(&database_path, error.to_string()))?;
         let store = Store::open(&store_path)?;
         secrets::prepare(&store).map_err(|refusal| damaged(&store_path, refusal.message))?;
-        Ok(Opened {
-            lock,
-            database,
-            store: Arc::new(store),
-        })
+        Ok(Opened { lock, database, store: Arc::new(store) })
     }
 }
 
@@ -345,28 +281,15 @@ fn mail_folder(data: &Path) -> PathBuf {
 
 async fn listen(port: u16, service: &'static str) -> Result<TcpListener, StartError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-    listener.map_err(|error| StartError::PortTaken {
-        port,
-        service,
-        reason: error.to_string(),
-    })
+    listener.map_err(|error| StartError::PortTaken { port, service, reason: error.to_string() })
 }
 
 fn address(listener: &TcpListener, port: u16) -> Result<SocketAddr, StartError> {
     let address = listener.local_addr();
-    address.map_err(|error| StartError::PortTaken {
-        port,
-        service: "AWS",
-        reason: error.to_string(),
-    })
+    address.map_err(|error| StartError::PortTaken { port, service: "AWS", reason: error.to_string() })
 }
 
-async fn serve_database(
-    listener: TcpListener,
-    database: Database,
-    mut stopped: Stopped,
-    lock: Arc<File>,
-) {
+async fn serve_database(listener: TcpListener, database: Database, mut stopped: Stopped, lock: Arc<File>) {
     let stop = async move { stopped.wait().await };
     if let Err(error) = dynoxide::server::serve_with_shutdown(listener, database, stop).await {
         tracing::error!(%error, "DynamoDB stopped serving");
@@ -383,9 +306,7 @@ async fn sweep(database: Database, store: Arc<Store>, mut stopped: Stopped) {
         let (database, store) = (database.clone(), Arc::clone(&store));
         let swept = tokio::task::spawn_blocking(move || {
             let items = database.sweep_ttl().map_err(|error| error.to_string());
-            let rest = sqs::sweep(&store)
-                .and_then(|()| kms::sweep(&store))
-                .map_err(|refusal| refusal.message);
+            let rest = sqs::sweep(&store).and_then(|()| kms::sweep(&store)).map_err(|refusal| refusal.message);
             items.and(rest)
         });
         match swept.await {

@@ -25,20 +25,12 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub fn new(dynamodb: SocketAddr, calls: Arc<Calls>, faults: Arc<Faults>) -> Proxy {
-        Proxy {
-            dynamodb,
-            idle: Mutex::default(),
-            calls,
-            faults,
-        }
+        Proxy { dynamodb, idle: Mutex::default(), calls, faults }
     }
 
     async fn forward(&self, request: Request<Bytes>) -> Reply {
         self.try_forward(request).await.unwrap_or_else(|error| {
-            let refusal = Refusal {
-                code: "InternalServerError".into(),
-                ..Refusal::internal(error.to_string())
-            };
+            let refusal = Refusal { code: "InternalServerError".into(), ..Refusal::internal(error.to_string()) };
             reply(Service::DynamoDb, Err(refusal), "proxy")
         })
     }
@@ -48,15 +40,9 @@ impl Proxy {
             Some(upstream) => upstream,
             None => self.connect().await?,
         };
-        let (head, body) = upstream
-            .send_request(request.map(Full::new))
-            .await?
-            .into_parts();
+        let (head, body) = upstream.send_request(request.map(Full::new)).await?.into_parts();
         let body = body.collect().await?.to_bytes();
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(upstream);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(upstream);
         Ok(Response::from_parts(head, Full::new(body)))
     }
 
@@ -82,8 +68,6 @@ impl Answer for Proxy {
         };
         self.calls.count(&call);
         let body = request.body().clone();
-        self.faults
-            .around(&call, &body, self.forward(request))
-            .await
+        self.faults.around(&call, &body, self.forward(request)).await
     }
 }

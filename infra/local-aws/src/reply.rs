@@ -21,29 +21,18 @@ pub(crate) struct Refusal {
 impl Refusal {
     /// The caller's mistake.
     pub fn new(code: &str, message: impl Into<String>) -> Refusal {
-        Refusal {
-            status: 400,
-            code: code.into(),
-            message: message.into(),
-        }
+        Refusal { status: 400, code: code.into(), message: message.into() }
     }
 
     /// Our own failure.
     pub fn internal(message: impl Into<String>) -> Refusal {
-        Refusal {
-            status: 500,
-            code: "InternalFailure".into(),
-            message: message.into(),
-        }
+        Refusal { status: 500, code: "InternalFailure".into(), message: message.into() }
     }
 
     pub fn unknown_operation(action: &str) -> Refusal {
         Refusal {
             status: 404,
-            ..Refusal::new(
-                "UnknownOperationException",
-                format!("this double does not know {action}"),
-            )
+            ..Refusal::new("UnknownOperationException", format!("this double does not know {action}"))
         }
     }
 }
@@ -57,27 +46,19 @@ impl From<rusqlite::Error> for Refusal {
 
 /// The input of a call. `Err` when the body is not the JSON that the action takes.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::new("SerializationException", error.to_string()))
+    serde_json::from_slice(body).map_err(|error| Refusal::new("SerializationException", error.to_string()))
 }
 
 /// The answer to a call of `service`.
 pub(crate) fn reply(service: Service, outcome: Result<Value, Refusal>, request_id: &str) -> Reply {
     let (status, document, code) = match outcome {
         Ok(document) => (200, document, None),
-        Err(refusal) => (
-            refusal.status,
-            refusal_document(service, &refusal),
-            Some(refusal.code),
-        ),
+        Err(refusal) => (refusal.status, refusal_document(service, &refusal), Some(refusal.code)),
     };
     let mut reply = Response::new(Full::new(Bytes::from(document.to_string())));
     *reply.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = reply.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static(content_type(service)),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(service)));
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert("x-amzn-requestid", id);
     }

@@ -75,12 +75,7 @@ impl Content {
             (Some(text), None) => (text.clone().into_bytes(), true),
             (None, Some(binary)) => {
                 let bytes = BASE64_STANDARD.decode(binary);
-                (
-                    bytes.map_err(|error| {
-                        Refusal::new("SerializationException", error.to_string())
-                    })?,
-                    false,
-                )
+                (bytes.map_err(|error| Refusal::new("SerializationException", error.to_string()))?, false)
             }
             (Some(_), Some(_)) => {
                 return Err(invalid("give SecretString or SecretBinary, not both"));
@@ -100,9 +95,7 @@ fn invalid(message: &str) -> Refusal {
 fn create(store: &Store, ask: &CreateSecret) -> Result<Value, Refusal> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c);
     if ask.name.is_empty() || ask.name.len() > 512 || !ask.name.chars().all(allowed) {
-        return Err(invalid(
-            "a name has 1 to 512 of the characters A-Z a-z 0-9 / _ + = . @ -",
-        ));
+        return Err(invalid("a name has 1 to 512 of the characters A-Z a-z 0-9 / _ + = . @ -"));
     }
     let value = ask.content.value()?;
     store.write_durably(|tx| {
@@ -135,17 +128,10 @@ fn create_again(
     value: Option<&(Vec<u8>, bool)>,
 ) -> Result<Value, Refusal> {
     let exists = || {
-        let message = format!(
-            "The operation failed because the secret {} already exists.",
-            ask.name
-        );
+        let message = format!("The operation failed because the secret {} already exists.", ask.name);
         Refusal::new("ResourceExistsException", message)
     };
-    let token = ask
-        .content
-        .client_request_token
-        .as_ref()
-        .ok_or_else(exists)?;
+    let token = ask.content.client_request_token.as_ref().ok_or_else(exists)?;
     let version = find_version(tx, &secret.name, "id", token)?.ok_or_else(exists)?;
     if Some(&version.open(tx, &secret.name)?) != value.map(|(bytes, _)| bytes) {
         return Err(exists());
@@ -154,19 +140,10 @@ fn create_again(
 }
 
 fn put(store: &Store, ask: &PutSecretValue) -> Result<Value, Refusal> {
-    if ask
-        .version_stages
-        .as_ref()
-        .is_some_and(|stages| *stages != [CURRENT])
-    {
-        return Err(invalid(
-            "this double knows no stages but AWSCURRENT and AWSPREVIOUS",
-        ));
+    if ask.version_stages.as_ref().is_some_and(|stages| *stages != [CURRENT]) {
+        return Err(invalid("this double knows no stages but AWSCURRENT and AWSPREVIOUS"));
     }
-    let value = ask
-        .content
-        .value()?
-        .ok_or_else(|| invalid("SecretString or SecretBinary is required"))?;
+    let value = ask.content.value()?.ok_or_else(|| invalid("SecretString or SecretBinary is required"))?;
     store.write_durably(|tx| {
         let secret = expect(tx, &ask.secret_id)?;
         let version = write_version(tx, &secret.name, &ask.content, &value)?;
@@ -204,10 +181,7 @@ fn write_version(
         "INSERT INTO secret_versions (secret, id, is_text, sealed, stage, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![secret, id, value.1, sealed, CURRENT, now],
     )?;
-    tx.execute(
-        "UPDATE secrets SET changed_ms = ?2 WHERE name = ?1",
-        params![secret, now],
-    )?;
+    tx.execute("UPDATE secrets SET changed_ms = ?2 WHERE name = ?1", params![secret, now])?;
     Ok(id)
 }
 
@@ -316,12 +290,7 @@ impl Version {
 }
 
 /// `column` is `id` or `stage`.
-fn find_version(
-    tx: &Transaction,
-    secret: &str,
-    column: &str,
-    is: &str,
-) -> Result<Option<Version>, Refusal> {
+fn find_version(tx: &Transaction, secret: &str, column: &str, is: &str) -> Result<Option<Version>, Refusal> {
     let version = tx
         .prepare_cached(&format!(
             "SELECT id, is_text, sealed, stage, created_ms FROM secret_versions WHERE secret = ?1 AND {column} = ?2"
@@ -340,9 +309,5 @@ fn find_version(
 }
 
 fn context(secret: &str, version: &str) -> kms::Context {
-    [
-        ("secret".to_owned(), secret.to_owned()),
-        ("version".to_owned(), version.to_owned()),
-    ]
-    .into()
+    [("secret".to_owned(), secret.to_owned()), ("version".to_owned(), version.to_owned())].into()
 }

@@ -40,10 +40,7 @@ impl Stopped {
 /// What answers the requests of a listener. `Err` closes the connection without an answer; axum has no way to do that,
 /// which is why this is hyper.
 pub(crate) trait Answer: Send + Sync + 'static {
-    fn answer(
-        &self,
-        request: Request<Bytes>,
-    ) -> impl Future<Output = Result<Reply, Dropped>> + Send;
+    fn answer(&self, request: Request<Bytes>) -> impl Future<Output = Result<Reply, Dropped>> + Send;
 }
 
 /// Serves until `stopped`, then lets the requests under way finish.
@@ -75,8 +72,7 @@ async fn connection(stream: TcpStream, answer: Arc<impl Answer>, mut stopped: St
     // Answers are small and awaited: waiting to fill a packet only costs time. When it fails it is only slower.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| respond(request, Arc::clone(&answer)));
-    let mut connection =
-        pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped.wait() => {
@@ -92,17 +88,10 @@ async fn connection(stream: TcpStream, answer: Arc<impl Answer>, mut stopped: St
 async fn respond(request: Request<Incoming>, answer: Arc<impl Answer>) -> Result<Reply, Dropped> {
     let (head, body) = request.into_parts();
     match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(body) => {
-            answer
-                .answer(Request::from_parts(head, body.to_bytes()))
-                .await
-        }
+        Ok(body) => answer.answer(Request::from_parts(head, body.to_bytes())).await,
         Err(error) => {
             let refusal = Refusal::new("RequestEntityTooLarge", error.to_string());
-            Ok(plain_reply(Refusal {
-                status: 413,
-                ..refusal
-            }))
+            Ok(plain_reply(Refusal { status: 413, ..refusal }))
         }
     }
 }
@@ -131,18 +120,8 @@ impl Answer for Endpoints {
         self.calls.count(&call);
         // The signature is not verified, but a client that forgot to sign is to notice it here and not on AWS.
         if !request.headers().contains_key(header::AUTHORIZATION) {
-            let refusal = Refusal::new(
-                "MissingAuthenticationTokenException",
-                "Missing Authentication Token",
-            );
-            return Ok(reply(
-                call.service,
-                Err(Refusal {
-                    status: 403,
-                    ..refusal
-                }),
-                &request_id,
-            ));
+            let refusal = Refusal::new("MissingAuthenticationTokenException", "Missing Authentication Token");
+            return Ok(reply(call.service, Err(Refusal { status: 403, ..refusal }), &request_id));
         }
         let body = request.into_body();
         let work = async {
@@ -159,9 +138,7 @@ impl Endpoints {
         let action = call.action;
         match call.service {
             Service::Kms => blocking(move || kms::answer(&store, &action, &body)).await,
-            Service::SecretsManager => {
-                blocking(move || secrets::answer(&store, &action, &body)).await
-            }
+            Service::SecretsManager => blocking(move || secrets::answer(&store, &action, &body)).await,
             Service::Sqs => Arc::clone(&self.sqs).answer(action, body).await,
             Service::Ses => {
                 let mail = self.mail.clone();

@@ -34,8 +34,7 @@ pub struct Mail {
 /// Answers `SendEmail`: the mail is in `folder` before the answer goes out.
 pub(crate) fn send_email(folder: &Path, body: &[u8]) -> Result<Value, Refusal> {
     let mail = accept(parse(body)?)?;
-    write(folder, &mail)
-        .map_err(|error| Refusal::internal(format!("the mail cannot be written: {error}")))?;
+    write(folder, &mail).map_err(|error| Refusal::internal(format!("the mail cannot be written: {error}")))?;
     Ok(json!({ "MessageId": mail.id }))
 }
 
@@ -44,10 +43,7 @@ pub(crate) fn mails(folder: &Path) -> io::Result<Vec<Mail>> {
     let mut mails = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
+        if path.extension().is_some_and(|extension| extension == "json") {
             mails.push(serde_json::from_slice::<Mail>(&fs::read(path)?)?);
         }
     }
@@ -102,21 +98,14 @@ struct Text {
 
 fn accept(ask: SendEmail) -> Result<Mail, Refusal> {
     let bad = |message: &str| Refusal::new("BadRequestException", message);
-    let content = ask
-        .content
-        .simple
-        .ok_or_else(|| bad("this double takes only Simple content"))?;
-    let destination = ask
-        .destination
-        .ok_or_else(|| bad("Destination is required"))?;
+    let content = ask.content.simple.ok_or_else(|| bad("this double takes only Simple content"))?;
+    let destination = ask.destination.ok_or_else(|| bad("Destination is required"))?;
     if !destination.cc_addresses.is_empty() || !destination.bcc_addresses.is_empty() {
         return Err(bad("this double takes no Cc and Bcc"));
     }
     let to = destination.to_addresses;
     if to.is_empty() || to.len() > 50 || !to.iter().all(|address| is_address(address)) {
-        return Err(bad(
-            "Destination.ToAddresses must be 1 to 50 e-mail addresses",
-        ));
+        return Err(bad("Destination.ToAddresses must be 1 to 50 e-mail addresses"));
     }
     let from = ask.from_email_address.filter(|from| is_address(from));
     let from = from.ok_or_else(|| bad("FromEmailAddress must be an e-mail address"))?;
@@ -124,8 +113,7 @@ fn accept(ask: SendEmail) -> Result<Mail, Refusal> {
         return Err(bad("Body needs Text or Html"));
     }
     let now = now_ms();
-    let at = jiff::Timestamp::from_millisecond(now)
-        .map_err(|error| Refusal::internal(error.to_string()))?;
+    let at = jiff::Timestamp::from_millisecond(now).map_err(|error| Refusal::internal(error.to_string()))?;
     Ok(Mail {
         id: format!("{now:013}-{:016x}", u64::from_be_bytes(random()?)),
         to,
@@ -139,13 +127,8 @@ fn accept(ask: SendEmail) -> Result<Mail, Refusal> {
 
 /// Enough to notice a name or an empty field in the wrong place.
 fn is_address(text: &str) -> bool {
-    let address = text
-        .strip_suffix('>')
-        .and_then(|text| text.rsplit_once('<'))
-        .map_or(text, |(_, address)| address);
-    address
-        .split_once('@')
-        .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
+    let address = text.strip_suffix('>').and_then(|text| text.rsplit_once('<')).map_or(text, |(_, address)| address);
+    address.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
 }
 
 /// Writes beside and renames, so that a reader never meets half a mail.

@@ -56,44 +56,28 @@ impl Store {
         let (connection, layout) = open(path).map_err(|cause| unusable(path, &cause))?;
         if layout != LAYOUT {
             let reason = format!("it has layout {layout}, and this build knows only {LAYOUT}");
-            return Err(StartError::DataDamaged {
-                path: path.into(),
-                reason,
-            });
+            return Err(StartError::DataDamaged { path: path.into(), reason });
         }
-        Ok(Store {
-            connection: Mutex::new(connection),
-        })
+        Ok(Store { connection: Mutex::new(connection) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work`, which only reads, on one state of the data.
-    pub fn read<T>(
-        &self,
-        work: impl FnOnce(&Transaction) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+    pub fn read<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Refusal>) -> Result<T, Refusal> {
         transact(&mut self.lock(), TransactionBehavior::Deferred, work)
     }
 
     /// Runs `work` in one transaction, undone when it returns `Err`.
-    pub fn write<T>(
-        &self,
-        work: impl FnOnce(&Transaction) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+    pub fn write<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Refusal>) -> Result<T, Refusal> {
         transact(&mut self.lock(), TransactionBehavior::Immediate, work)
     }
 
     /// Like [`Store::write`], and on the disk before it returns, so that a power cut cannot take back a key under which
     /// DynamoDB already holds something.
-    pub fn write_durably<T>(
-        &self,
-        work: impl FnOnce(&Transaction) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+    pub fn write_durably<T>(&self, work: impl FnOnce(&Transaction) -> Result<T, Refusal>) -> Result<T, Refusal> {
         let mut connection = self.lock();
         connection.pragma_update(None, "synchronous", "FULL")?;
         let outcome = transact(&mut connection, TransactionBehavior::Immediate, work);
@@ -140,25 +124,17 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), StartError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .create(path)
-        .map_err(|cause| StartError::not_writable(path, &cause))
+    builder.create(path).map_err(|cause| StartError::not_writable(path, &cause))
 }
 
 /// Takes the folder for this process. The lock ends with the file, also when the process is killed.
 pub(crate) fn take_lock(folder: &Path) -> Result<File, StartError> {
     let path = folder.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(&path);
+    let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
     let file = file.map_err(|cause| StartError::not_writable(&path, &cause))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::DataInUse {
-            path: folder.into(),
-        }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::DataInUse { path: folder.into() }),
         Err(std::fs::TryLockError::Error(cause)) => Err(StartError::not_writable(&path, &cause)),
     }
 }
@@ -177,10 +153,7 @@ pub(crate) fn prepare_file(path: &Path) -> Result<(), StartError> {
     let verdict = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     match verdict.map_err(|cause| unusable(path, &cause))?.as_str() {
         "ok" => Ok(()),
-        reason => Err(StartError::DataDamaged {
-            path: path.into(),
-            reason: reason.replace('\n', " "),
-        }),
+        reason => Err(StartError::DataDamaged { path: path.into(), reason: reason.replace('\n', " ") }),
     }
 }
 
@@ -188,33 +161,21 @@ fn unusable(path: &Path, cause: &rusqlite::Error) -> StartError {
     let path = path.to_path_buf();
     match cause.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StartError::DataInUse { path },
-        Some(
-            ErrorCode::CannotOpen
-            | ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied
-            | ErrorCode::DiskFull,
-        ) => StartError::not_writable(&path, cause),
-        _ => StartError::DataDamaged {
-            path,
-            reason: cause.to_string(),
-        },
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::DiskFull) => {
+            StartError::not_writable(&path, cause)
+        }
+        _ => StartError::DataDamaged { path, reason: cause.to_string() },
     }
 }
 
 /// Milliseconds since 1970. The doubles are the outside world, so they have a clock of their own.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the doubles stand for services that have their own clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "the doubles stand for services that have their own clock")]
 pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
 /// Seconds with a fraction: how AWS's JSON protocols write a time.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "exact for the next 285,000 years"
-)]
+#[expect(clippy::cast_precision_loss, reason = "exact for the next 285,000 years")]
 pub(crate) fn epoch_seconds(ms: i64) -> f64 {
     ms as f64 / 1000.0
 }
@@ -237,10 +198,5 @@ pub(crate) fn new_uuid() -> Result<String, Refusal> {
 pub(crate) fn uuid_text(n: u128) -> String {
     let (head, tail) = (n >> 64, n & u128::from(u64::MAX));
     let (node, variant) = (tail & 0xffff_ffff_ffff, tail >> 48);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{variant:04x}-{node:012x}",
-        head >> 32,
-        (head >> 16) & 0xffff,
-        head & 0xffff
-    )
+    format!("{:08x}-{:04x}-{:04x}-{variant:04x}-{node:012x}", head >> 32, (head >> 16) & 0xffff, head & 0xffff)
 }

@@ -42,12 +42,15 @@ macro_rules! function {
 macro_rules! http {
     ($module:ident, $name:literal, $config:expr, |$live:ident, $request:ident| $call:expr) => {
         function!($module, $name, $config, |shared| {
-            Trigger::Http($module::ROUTES, Box::new(move |event| {
-                let shared = shared.clone();
-                Box::pin(async move {
-                    serve::http_event(&shared, async |$live: &Live, $request| $call.await, event).await
-                })
-            }))
+            Trigger::Http(
+                $module::ROUTES,
+                Box::new(move |event| {
+                    let shared = shared.clone();
+                    Box::pin(async move {
+                        serve::http_event(&shared, async |$live: &Live, $request| $call.await, event).await
+                    })
+                }),
+            )
         })
     };
 }
@@ -55,12 +58,15 @@ macro_rules! http {
 macro_rules! queue {
     ($module:ident, $name:literal, $config:expr, |$live:ident, $jobs:ident| $call:expr) => {
         function!($module, $name, $config, |shared| {
-            Trigger::Queue($module::QUEUE, Box::new(move |event| {
-                let shared = shared.clone();
-                Box::pin(async move {
-                    serve::queue_event(&shared, async |$live: &Live, $jobs| $call.await, event).await
-                })
-            }))
+            Trigger::Queue(
+                $module::QUEUE,
+                Box::new(move |event| {
+                    let shared = shared.clone();
+                    Box::pin(async move {
+                        serve::queue_event(&shared, async |$live: &Live, $jobs| $call.await, event).await
+                    })
+                }),
+            )
         })
     };
 }
@@ -68,10 +74,13 @@ macro_rules! queue {
 macro_rules! schedule {
     ($module:ident, $name:literal, $config:expr, $secs:literal) => {
         function!($module, $name, $config, |shared| {
-            Trigger::Schedule(Duration::from_secs($secs), Box::new(move |()| {
-                let shared = shared.clone();
-                Box::pin(async move { $module::handle(&*shared).await })
-            }))
+            Trigger::Schedule(
+                Duration::from_secs($secs),
+                Box::new(move |()| {
+                    let shared = shared.clone();
+                    Box::pin(async move { $module::handle(&*shared).await })
+                }),
+            )
         })
     };
 }

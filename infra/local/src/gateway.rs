@@ -47,9 +47,7 @@ async fn handle(
     }
 }
 
-type HttpCall = dyn Fn(
-        apigw::ApiGatewayV2httpRequest,
-    ) -> futures::future::BoxFuture<'static, apigw::ApiGatewayV2httpResponse>
+type HttpCall = dyn Fn(apigw::ApiGatewayV2httpRequest) -> futures::future::BoxFuture<'static, apigw::ApiGatewayV2httpResponse>
     + Send
     + Sync;
 
@@ -67,7 +65,8 @@ async fn invoke(call: &HttpCall, head: &http::request::Parts, body: &[u8], peer:
 /// The event of payload format 2.0.
 fn event(head: &http::request::Parts, body: &[u8], peer: SocketAddr) -> Value {
     let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
-    let cookies: Vec<_> = texts(&head.headers, header::COOKIE).flat_map(|line| line.split(';')).map(str::trim).collect();
+    let cookies: Vec<_> =
+        texts(&head.headers, header::COOKIE).flat_map(|line| line.split(';')).map(str::trim).collect();
     let mut headers = serde_json::Map::new();
     for name in head.headers.keys().filter(|name| *name != header::COOKIE) {
         let joined: Vec<_> = texts(&head.headers, name).collect();

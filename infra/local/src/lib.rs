@@ -128,7 +128,7 @@ impl LocalSystem {
         let functions = Arc::new(functions::all(&config)?);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = pollers::start(&functions, &config, &stopped)?;
-        let router = pages::router(aws.clone(), config.clone()).merge(twilio.control());
+        let router = pages::router(aws.clone(), &config).merge(twilio.control());
         let router = gateway::router(functions, router);
         let mut until = stopped.clone();
         tasks.push(tokio::spawn(async move {
@@ -160,5 +160,8 @@ impl LocalSystem {
 
 /// A local configuration's table prefix, for whoever looks into the tables.
 pub(crate) fn table_prefix(config: &Config) -> String {
-    config.values().find(|(name, _)| *name == config::TABLE_PREFIX).map_or_else(String::new, |(_, prefix)| prefix.to_owned())
+    config
+        .values()
+        .find(|(name, _)| *name == config::TABLE_PREFIX)
+        .map_or_else(String::new, |(_, prefix)| prefix.to_owned())
 }

@@ -1,5 +1,7 @@
 //! Local only, and absent from the Lambda functions: the mails that would have been sent, queues, tables.
 
+use std::fmt::Write as _;
+
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -19,8 +21,8 @@ struct Local {
 }
 
 /// The pages under `/_local/`, and `/verify-email`, where the link of a mail leads.
-pub fn router(aws: LocalAws, config: Config) -> Router {
-    let local = Local { aws, prefix: crate::table_prefix(&config) };
+pub fn router(aws: LocalAws, config: &Config) -> Router {
+    let local = Local { aws, prefix: crate::table_prefix(config) };
     Router::new()
         .route("/", get(index))
         .route("/_local", get(index))
@@ -47,7 +49,10 @@ fn escape(text: &str) -> String {
 }
 
 async fn index() -> Html<String> {
-    page("TelBuddy on this machine", "<p>The local system. Nothing here leaves this machine; Twilio and AWS are doubles.</p>")
+    page(
+        "TelBuddy on this machine",
+        "<p>The local system. Nothing here leaves this machine; Twilio and AWS are doubles.</p>",
+    )
 }
 
 /// Web addresses in a text.
@@ -81,17 +86,21 @@ async fn mail(State(local): State<Local>, headers: HeaderMap) -> Response {
             text = text.replace(&link, &format!("<a href=\"{link}\">{link}</a>"));
         }
         let to = escape(&mail.to.join(", "));
-        body.push_str(&format!("<h2>{}</h2><p>to {to}, {}</p><pre>{text}</pre>", escape(&mail.subject), mail.at));
+        let _ = write!(body, "<h2>{}</h2><p>to {to}, {}</p><pre>{text}</pre>", escape(&mail.subject), mail.at);
     }
-    page("Mails that would have been sent", if body.is_empty() { "<p>None yet: sign up.</p>" } else { &body }).into_response()
+    page("Mails that would have been sent", if body.is_empty() { "<p>None yet: sign up.</p>" } else { &body })
+        .into_response()
 }
 
 async fn queues(State(local): State<Local>) -> Response {
     match local.aws.queues() {
         Ok(queues) => {
             let view = |queue: &local_aws::QueueView| {
-                let messages: Vec<_> =
-                    queue.messages.iter().map(|message| json!({ "body": message.body, "receives": message.receives })).collect();
+                let messages: Vec<_> = queue
+                    .messages
+                    .iter()
+                    .map(|message| json!({ "body": message.body, "receives": message.receives }))
+                    .collect();
                 json!({
                     "name": queue.name, "visible": queue.visible, "in_flight": queue.in_flight, "delayed": queue.delayed,
                     "messages": messages,

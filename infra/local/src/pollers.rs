@@ -65,13 +65,11 @@ async fn poll(client: &aws_sdk_sqs::Client, url: &str, call: &QueueCall) {
             .message_system_attribute_names(aws_sdk_sqs::types::MessageSystemAttributeName::All)
             .send()
             .await;
-        let messages = match received {
-            Ok(received) => received.messages.unwrap_or_default(),
-            Err(_) => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
+        let Ok(received) = received else {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
         };
+        let messages = received.messages.unwrap_or_default();
         if messages.is_empty() {
             continue;
         }

@@ -61,7 +61,8 @@ pub async fn create_resources(aws: &LocalAws, config: &Config) -> Result<(), Str
 
 async fn create_queues(aws: &LocalAws, config: &Config) -> Result<(), String> {
     let client = local::sqs(config).map_err(|error| error.to_string())?;
-    let existing: Vec<_> = aws.queues().map_err(|error| error.to_string())?.into_iter().map(|queue| queue.name).collect();
+    let existing: Vec<_> =
+        aws.queues().map_err(|error| error.to_string())?.into_iter().map(|queue| queue.name).collect();
     for queue in Queue::ALL {
         let name = format!("{PREFIX}{}", queue.name());
         if existing.contains(&name) {

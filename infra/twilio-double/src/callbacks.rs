@@ -29,19 +29,10 @@ impl Overrides {
     fn of(url: &Url) -> Self {
         let pairs = Pairs::parse(url.fragment().unwrap_or_default());
         let number = |name| pairs.get(name).and_then(|text| text.parse::<u64>().ok());
-        let millis =
-            |name| Duration::from_millis(number(name).unwrap_or(15_000).clamp(100, 15_000));
+        let millis = |name| Duration::from_millis(number(name).unwrap_or(15_000).clamp(100, 15_000));
         Self {
-            retries: number("rc")
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(1)
-                .min(5),
-            retry_on: pairs
-                .get("rp")
-                .unwrap_or("ct")
-                .split(',')
-                .map(str::to_owned)
-                .collect(),
+            retries: number("rc").and_then(|n| u32::try_from(n).ok()).unwrap_or(1).min(5),
+            retry_on: pairs.get("rp").unwrap_or("ct").split(',').map(str::to_owned).collect(),
             read: millis("rt"),
             total: millis("tt"),
         }
@@ -90,12 +81,7 @@ impl Inner {
         let Some((url, method)) = hook.fallback.as_ref().filter(|_| failed) else {
             return outcome;
         };
-        let mut second = Callback {
-            url: url.clone(),
-            method: method.clone(),
-            fallback: None,
-            ..hook.clone()
-        };
+        let mut second = Callback { url: url.clone(), method: method.clone(), fallback: None, ..hook.clone() };
         second.params.push(("ErrorCode".into(), "11200".into()));
         second.params.push(("ErrorUrl".into(), hook.url.clone()));
         self.send_hook(&second).await
@@ -104,22 +90,13 @@ impl Inner {
     /// Sends one webhook with its retries; `Err` says why no answer came.
     async fn send_hook(&self, hook: &Callback) -> Result<Reply, String> {
         if !may_call(&hook.url, self.options.allow_any_host) {
-            return Err(format!(
-                "{} is not on this machine, the double does not call it",
-                hook.url
-            ));
+            return Err(format!("{} is not on this machine, the double does not call it", hook.url));
         }
-        let account: Option<Account> = self
-            .store
-            .get(&hook.account)
-            .map_err(|error| error.to_string())?;
+        let account: Option<Account> = self.store.get(&hook.account).map_err(|error| error.to_string())?;
         let account = account.ok_or("the account is gone")?;
         let mut target = Url::parse(&hook.url).map_err(|error| error.to_string())?;
         let overrides = Overrides::of(&target);
-        let login = (
-            target.username().to_owned(),
-            target.password().map(str::to_owned),
-        );
+        let login = (target.username().to_owned(), target.password().map(str::to_owned));
         target.set_fragment(None);
         let (_, _) = (target.set_username(""), target.set_password(None));
         let in_query = hook.method == "GET";
@@ -128,27 +105,16 @@ impl Inner {
         }
         let params: &[(String, String)] = if in_query { &[] } else { &hook.params };
         let signature = signature::sign(&account.token, &signed_url(&target, hook.voice), params);
-        let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(params)
-            .finish();
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
 
         let started = Instant::now();
         let mut tries_left = overrides.retries;
         let mut with_login = false;
         loop {
             let left = overrides.total.saturating_sub(started.elapsed());
-            let method = if in_query {
-                reqwest::Method::GET
-            } else {
-                reqwest::Method::POST
-            };
-            let mut request = self
-                .http
-                .request(method, target.clone())
-                .timeout(overrides.read.min(left));
-            request = request
-                .header("X-Twilio-Signature", &signature)
-                .header("I-Twilio-Idempotency-Token", &hook.sid);
+            let method = if in_query { reqwest::Method::GET } else { reqwest::Method::POST };
+            let mut request = self.http.request(method, target.clone()).timeout(overrides.read.min(left));
+            request = request.header("X-Twilio-Signature", &signature).header("I-Twilio-Idempotency-Token", &hook.sid);
             if !in_query {
                 let form = "application/x-www-form-urlencoded; charset=UTF-8";
                 request = request.header(CONTENT_TYPE, form).body(body.clone());
@@ -158,17 +124,11 @@ impl Inner {
             }
             let outcome = fetch(request).await;
             // Twilio sends the URL's user and password only after a 401.
-            if !with_login
-                && !login.0.is_empty()
-                && outcome.as_ref().is_ok_and(|reply| reply.status == 401)
-            {
+            if !with_login && !login.0.is_empty() && outcome.as_ref().is_ok_and(|reply| reply.status == 401) {
                 with_login = true;
                 continue;
             }
-            if tries_left == 0
-                || started.elapsed() >= overrides.total
-                || !overrides.retries(&outcome)
-            {
+            if tries_left == 0 || started.elapsed() >= overrides.total || !overrides.retries(&outcome) {
                 return outcome.map_err(|error| error.to_string());
             }
             tries_left -= 1;
@@ -177,10 +137,7 @@ impl Inner {
 
     /// Sends a stored callback, as the faults in force have it, and forgets it.
     pub(crate) async fn send_stored(&self, hook: &Callback) {
-        let fault = hook
-            .is_status
-            .then(|| self.faults.strike(faults::OF_CALLBACKS, &hook.account))
-            .flatten();
+        let fault = hook.is_status.then(|| self.faults.strike(faults::OF_CALLBACKS, &hook.account)).flatten();
         let fault = fault.map(|fault| fault.kind);
         if fault != Some(Kind::CallbackLost) {
             self.send_and_log(hook).await;
@@ -188,8 +145,7 @@ impl Inner {
         if fault == Some(Kind::CallbackTwice) {
             self.send_and_log(hook).await;
         }
-        let removed: Result<bool, StoreError> =
-            self.store.change(|tx| tx.remove::<Callback>(&hook.sid));
+        let removed: Result<bool, StoreError> = self.store.change(|tx| tx.remove::<Callback>(&hook.sid));
         if let Err(error) = removed {
             tracing::error!(%error, "twilio-double: cannot forget a callback");
         }
@@ -211,8 +167,5 @@ impl Inner {
 async fn fetch(request: reqwest::RequestBuilder) -> Result<Reply, reqwest::Error> {
     let response = request.send().await?;
     let status = response.status().as_u16();
-    Ok(Reply {
-        status,
-        body: response.text().await?,
-    })
+    Ok(Reply { status, body: response.text().await? })
 }

@@ -11,8 +11,7 @@ use crate::{lists, magic, resources};
 /// A URL of the form with its method.
 fn target(form: &Pairs, url: &str, method: &str) -> Option<(String, String)> {
     let method = form.filled(method).unwrap_or("POST");
-    form.filled(url)
-        .map(|url| (url.to_owned(), method.to_owned()))
+    form.filled(url).map(|url| (url.to_owned(), method.to_owned()))
 }
 
 pub(crate) fn create(ask: &Ask) -> Result<Value, Refusal> {
@@ -26,23 +25,13 @@ pub(crate) fn create(ask: &Ask) -> Result<Value, Refusal> {
     if !is_e164(to) {
         return Err(Refusal::new(21217));
     }
-    if ["Url", "Twiml", "ApplicationSid"]
-        .iter()
-        .all(|name| form.filled(name).is_none())
-    {
+    if ["Url", "Twiml", "ApplicationSid"].iter().all(|name| form.filled(name).is_none()) {
         return Err(Refusal::new(21205));
     }
-    for url in ["Url", "FallbackUrl", "StatusCallback"]
-        .iter()
-        .filter_map(|name| form.filled(name))
-    {
+    for url in ["Url", "FallbackUrl", "StatusCallback"].iter().filter_map(|name| form.filled(name)) {
         ask.callable(url, 21205)?;
     }
-    let mut events: Vec<String> = form
-        .all("StatusCallbackEvent")
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let mut events: Vec<String> = form.all("StatusCallbackEvent").into_iter().map(str::to_owned).collect();
     if events.is_empty() {
         events.push("completed".into());
     }
@@ -65,15 +54,8 @@ pub(crate) fn create(ask: &Ask) -> Result<Value, Refusal> {
         ended: None,
     };
     ask.double.store.change(|tx| {
-        let verified = |number: &str| {
-            ask.account
-                .verified
-                .iter()
-                .any(|(_, known)| known == number)
-        };
-        let owned = tx
-            .number(from)?
-            .is_some_and(|number| number.account == ask.account.sid);
+        let verified = |number: &str| ask.account.verified.iter().any(|(_, known)| known == number);
+        let owned = tx.number(from)?.is_some_and(|number| number.account == ask.account.sid);
         if !owned && !verified(from) && from != magic::GOOD {
             return Err(Refusal::new(21210));
         }
@@ -93,40 +75,27 @@ pub(crate) fn list(ask: &Ask) -> Result<Value, Refusal> {
     calls.retain(|call| {
         query.filled("To").is_none_or(|to| to == call.to)
             && query.filled("From").is_none_or(|from| from == call.from)
-            && query
-                .filled("Status")
-                .is_none_or(|status| status == call.status)
+            && query.filled("Status").is_none_or(|status| status == call.status)
             && query.filled("ParentCallSid").is_none()
             && lists::in_range(query, "StartTime", call.answered)
             && lists::in_range(query, "EndTime", call.ended)
     });
-    Ok(lists::page(
-        ask,
-        "calls",
-        &calls.iter().map(resources::call).collect::<Vec<_>>(),
-    ))
+    Ok(lists::page(ask, "calls", &calls.iter().map(resources::call).collect::<Vec<_>>()))
 }
 
 fn find(ask: &Ask, tx: &Tx<'_>) -> Result<Call, Refusal> {
-    let call = tx
-        .get::<Call>(ask.sid())?
-        .filter(|call| call.account == ask.account.sid);
+    let call = tx.get::<Call>(ask.sid())?.filter(|call| call.account == ask.account.sid);
     call.ok_or_else(|| ask.not_found())
 }
 
 pub(crate) fn fetch(ask: &Ask) -> Result<Value, Refusal> {
-    ask.double
-        .store
-        .change(|tx| Ok(resources::call(&find(ask, tx)?)))
+    ask.double.store.change(|tx| Ok(resources::call(&find(ask, tx)?)))
 }
 
 /// Ends a call, or sends it to other TwiML.
 pub(crate) fn update(ask: &Ask) -> Result<Value, Refusal> {
     let form = &ask.form;
-    for url in ["Url", "FallbackUrl", "StatusCallback"]
-        .iter()
-        .filter_map(|name| form.filled(name))
-    {
+    for url in ["Url", "FallbackUrl", "StatusCallback"].iter().filter_map(|name| form.filled(name)) {
         ask.callable(url, 21205)?;
     }
     ask.double.change(|tx| {
@@ -148,11 +117,7 @@ pub(crate) fn update(ask: &Ask) -> Result<Value, Refusal> {
             (None, Some(url)) => {
                 call.url = Some(url);
                 tx.put(&call)?;
-                if call.answered.is_some() {
-                    call_hook(tx, &call)?
-                } else {
-                    None
-                }
+                if call.answered.is_some() { call_hook(tx, &call)? } else { None }
             }
             (None, None) => {
                 tx.put(&call)?;

@@ -52,8 +52,7 @@ impl From<StoreError> for Wrong {
 type Answer = Result<Json<Value>, Wrong>;
 
 fn read<T: DeserializeOwned>(body: &[u8], example: &str) -> Result<T, Wrong> {
-    serde_json::from_slice(body)
-        .map_err(|error| Wrong(format!("send JSON like {example}: {error}")))
+    serde_json::from_slice(body).map_err(|error| Wrong(format!("send JSON like {example}: {error}")))
 }
 
 async fn overview(State(double): Double) -> Answer {
@@ -107,24 +106,13 @@ impl Default for Media {
     }
 }
 
-async fn receive(
-    State(double): Double,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Wrong> {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+async fn receive(State(double): Double, headers: HeaderMap, body: Bytes) -> Result<Response, Wrong> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let by_form = kind.starts_with("application/x-www-form-urlencoded");
-    let example =
-        r#"{"from": "+12065550123", "to": "one of the double's numbers", "body": "hello"}"#;
+    let example = r#"{"from": "+12065550123", "to": "one of the double's numbers", "body": "hello"}"#;
     let ask: Inbound = if by_form {
         let pairs = Pairs::parse(&String::from_utf8_lossy(&body)).0;
-        let fields: Map<String, Value> = pairs
-            .into_iter()
-            .map(|(name, text)| (name, text.into()))
-            .collect();
+        let fields: Map<String, Value> = pairs.into_iter().map(|(name, text)| (name, text.into())).collect();
         read(Value::Object(fields).to_string().as_bytes(), example)?
     } else {
         read(&body, example)?
@@ -137,36 +125,17 @@ async fn receive(
         return Err(Wrong("\"media\": at most 10, as with Twilio".into()));
     }
     check_number(&ask.from)?;
-    if ask
-        .opt_out_type
-        .as_deref()
-        .is_some_and(|kind| !matches!(kind, "STOP" | "START" | "HELP"))
-    {
+    if ask.opt_out_type.as_deref().is_some_and(|kind| !matches!(kind, "STOP" | "START" | "HELP")) {
         return Err(Wrong("\"opt_out_type\" is STOP, START or HELP".into()));
     }
     let (opt_out_type, service) = (ask.opt_out_type, ask.messaging_service_sid);
-    let text = inbound::Text {
-        from: ask.from,
-        to: ask.to,
-        body: ask.body,
-        n_media,
-        opt_out_type,
-        service,
-    };
+    let text = inbound::Text { from: ask.from, to: ask.to, body: ask.body, n_media, opt_out_type, service };
     let answer = inbound::text(&double, text).await.map_err(Wrong)?;
-    Ok(if by_form {
-        Redirect::to("/_local/twilio/phone").into_response()
-    } else {
-        Json(answer).into_response()
-    })
+    Ok(if by_form { Redirect::to("/_local/twilio/phone").into_response() } else { Json(answer).into_response() })
 }
 
 fn check_number(number: &str) -> Result<(), Wrong> {
-    if is_e164(number) {
-        Ok(())
-    } else {
-        Err(Wrong(format!("\"from\": write {number:?} as +12065550123")))
-    }
+    if is_e164(number) { Ok(()) } else { Err(Wrong(format!("\"from\": write {number:?} as +12065550123"))) }
 }
 
 #[derive(Deserialize)]
@@ -177,16 +146,9 @@ struct Ring {
 }
 
 async fn ring(State(double): Double, body: Bytes) -> Answer {
-    let ask: Ring = read(
-        &body,
-        r#"{"from": "+12065550123", "to": "one of the double's numbers"}"#,
-    )?;
+    let ask: Ring = read(&body, r#"{"from": "+12065550123", "to": "one of the double's numbers"}"#)?;
     check_number(&ask.from)?;
-    Ok(Json(
-        inbound::call(&double, &ask.from, &ask.to)
-            .await
-            .map_err(Wrong)?,
-    ))
+    Ok(Json(inbound::call(&double, &ask.from, &ask.to).await.map_err(Wrong)?))
 }
 
 async fn set_fault(State(double): Double, body: Bytes) -> Answer {
@@ -208,9 +170,7 @@ async fn journal(State(double): Double, Query(query): Query<JournalQuery>) -> An
             "body": m.body, "created": m.created, "status": m.status, "status_callback": m.status_callback,
         })
     };
-    Ok(Json(
-        json!({"data": messages.iter().map(entry).collect::<Vec<_>>()}),
-    ))
+    Ok(Json(json!({"data": messages.iter().map(entry).collect::<Vec<_>>()})))
 }
 
 #[derive(Deserialize)]
@@ -228,18 +188,10 @@ struct AccountAsk {
 impl AccountAsk {
     fn read(body: &[u8]) -> Result<Self, Wrong> {
         let ask: Self = read(body, r#"{"status": "active", "type": "Full"}"#)?;
-        if ask
-            .status
-            .as_deref()
-            .is_some_and(|status| !matches!(status, "active" | "suspended" | "closed"))
-        {
+        if ask.status.as_deref().is_some_and(|status| !matches!(status, "active" | "suspended" | "closed")) {
             return Err(Wrong("\"status\" is active, suspended or closed".into()));
         }
-        if ask
-            .kind
-            .as_deref()
-            .is_some_and(|kind| !matches!(kind, "Full" | "Trial"))
-        {
+        if ask.kind.as_deref().is_some_and(|kind| !matches!(kind, "Full" | "Trial")) {
             return Err(Wrong("\"type\" is Full or Trial".into()));
         }
         Ok(ask)
@@ -248,11 +200,7 @@ impl AccountAsk {
     fn apply(self, account: &mut Account) {
         account.status = self.status.unwrap_or_else(|| account.status.clone());
         account.kind = self.kind.unwrap_or_else(|| account.kind.clone());
-        account.verified.extend(
-            self.verified
-                .into_iter()
-                .map(|number| (new_sid("PN"), number)),
-        );
+        account.verified.extend(self.verified.into_iter().map(|number| (new_sid("PN"), number)));
     }
 }
 
@@ -265,9 +213,7 @@ async fn new_account(State(double): Double, body: Bytes) -> Answer {
         Ok::<_, Wrong>((account, numbers))
     })?;
     let (account, numbers) = ready;
-    Ok(Json(
-        json!({"account_sid": account.sid, "auth_token": account.token, "numbers": numbers}),
-    ))
+    Ok(Json(json!({"account_sid": account.sid, "auth_token": account.token, "numbers": numbers})))
 }
 
 async fn change_account(State(double): Double, Path(sid): Path<String>, body: Bytes) -> Answer {
@@ -276,9 +222,7 @@ async fn change_account(State(double): Double, Path(sid): Path<String>, body: By
         let mut account = tx.get::<Account>(&sid)?.ok_or_else(|| no_account(&sid))?;
         ask.apply(&mut account);
         tx.put(&account)?;
-        Ok(Json(
-            json!({"account_sid": account.sid, "status": account.status, "type": account.kind}),
-        ))
+        Ok(Json(json!({"account_sid": account.sid, "status": account.status, "type": account.kind})))
     })
 }
 
@@ -292,9 +236,7 @@ async fn new_key(State(double): Double, Path(sid): Path<String>) -> Answer {
 }
 
 fn no_account(sid: &str) -> Wrong {
-    Wrong(format!(
-        "the double has no account {sid}: make one with POST /_local/twilio/accounts"
-    ))
+    Wrong(format!("the double has no account {sid}: make one with POST /_local/twilio/accounts"))
 }
 
 async fn phone(State(double): Double) -> Result<Html<String>, Wrong> {
@@ -312,21 +254,13 @@ async fn phone(State(double): Double) -> Result<Html<String>, Wrong> {
     }
     page.push_str("</select></label> <label>Text <input name=body required></label> <button>Send</button></form>");
     for number in &numbers {
-        let _ = write!(
-            page,
-            "<h2>{} <small>{}</small></h2><ul>",
-            escape(&number.number),
-            escape(&number.account)
-        );
+        let _ = write!(page, "<h2>{} <small>{}</small></h2><ul>", escape(&number.number), escape(&number.account));
         let own = |m: &&Message| m.to == number.number || m.from.as_deref() == Some(&number.number);
         for message in messages.iter().rev().filter(own).take(100) {
             let from = message.from.as_deref().unwrap_or("?");
             let (from, to, body) = (escape(from), escape(&message.to), escape(&message.body));
             let (status, at) = (escape(&message.status), message.created);
-            let _ = write!(
-                page,
-                "<li>{from} → {to}: {body} <small>{status}, {at}</small></li>"
-            );
+            let _ = write!(page, "<li>{from} → {to}: {body} <small>{status}, {at}</small></li>");
         }
         page.push_str("</ul>");
     }
@@ -334,8 +268,5 @@ async fn phone(State(double): Double) -> Result<Html<String>, Wrong> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -26,19 +26,12 @@ struct Entry {
 static CATALOGUE: LazyLock<HashMap<u32, Entry>> = LazyLock::new(|| {
     let parsed: Result<Catalogue, _> = serde_json::from_str(include_str!("../error-codes.json"));
     let entries = parsed.map(|c| c.errors).unwrap_or_default();
-    entries
-        .into_iter()
-        .map(|entry| (entry.code, entry))
-        .collect()
+    entries.into_iter().map(|entry| (entry.code, entry)).collect()
 });
 
 /// What a code means; the `error_message` of a failed message.
 pub(crate) fn meaning(code: u32) -> &'static str {
-    CATALOGUE
-        .get(&code)
-        .map_or("unknown error of the double", |entry| {
-            entry.meaning.as_str()
-        })
+    CATALOGUE.get(&code).map_or("unknown error of the double", |entry| entry.meaning.as_str())
 }
 
 /// A request that Twilio would refuse, with its code.
@@ -57,15 +50,8 @@ impl Refusal {
 
     /// The refusal with its own text.
     pub(crate) fn saying(code: u32, message: impl Into<String>) -> Self {
-        let status = CATALOGUE
-            .get(&code)
-            .and_then(|entry| entry.http_status)
-            .unwrap_or(400);
-        Self {
-            code,
-            status,
-            message: message.into(),
-        }
+        let status = CATALOGUE.get(&code).and_then(|entry| entry.http_status).unwrap_or(400);
+        Self { code, status, message: message.into() }
     }
 
     pub(crate) fn text(self) -> String {
@@ -74,19 +60,13 @@ impl Refusal {
 
     /// The answer to a path or SID that is not there.
     pub(crate) fn not_found(path: &str) -> Self {
-        Self::saying(
-            20404,
-            format!("The requested resource {path} was not found"),
-        )
+        Self::saying(20404, format!("The requested resource {path} was not found"))
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        Self::saying(
-            20500,
-            format!("twilio-double: its own store failed: {error}"),
-        )
+        Self::saying(20500, format!("twilio-double: its own store failed: {error}"))
     }
 }
 
@@ -98,9 +78,7 @@ impl IntoResponse for Refusal {
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             let challenge = axum::http::HeaderValue::from_static("Basic realm=\"Twilio API\"");
-            response
-                .headers_mut()
-                .insert(axum::http::header::WWW_AUTHENTICATE, challenge);
+            response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

@@ -23,13 +23,7 @@ pub(crate) enum Kind {
 }
 
 /// Faults of the answer to a request that creates a message or a call.
-pub(crate) const OF_REQUESTS: &[Kind] = &[
-    Kind::AcceptThenDrop,
-    Kind::Drop,
-    Kind::TooMany,
-    Kind::Broken,
-    Kind::Slow,
-];
+pub(crate) const OF_REQUESTS: &[Kind] = &[Kind::AcceptThenDrop, Kind::Drop, Kind::TooMany, Kind::Broken, Kind::Slow];
 /// Faults of the delivery of one status callback.
 pub(crate) const OF_CALLBACKS: &[Kind] = &[Kind::CallbackTwice, Kind::CallbackLost];
 
@@ -54,12 +48,7 @@ impl Fault {
     }
 
     fn strikes(&mut self, kinds: &[Kind], account: &str) -> bool {
-        if !kinds.contains(&self.kind)
-            || self
-                .account_sid
-                .as_deref()
-                .is_some_and(|sid| sid != account)
-        {
+        if !kinds.contains(&self.kind) || self.account_sid.as_deref().is_some_and(|sid| sid != account) {
             return false;
         }
         match (&mut self.next, self.rate) {
@@ -86,9 +75,7 @@ impl Faults {
         match (fault.next, fault.rate) {
             (Some(_), Some(_)) => return Err("give either \"next\" or \"rate\", not both".into()),
             (None, None) => {
-                return Err(
-                    "give \"next\": how many times, or \"rate\": a chance from 0 to 1".into(),
-                );
+                return Err("give \"next\": how many times, or \"rate\": a chance from 0 to 1".into());
             }
             (None, Some(rate)) if !(0.0..=1.0).contains(&rate) => {
                 return Err("\"rate\" must lie from 0 to 1".into());
@@ -103,17 +90,12 @@ impl Faults {
     /// The first fault of these kinds that strikes now.
     pub(crate) fn strike(&self, kinds: &[Kind], account: &str) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let struck = faults
-            .iter_mut()
-            .find_map(|fault| fault.strikes(kinds, account).then(|| fault.clone()));
+        let struck = faults.iter_mut().find_map(|fault| fault.strikes(kinds, account).then(|| fault.clone()));
         faults.retain(|fault| fault.next != Some(0));
         struck
     }
 
     pub(crate) fn all(&self) -> Vec<Fault> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -23,16 +23,9 @@ pub(crate) struct Text {
 
 /// Stores the text, tells the number's `SmsUrl`, and answers with what that said. `Err` is for the person who asked.
 pub(crate) async fn text(double: &Arc<Inner>, text: Text) -> Result<Value, String> {
-    let (message, number, hook) = double
-        .store
-        .change(|tx| arrive(tx, double, &text))
-        .map_err(Refusal::text)?;
+    let (message, number, hook) = double.store.change(|tx| arrive(tx, double, &text)).map_err(Refusal::text)?;
     let Some(hook) = hook else {
-        return Ok(unset(
-            json!({"message_sid": message.sid}),
-            &number,
-            "SmsUrl",
-        ));
+        return Ok(unset(json!({"message_sid": message.sid}), &number, "SmsUrl"));
     };
     let outcome = double.send_or_fall_back(&hook).await;
     if let Ok(reply) = outcome.as_ref().map(|reply| replies(&reply.body)) {
@@ -82,23 +75,11 @@ fn arrive(tx: &Tx<'_>, double: &Inner, text: &Text) -> Result<Arrived, Refusal> 
         ("ToCity", String::new()),
         ("ToCountry", "US".into()),
     ]);
-    params.extend(
-        message
-            .service
-            .clone()
-            .map(|sid| ("MessagingServiceSid".into(), sid)),
-    );
-    params.extend(
-        text.opt_out_type
-            .clone()
-            .map(|kind| ("OptOutType".into(), kind)),
-    );
+    params.extend(message.service.clone().map(|sid| ("MessagingServiceSid".into(), sid)));
+    params.extend(text.opt_out_type.clone().map(|kind| ("OptOutType".into(), kind)));
     for (n, piece) in media.iter().enumerate() {
         let (account, parent, sid) = (&piece.account, &piece.message, &piece.sid);
-        let url = format!(
-            "{}{ROOT}/Accounts/{account}/Messages/{parent}/Media/{sid}",
-            double.base_url
-        );
+        let url = format!("{}{ROOT}/Accounts/{account}/Messages/{parent}/Media/{sid}", double.base_url);
         params.push((format!("MediaUrl{n}"), url));
         params.push((format!("MediaContentType{n}"), piece.content_type.clone()));
     }
@@ -119,50 +100,28 @@ fn arrive(tx: &Tx<'_>, double: &Inner, text: &Text) -> Result<Arrived, Refusal> 
 fn owner(tx: &Tx<'_>, to: &str) -> Result<(Number, Account), Refusal> {
     let say = |text: String| Refusal::saying(20404, text);
     let number = tx.number(to)?;
-    let number = number.ok_or_else(|| {
-        say(format!(
-            "no account of the double owns {to}: take one of GET /_local/twilio"
-        ))
-    })?;
-    let account = tx
-        .get::<Account>(&number.account)?
-        .filter(|account| account.status == "active");
-    let account = account.ok_or_else(|| {
-        say(format!(
-            "the account of {to} is not active: Twilio drops this"
-        ))
-    })?;
+    let number =
+        number.ok_or_else(|| say(format!("no account of the double owns {to}: take one of GET /_local/twilio")))?;
+    let account = tx.get::<Account>(&number.account)?.filter(|account| account.status == "active");
+    let account = account.ok_or_else(|| say(format!("the account of {to} is not active: Twilio drops this")))?;
     Ok((number, account))
 }
 
 /// URL and method of a number's webhook: `sms`, `sms_fallback`, `voice`, `voice_fallback`.
 fn target(number: &Number, name: &str) -> Option<(String, String)> {
     let url = number.setting(&format!("{name}_url"))?;
-    Some((
-        url.to_owned(),
-        number
-            .setting(&format!("{name}_method"))
-            .unwrap_or("POST")
-            .to_owned(),
-    ))
+    Some((url.to_owned(), number.setting(&format!("{name}_method")).unwrap_or("POST").to_owned()))
 }
 
 /// STOP blocks the number and its Messaging Service for this recipient, START lifts that.
 fn note_opt_out(tx: &Tx<'_>, message: &Message, text: &Text) -> Result<(), Refusal> {
-    let word = text
-        .opt_out_type
-        .clone()
-        .unwrap_or_else(|| text.body.trim().to_uppercase());
+    let word = text.opt_out_type.clone().unwrap_or_else(|| text.body.trim().to_uppercase());
     let senders = message.service.iter().chain([&message.to]);
     for sender in senders {
         let sid = OptOut::key(&message.account, sender, &text.from);
         match &word[..] {
-            "STOP" | "STOPALL" | "UNSUBSCRIBE" | "CANCEL" | "END" | "QUIT" | "REVOKE"
-            | "OPTOUT" => {
-                tx.put(&OptOut {
-                    sid,
-                    account: message.account.clone(),
-                })?;
+            "STOP" | "STOPALL" | "UNSUBSCRIBE" | "CANCEL" | "END" | "QUIT" | "REVOKE" | "OPTOUT" => {
+                tx.put(&OptOut { sid, account: message.account.clone() })?;
             }
             "START" | "UNSTOP" => drop(tx.remove::<OptOut>(&sid)?),
             _ => {}
@@ -185,18 +144,13 @@ fn answer(double: &Arc<Inner>, to: &Message, body: String) {
     };
     reply.n_segments = count(&reply);
     let stored = double.store.change(|tx| {
-        let account = tx
-            .get::<Account>(&reply.account)?
-            .ok_or_else(|| Refusal::new(20404))?;
+        let account = tx.get::<Account>(&reply.account)?.ok_or_else(|| Refusal::new(20404))?;
         may_send(tx, &account, &reply)?;
         Ok::<_, Refusal>(tx.put(&reply)?)
     });
     match stored {
         Ok(()) => double.follow(reply.sid, Vec::new()),
-        Err(refusal) => tracing::warn!(
-            code = refusal.code,
-            "twilio-double: a TwiML reply is refused"
-        ),
+        Err(refusal) => tracing::warn!(code = refusal.code, "twilio-double: a TwiML reply is refused"),
     }
 }
 
@@ -210,9 +164,7 @@ fn replies(twiml: &str) -> Vec<String> {
         let Some((attributes, rest)) = part.split_once('>') else {
             continue;
         };
-        if attributes.ends_with('/')
-            || !(attributes.is_empty() || attributes.starts_with(char::is_whitespace))
-        {
+        if attributes.ends_with('/') || !(attributes.is_empty() || attributes.starts_with(char::is_whitespace)) {
             continue;
         }
         let inner = rest.split("</Message>").next().unwrap_or_default();
@@ -224,11 +176,7 @@ fn replies(twiml: &str) -> Vec<String> {
 }
 
 fn unescape(text: &str) -> String {
-    let plain = text
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'");
+    let plain = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&apos;", "'");
     plain.replace("&#39;", "'").replace("&amp;", "&")
 }
 
@@ -246,15 +194,9 @@ pub(crate) async fn call(double: &Arc<Inner>, from: &str, to: &str) -> Result<Va
             status: "ringing".into(),
             url: target(&number, "voice"),
             fallback: target(&number, "voice_fallback"),
-            status_callback: number.setting("status_callback").map(|url| {
-                (
-                    url.to_owned(),
-                    number
-                        .setting("status_callback_method")
-                        .unwrap_or("POST")
-                        .to_owned(),
-                )
-            }),
+            status_callback: number
+                .setting("status_callback")
+                .map(|url| (url.to_owned(), number.setting("status_callback_method").unwrap_or("POST").to_owned())),
             events: vec!["completed".into()],
             sequence: 0,
             initiated: true,
@@ -291,15 +233,9 @@ fn told(mut answer: Value, outcome: Result<Reply, String>) -> Value {
 }
 
 fn unset(mut answer: Value, number: &Number, field: &str) -> Value {
-    let path = format!(
-        "{ROOT}/Accounts/{}/IncomingPhoneNumbers/{}.json",
-        number.account, number.sid
-    );
+    let path = format!("{ROOT}/Accounts/{}/IncomingPhoneNumbers/{}.json", number.account, number.sid);
     let note = format!("{} has no {field}: set it with POST {path}", number.number);
-    merge(
-        &mut answer,
-        json!({"webhook_status": null, "webhook_body": null, "note": note}),
-    );
+    merge(&mut answer, json!({"webhook_status": null, "webhook_body": null, "note": note}));
     answer
 }
 

@@ -57,11 +57,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            data: None,
-            callback_delay: Duration::from_millis(300),
-            allow_any_host: false,
-        }
+        Self { data: None, callback_delay: Duration::from_millis(300), allow_any_host: false }
     }
 }
 
@@ -116,14 +112,8 @@ struct Inner {
 
 impl TwilioDouble {
     /// Serves on the listener in a task of its own, and goes on with messages that a former run left unfinished.
-    #[expect(
-        clippy::unused_async,
-        reason = "must be called in a runtime; async says so"
-    )]
-    pub async fn start(
-        listener: TcpListener,
-        options: Options,
-    ) -> Result<TwilioDouble, StartError> {
+    #[expect(clippy::unused_async, reason = "must be called in a runtime; async says so")]
+    pub async fn start(listener: TcpListener, options: Options) -> Result<TwilioDouble, StartError> {
         validate::contract().map_err(StartError::Contract)?;
         let store = Store::open(options.data.as_deref())?;
         let ready = store.change(ready_account)?;
@@ -136,23 +126,17 @@ impl TwilioDouble {
             ready,
             tasks: Mutex::new(Some(JoinSet::new())),
         });
-        let app = Router::new()
-            .fallback(rest::serve)
-            .with_state(Arc::clone(&inner));
+        let app = Router::new().fallback(rest::serve).with_state(Arc::clone(&inner));
         let service = app.into_make_service_with_connect_info::<Cut>();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = axum::serve(Lines(listener), service)
-            .with_graceful_shutdown(async { drop(stopped.await) });
+        let server = axum::serve(Lines(listener), service).with_graceful_shutdown(async { drop(stopped.await) });
         let server = tokio::spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "twilio-double: the server ended");
             }
         });
         inner.resume()?;
-        Ok(TwilioDouble {
-            inner,
-            server: Arc::new(Mutex::new(Some((stop, server)))),
-        })
+        Ok(TwilioDouble { inner, server: Arc::new(Mutex::new(Some((stop, server)))) })
     }
 
     /// Where the REST API is: `http://127.0.0.1:port`.
@@ -172,26 +156,14 @@ impl TwilioDouble {
 
     /// Closes the listener and ends the callbacks under way; the next start goes on with them.
     pub async fn stop(&self) {
-        let tasks = self
-            .inner
-            .tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let server = self
-            .server
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let tasks = self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut tasks) = tasks {
             tasks.shutdown().await;
         }
         if let Some((stop, mut server)) = server {
             let _ = stop.send(());
-            if tokio::time::timeout(Duration::from_secs(1), &mut server)
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(Duration::from_secs(1), &mut server).await.is_err() {
                 server.abort();
             }
         }
@@ -224,18 +196,11 @@ fn ready_account(tx: &Tx<'_>) -> Result<ReadyAccount, StoreError> {
     let (account, numbers) = match tx.list::<Account>(None)?.into_iter().next() {
         Some(account) => {
             let numbers = tx.list::<Number>(Some(&account.sid))?;
-            (
-                account,
-                numbers.into_iter().map(|number| number.number).collect(),
-            )
+            (account, numbers.into_iter().map(|number| number.number).collect())
         }
         None => open_account(tx)?,
     };
-    Ok(ReadyAccount {
-        account_sid: account.sid,
-        auth_token: account.token,
-        numbers,
-    })
+    Ok(ReadyAccount { account_sid: account.sid, auth_token: account.token, numbers })
 }
 
 /// Makes an account with two numbers.
@@ -260,15 +225,7 @@ fn open_account(tx: &Tx<'_>) -> Result<(Account, Vec<String>), StoreError> {
         }
         let (account, settings) = (account.sid.clone(), serde_json::Map::new());
         let (sid, service) = (new_sid("PN"), None);
-        tx.put(&Number {
-            sid,
-            account,
-            number: number.clone(),
-            service,
-            created: now,
-            updated: now,
-            settings,
-        })?;
+        tx.put(&Number { sid, account, number: number.clone(), service, created: now, updated: now, settings })?;
         numbers.push(number);
     }
     Ok((account, numbers))

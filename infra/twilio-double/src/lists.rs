@@ -11,18 +11,10 @@ use crate::{API_VERSION, ROOT};
 
 /// One page. A token names the last row of the page before, so that new rows do not shift the pages.
 pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
-    let number = |name: &str| {
-        ask.query
-            .get(name)
-            .and_then(|text| text.parse::<usize>().ok())
-    };
+    let number = |name: &str| ask.query.get(name).and_then(|text| text.parse::<usize>().ok());
     let size = number("PageSize").unwrap_or(50);
     let page = number("Page").unwrap_or(0);
-    let start = match ask
-        .query
-        .filled("PageToken")
-        .map(|token| (token.starts_with("PA"), token.get(2..)))
-    {
+    let start = match ask.query.filled("PageToken").map(|token| (token.starts_with("PA"), token.get(2..))) {
         Some((forward, Some(id))) => match items.iter().position(|item| row_id(item) == id) {
             Some(at) if forward => at + 1,
             Some(at) => at.saturating_sub(size),
@@ -33,15 +25,8 @@ pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
     let rows: Vec<Value> = items.iter().skip(start).take(size).cloned().collect();
     let link = |page: usize, token: Option<String>| {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        let kept = ask
-            .query
-            .0
-            .iter()
-            .filter(|(name, _)| !matches!(&name[..], "Page" | "PageSize" | "PageToken"));
-        query
-            .extend_pairs(kept)
-            .append_pair("PageSize", &size.to_string())
-            .append_pair("Page", &page.to_string());
+        let kept = ask.query.0.iter().filter(|(name, _)| !matches!(&name[..], "Page" | "PageSize" | "PageToken"));
+        query.extend_pairs(kept).append_pair("PageSize", &size.to_string()).append_pair("Page", &page.to_string());
         query.extend_pairs(token.iter().map(|token| ("PageToken", token)));
         format!("{}?{}", ask.path, query.finish())
     };
@@ -69,12 +54,7 @@ pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
 fn row_id(item: &Value) -> String {
     let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default();
     match text("sid") {
-        "" => format!(
-            "{}{}{}",
-            text("phone_number"),
-            text("category"),
-            text("start_date")
-        ),
+        "" => format!("{}{}{}", text("phone_number"), text("category"), text("start_date")),
         sid => sid.to_owned(),
     }
 }
@@ -92,23 +72,13 @@ pub(crate) fn in_range(query: &Pairs, name: &str, time: Option<Timestamp>) -> bo
         Err(_) => text.parse::<Date>().is_ok_and(|date| date == day(time)),
     };
     bound("").is_none_or(on)
-        && bound("<")
-            .and_then(moment)
-            .is_none_or(|bound| time <= bound)
-        && bound(">")
-            .and_then(moment)
-            .is_none_or(|bound| time >= bound)
+        && bound("<").and_then(moment).is_none_or(|bound| time <= bound)
+        && bound(">").and_then(moment).is_none_or(|bound| time >= bound)
 }
 
 /// A date means its midnight.
 fn moment(text: &str) -> Option<Timestamp> {
-    let date = || {
-        text.parse::<Date>()
-            .ok()?
-            .to_zoned_datetime(TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
-    };
+    let date = || text.parse::<Date>().ok()?.to_zoned_datetime(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     text.parse().ok().or_else(date)
 }
 
@@ -119,9 +89,7 @@ pub(crate) fn caller_ids(ask: &Ask) -> Value {
     };
     let account = &ask.account;
     let known = account.verified.iter().filter(|(_, number)| wanted(number));
-    let items: Vec<Value> = known
-        .map(|(sid, number)| resources::caller_id(account, sid, number))
-        .collect();
+    let items: Vec<Value> = known.map(|(sid, number)| resources::caller_id(account, sid, number)).collect();
     page(ask, "outgoing_caller_ids", &items)
 }
 
@@ -144,38 +112,21 @@ struct Use {
 
 fn uses(ask: &Ask) -> Result<Vec<Use>, Refusal> {
     let side = |direction: &str| {
-        if direction == "inbound" {
-            "inbound"
-        } else {
-            "outbound"
-        }
+        if direction == "inbound" { "inbound" } else { "outbound" }
     };
     let (messages, calls) = ask.double.store.change(|tx| {
         let account = Some(&ask.account.sid[..]);
         Ok::<_, Refusal>((tx.list::<Message>(account)?, tx.list::<Call>(account)?))
     })?;
-    let messages = messages
-        .iter()
-        .filter(|m| m.sent.is_some() || m.status == "received")
-        .map(|m| {
-            let kind = if m.n_media > 0 { "mms" } else { "sms" };
-            let usage = i64::from(m.n_segments);
-            Use {
-                at: m.created,
-                category: format!("{kind}-{}", side(&m.direction)),
-                usage,
-                micros: usage * 7900,
-            }
-        });
+    let messages = messages.iter().filter(|m| m.sent.is_some() || m.status == "received").map(|m| {
+        let kind = if m.n_media > 0 { "mms" } else { "sms" };
+        let usage = i64::from(m.n_segments);
+        Use { at: m.created, category: format!("{kind}-{}", side(&m.direction)), usage, micros: usage * 7900 }
+    });
     let calls = calls.iter().filter_map(|call| {
         let usage = (call.seconds()? + 59) / 60;
         let category = format!("calls-{}", side(&call.direction));
-        Some(Use {
-            at: call.created,
-            category,
-            usage,
-            micros: usage * 14_000,
-        })
+        Some(Use { at: call.created, category, usage, micros: usage * 14_000 })
     });
     Ok(messages.chain(calls).collect())
 }
@@ -189,30 +140,19 @@ fn dollars(micros: i64) -> f64 {
 pub(crate) fn usage(ask: &Ask, period: &str) -> Result<Value, Refusal> {
     let uses = uses(ask)?;
     let name = |at: Timestamp| at.strftime(period).to_string();
-    let mut periods: Vec<String> = uses
-        .iter()
-        .map(|one| name(one.at))
-        .chain([name(now())])
-        .collect();
+    let mut periods: Vec<String> = uses.iter().map(|one| name(one.at)).chain([name(now())]).collect();
     periods.sort();
     periods.dedup();
     let (from, to) = (ask.query.filled("StartDate"), ask.query.filled("EndDate"));
     let mut items = Vec::new();
     for period in periods.iter().rev() {
         for (category, unit) in CATEGORIES.into_iter().chain([("totalprice", "usd")]) {
-            if ask
-                .query
-                .filled("Category")
-                .is_some_and(|wanted| wanted != category)
-            {
+            if ask.query.filled("Category").is_some_and(|wanted| wanted != category) {
                 continue;
             }
             let counted: Vec<&Use> = uses
                 .iter()
-                .filter(|one| {
-                    name(one.at) == *period
-                        && (category == "totalprice" || one.category == category)
-                })
+                .filter(|one| name(one.at) == *period && (category == "totalprice" || one.category == category))
                 .filter(|one| {
                     let day = one.at.strftime("%Y-%m-%d").to_string();
                     from.is_none_or(|from| &day[..] >= from) && to.is_none_or(|to| &day[..] <= to)
@@ -255,9 +195,7 @@ fn usage_record(ask: &Ask, period: &str, category: &str, unit: &str, counted: &[
 }
 
 fn last_day(month: &str) -> String {
-    format!("{month}-01")
-        .parse::<Date>()
-        .map_or_else(|_| month.to_owned(), |day| day.last_of_month().to_string())
+    format!("{month}-01").parse::<Date>().map_or_else(|_| month.to_owned(), |day| day.last_of_month().to_string())
 }
 
 /// A hundred dollars less what was used.
@@ -269,19 +207,12 @@ pub(crate) fn balance(ask: &Ask) -> Result<Value, Refusal> {
 
 pub(crate) fn keys(ask: &Ask) -> Result<Value, Refusal> {
     let keys: Vec<Key> = ask.double.store.list(Some(&ask.account.sid))?;
-    Ok(page(
-        ask,
-        "keys",
-        &keys.iter().rev().map(resources::key).collect::<Vec<_>>(),
-    ))
+    Ok(page(ask, "keys", &keys.iter().rev().map(resources::key).collect::<Vec<_>>()))
 }
 
 /// The only answer that shows the secret.
 pub(crate) fn create_key(ask: &Ask) -> Result<Value, Refusal> {
-    let key = new_key(
-        &ask.account.sid,
-        ask.form.filled("FriendlyName").unwrap_or_default(),
-    );
+    let key = new_key(&ask.account.sid, ask.form.filled("FriendlyName").unwrap_or_default());
     ask.double.store.change(|tx| tx.put(&key))?;
     let mut answer = resources::key(&key);
     answer
@@ -304,15 +235,11 @@ pub(crate) fn new_key(account: &str, name: &str) -> Key {
 }
 
 fn find_key(ask: &Ask, tx: &Tx<'_>) -> Result<Key, Refusal> {
-    tx.get::<Key>(ask.sid())?
-        .filter(|key| key.account == ask.account.sid)
-        .ok_or_else(|| ask.not_found())
+    tx.get::<Key>(ask.sid())?.filter(|key| key.account == ask.account.sid).ok_or_else(|| ask.not_found())
 }
 
 pub(crate) fn fetch_key(ask: &Ask) -> Result<Value, Refusal> {
-    ask.double
-        .store
-        .change(|tx| Ok(resources::key(&find_key(ask, tx)?)))
+    ask.double.store.change(|tx| Ok(resources::key(&find_key(ask, tx)?)))
 }
 
 pub(crate) fn update_key(ask: &Ask) -> Result<Value, Refusal> {

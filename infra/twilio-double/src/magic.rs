@@ -14,11 +14,7 @@ pub(crate) fn fate(to: &str) -> Fate {
     if to.ends_with("0041") {
         return Fate::Unreachable;
     }
-    if to.ends_with("0042") {
-        Fate::Unknown
-    } else {
-        Fate::Succeeds
-    }
+    if to.ends_with("0042") { Fate::Unknown } else { Fate::Succeeds }
 }
 
 /// As `From` this number is always accepted, as a number to buy always available.

@@ -65,8 +65,7 @@ pub(crate) fn create(ask: &Ask) -> Result<Value, Refusal> {
     }
     ask.double.store.change(|tx| {
         may_send(tx, &ask.account, &message)?;
-        message.reordered =
-            message.status_callback.is_some() && ask.double.strikes_order(&message.account);
+        message.reordered = message.status_callback.is_some() && ask.double.strikes_order(&message.account);
         put_media(tx, &message, media_urls.len(), "image/gif")?;
         Ok::<_, Refusal>(tx.put(&message)?)
     })?;
@@ -110,11 +109,7 @@ fn body_of(ask: &Ask) -> Result<String, Refusal> {
         if text.is_empty() && form.filled("MediaUrl").is_none() {
             return Err(Refusal::new(21602));
         }
-        let prefix = if ask.account.kind == "Trial" {
-            "Sent from your Twilio trial account - "
-        } else {
-            ""
-        };
+        let prefix = if ask.account.kind == "Trial" { "Sent from your Twilio trial account - " } else { "" };
         return Ok(format!("{prefix}{text}"));
     };
     let variables = form.filled("ContentVariables").unwrap_or("{}");
@@ -131,10 +126,7 @@ fn send_at(ask: &Ask, service: Option<&str>, now: Timestamp) -> Result<Option<Ti
     if service.is_none() {
         return Err(Refusal::new(35118));
     }
-    let at = ask
-        .form
-        .filled("SendAt")
-        .ok_or_else(|| Refusal::new(35111))?;
+    let at = ask.form.filled("SendAt").ok_or_else(|| Refusal::new(35111))?;
     let at: Timestamp = at.parse().map_err(|_| Refusal::new(35114))?;
     let ahead = at.duration_since(now);
     if ahead < SignedDuration::from_secs(300) || ahead > SignedDuration::from_hours(35 * 24) {
@@ -157,31 +149,18 @@ pub(crate) fn may_send(tx: &Tx<'_>, account: &Account, message: &Message) -> Res
     }
     senders.extend(message.from.clone());
     for sender in &senders {
-        if tx
-            .get::<OptOut>(&OptOut::key(&account.sid, sender, &message.to))?
-            .is_some()
-        {
+        if tx.get::<OptOut>(&OptOut::key(&account.sid, sender, &message.to))?.is_some() {
             return Err(Refusal::new(21610));
         }
     }
-    if account.kind == "Trial"
-        && !account
-            .verified
-            .iter()
-            .any(|(_, number)| *number == message.to)
-    {
+    if account.kind == "Trial" && !account.verified.iter().any(|(_, number)| *number == message.to) {
         return Err(Refusal::new(21608));
     }
     Ok(())
 }
 
 /// Adds `n` pieces of media to a message.
-pub(crate) fn put_media(
-    tx: &Tx<'_>,
-    message: &Message,
-    n: usize,
-    content_type: &str,
-) -> Result<Vec<Media>, Refusal> {
+pub(crate) fn put_media(tx: &Tx<'_>, message: &Message, n: usize, content_type: &str) -> Result<Vec<Media>, Refusal> {
     let piece = || Media {
         sid: new_sid("ME"),
         account: message.account.clone(),
@@ -204,24 +183,16 @@ pub(crate) fn list(ask: &Ask) -> Result<Value, Refusal> {
             // Not yet sent: its creation counts, so that a list for reconciliation shows it.
             && lists::in_range(&ask.query, "DateSent", message.sent.or(Some(message.created)))
     });
-    Ok(lists::page(
-        ask,
-        "messages",
-        &messages.iter().map(resources::message).collect::<Vec<_>>(),
-    ))
+    Ok(lists::page(ask, "messages", &messages.iter().map(resources::message).collect::<Vec<_>>()))
 }
 
 fn find(ask: &Ask, tx: &Tx<'_>, sid: &str) -> Result<Message, Refusal> {
-    let message = tx
-        .get::<Message>(sid)?
-        .filter(|message| message.account == ask.account.sid && !message.deleted);
+    let message = tx.get::<Message>(sid)?.filter(|message| message.account == ask.account.sid && !message.deleted);
     message.ok_or_else(|| ask.not_found())
 }
 
 pub(crate) fn fetch(ask: &Ask) -> Result<Value, Refusal> {
-    ask.double
-        .store
-        .change(|tx| Ok(resources::message(&find(ask, tx, ask.sid())?)))
+    ask.double.store.change(|tx| Ok(resources::message(&find(ask, tx, ask.sid())?)))
 }
 
 /// Redacts (`Body` empty) or cancels (`Status=canceled`).
@@ -279,11 +250,7 @@ pub(crate) fn list_media(ask: &Ask) -> Result<Value, Refusal> {
         media_of(ask, tx, parent(ask))
     })?;
     media.retain(|media| lists::in_range(&ask.query, "DateCreated", Some(media.created)));
-    Ok(lists::page(
-        ask,
-        "media_list",
-        &media.iter().map(resources::media).collect::<Vec<_>>(),
-    ))
+    Ok(lists::page(ask, "media_list", &media.iter().map(resources::media).collect::<Vec<_>>()))
 }
 
 pub(crate) fn media(ask: &Ask) -> Result<Media, Refusal> {
@@ -294,9 +261,7 @@ pub(crate) fn media(ask: &Ask) -> Result<Media, Refusal> {
 
 pub(crate) fn delete_media(ask: &Ask) -> Result<Value, Refusal> {
     let media = media(ask)?;
-    ask.double
-        .store
-        .change(|tx| tx.remove::<Media>(&media.sid))?;
+    ask.double.store.change(|tx| tx.remove::<Media>(&media.sid))?;
     Ok(Value::Null)
 }
 

@@ -44,11 +44,7 @@ pub(crate) fn buy(ask: &Ask) -> Result<Value, Refusal> {
 }
 
 fn settings(ask: &Ask) -> Result<serde_json::Map<String, Value>, Refusal> {
-    let urls = ask
-        .form
-        .0
-        .iter()
-        .filter(|(name, _)| name.ends_with("Url") || name == "StatusCallback");
+    let urls = ask.form.0.iter().filter(|(name, _)| name.ends_with("Url") || name == "StatusCallback");
     for (_, url) in urls.filter(|(_, url)| !url.is_empty()) {
         ask.callable(url, 21205)?;
     }
@@ -61,35 +57,21 @@ pub(crate) fn list(ask: &Ask) -> Result<Value, Refusal> {
     let query = &ask.query;
     numbers.retain(|number| {
         let name = number.setting("friendly_name").unwrap_or(&number.number);
-        query
-            .filled("PhoneNumber")
-            .is_none_or(|part| number.number.contains(part.trim_matches('*')))
-            && query
-                .filled("FriendlyName")
-                .is_none_or(|wanted| wanted == name)
+        query.filled("PhoneNumber").is_none_or(|part| number.number.contains(part.trim_matches('*')))
+            && query.filled("FriendlyName").is_none_or(|wanted| wanted == name)
             && query.filled("Beta").is_none_or(|beta| beta == "false")
-            && query
-                .filled("Origin")
-                .is_none_or(|origin| origin == "twilio")
+            && query.filled("Origin").is_none_or(|origin| origin == "twilio")
     });
-    Ok(lists::page(
-        ask,
-        "incoming_phone_numbers",
-        &numbers.iter().map(resources::number).collect::<Vec<_>>(),
-    ))
+    Ok(lists::page(ask, "incoming_phone_numbers", &numbers.iter().map(resources::number).collect::<Vec<_>>()))
 }
 
 fn find(ask: &Ask, tx: &Tx<'_>) -> Result<Number, Refusal> {
-    let number = tx
-        .get::<Number>(ask.sid())?
-        .filter(|number| number.account == ask.account.sid);
+    let number = tx.get::<Number>(ask.sid())?.filter(|number| number.account == ask.account.sid);
     number.ok_or_else(|| ask.not_found())
 }
 
 pub(crate) fn fetch(ask: &Ask) -> Result<Value, Refusal> {
-    ask.double
-        .store
-        .change(|tx| Ok(resources::number(&find(ask, tx)?)))
+    ask.double.store.change(|tx| Ok(resources::number(&find(ask, tx)?)))
 }
 
 pub(crate) fn update(ask: &Ask) -> Result<Value, Refusal> {
@@ -118,18 +100,11 @@ pub(crate) fn available(ask: &Ask, area: Option<&str>) -> Result<Value, Refusal>
         return Err(ask.not_found());
     }
     let area = area.or(ask.query.filled("AreaCode")).unwrap_or("415");
-    let n = if magic::area_code(area).is_some() {
-        0
-    } else {
-        20
-    };
+    let n = if magic::area_code(area).is_some() { 0 } else { 20 };
     let mut numbers: Vec<String> = (0..n).map(|_| new_number(area)).collect();
     if let Some(part) = ask.query.filled("Contains") {
         numbers.retain(|number| number.contains(part.trim_matches('*')));
     }
-    let items: Vec<Value> = numbers
-        .iter()
-        .map(|number| resources::available(number, country))
-        .collect();
+    let items: Vec<Value> = numbers.iter().map(|number| resources::available(number, country)).collect();
     Ok(lists::page(ask, "available_phone_numbers", &items))
 }

@@ -64,17 +64,12 @@ impl Inner {
 
     /// Do the callbacks of a new message come in the wrong order?
     pub(crate) fn strikes_order(&self, account: &str) -> bool {
-        self.faults
-            .strike(&[Kind::CallbackReordered], account)
-            .is_some()
+        self.faults.strike(&[Kind::CallbackReordered], account).is_some()
     }
 
     /// A late callback leaves the line, so that the following ones overtake it.
     async fn send_in_turn(self: &Arc<Self>, hook: Callback) {
-        let late = hook
-            .is_status
-            .then(|| self.faults.strike(&[Kind::CallbackLate], &hook.account))
-            .flatten();
+        let late = hook.is_status.then(|| self.faults.strike(&[Kind::CallbackLate], &hook.account)).flatten();
         if let Some(fault) = late {
             let double = Arc::clone(self);
             self.spawn(async move {
@@ -89,35 +84,18 @@ impl Inner {
     /// Goes on with everything a former run left unfinished.
     pub(crate) fn resume(self: &Arc<Self>) -> Result<(), StoreError> {
         let (messages, calls, hooks) = self.store.change(|tx| {
-            Ok::<_, StoreError>((
-                tx.list::<Message>(None)?,
-                tx.list::<Call>(None)?,
-                tx.list::<Callback>(None)?,
-            ))
+            Ok::<_, StoreError>((tx.list::<Message>(None)?, tx.list::<Call>(None)?, tx.list::<Callback>(None)?))
         })?;
-        let open = messages
-            .iter()
-            .filter(|m| !m.is_final() && !m.deleted)
-            .map(|m| (m.sid.clone(), m.reordered));
-        let mut open: Vec<_> = open
-            .chain(
-                calls
-                    .iter()
-                    .filter(|c| !c.is_final())
-                    .map(|c| (c.sid.clone(), false)),
-            )
-            .collect();
+        let open = messages.iter().filter(|m| !m.is_final() && !m.deleted).map(|m| (m.sid.clone(), m.reordered));
+        let mut open: Vec<_> =
+            open.chain(calls.iter().filter(|c| !c.is_final()).map(|c| (c.sid.clone(), false))).collect();
         for hook in &hooks {
             if !open.iter().any(|(sid, _)| *sid == hook.about) {
                 open.push((hook.about.clone(), false));
             }
         }
         for (sid, reordered) in open {
-            let waiting = hooks
-                .iter()
-                .filter(|hook| hook.about == sid && !reordered)
-                .cloned()
-                .collect();
+            let waiting = hooks.iter().filter(|hook| hook.about == sid && !reordered).cloned().collect();
             self.follow(sid, waiting);
         }
         Ok(())
@@ -131,12 +109,10 @@ impl Inner {
             return Ok(call.filter(|call| !call.is_final()).map(|_| delay));
         }
         let message: Option<Message> = self.store.get(sid)?;
-        Ok(message
-            .filter(|message| !message.is_final())
-            .map(|message| match message.send_at {
-                Some(at) if message.status == "scheduled" => until(at),
-                _ => delay,
-            }))
+        Ok(message.filter(|message| !message.is_final()).map(|message| match message.send_at {
+            Some(at) if message.status == "scheduled" => until(at),
+            _ => delay,
+        }))
     }
 }
 
@@ -154,14 +130,8 @@ fn step(tx: &Tx<'_>, sid: &str, now: Timestamp) -> Result<Vec<Callback>, StoreEr
     }
 }
 
-fn step_message(
-    tx: &Tx<'_>,
-    mut message: Message,
-    now: Timestamp,
-) -> Result<Vec<Callback>, StoreError> {
-    let active = tx
-        .get::<Account>(&message.account)?
-        .is_some_and(|account| account.status == "active");
+fn step_message(tx: &Tx<'_>, mut message: Message, now: Timestamp) -> Result<Vec<Callback>, StoreError> {
+    let active = tx.get::<Account>(&message.account)?.is_some_and(|account| account.status == "active");
     let fate = magic::fate(&message.to);
     let (status, error) = match message.status.as_str() {
         "accepted" | "scheduled" => {
@@ -185,10 +155,7 @@ fn step_message(
         message.sent = Some(now);
     }
     if message.is_final() && message.sent.is_some() {
-        message.price = Some(format!(
-            "-{:.5}",
-            0.0079 * f64::from(message.n_segments.max(1))
-        ));
+        message.price = Some(format!("-{:.5}", 0.0079 * f64::from(message.n_segments.max(1))));
     }
     tx.put(&message)?;
     message_moved(tx, &message)
@@ -231,10 +198,7 @@ fn choose_sender(tx: &Tx<'_>, message: &mut Message) -> Result<bool, StoreError>
     }
     let numbers = tx.list::<Number>(Some(&message.account))?;
     let same = |number: &&Number| number.service == message.service;
-    let chosen = numbers
-        .iter()
-        .find(same)
-        .or_else(|| numbers.iter().find(|n| n.service.is_none()));
+    let chosen = numbers.iter().find(same).or_else(|| numbers.iter().find(|n| n.service.is_none()));
     let Some(mut number) = chosen.or(numbers.first()).cloned() else {
         return Ok(false);
     };
@@ -248,11 +212,7 @@ fn choose_sender(tx: &Tx<'_>, message: &mut Message) -> Result<bool, StoreError>
 
 /// Segments that Twilio would bill; an MMS counts as one.
 pub(crate) fn count(message: &Message) -> u32 {
-    if message.n_media > 0 {
-        1
-    } else {
-        telbuddy::message::segments::count(&message.body).segments
-    }
+    if message.n_media > 0 { 1 } else { telbuddy::message::segments::count(&message.body).segments }
 }
 
 fn message_params(message: &Message) -> Params {
@@ -266,32 +226,20 @@ fn message_params(message: &Message) -> Params {
         ("ApiVersion", API_VERSION.into()),
     ];
     params.extend(message.from.clone().map(|from| ("From", from)));
-    params.extend(
-        message
-            .service
-            .clone()
-            .map(|service| ("MessagingServiceSid", service)),
-    );
+    params.extend(message.service.clone().map(|service| ("MessagingServiceSid", service)));
     if let Some(code) = message.error {
         params.push(("ErrorCode", code.to_string()));
         params.push(("ErrorMessage", meaning(code).into()));
     }
     if matches!(message.status.as_str(), "delivered" | "undelivered") {
-        params.push((
-            "RawDlrDoneDate",
-            message.updated.strftime("%y%m%d%H%M").to_string(),
-        ));
+        params.push(("RawDlrDoneDate", message.updated.strftime("%y%m%d%H%M").to_string()));
     }
     named(params)
 }
 
 fn step_call(tx: &Tx<'_>, mut call: Call, now: Timestamp) -> Result<Vec<Callback>, StoreError> {
     let inbound = call.direction == "inbound";
-    let fate = if inbound {
-        Fate::Succeeds
-    } else {
-        magic::fate(&call.to)
-    };
+    let fate = if inbound { Fate::Succeeds } else { magic::fate(&call.to) };
     let mut hooks = Vec::new();
     let event = match call.status.as_str() {
         "queued" if !call.initiated => {
@@ -343,20 +291,12 @@ pub(crate) fn call_moved(
     if call.is_final() {
         call.ended = Some(now);
     }
-    let Some(target) = call
-        .status_callback
-        .clone()
-        .filter(|_| call.events.iter().any(|on| on == event))
-    else {
+    let Some(target) = call.status_callback.clone().filter(|_| call.events.iter().any(|on| on == event)) else {
         tx.put(call)?;
         return Ok(None);
     };
     // The webhook says "initiated" where the resource says "queued".
-    let status = if event == "initiated" {
-        event
-    } else {
-        &call.status
-    };
+    let status = if event == "initiated" { event } else { &call.status };
     let mut params = call_params(call, status);
     params.extend(named(vec![
         ("Timestamp", rfc_2822(now)),
@@ -365,10 +305,7 @@ pub(crate) fn call_moved(
     ]));
     if let Some(seconds) = call.seconds() {
         let minutes = (seconds + 59) / 60;
-        params.extend(named(vec![
-            ("CallDuration", seconds.to_string()),
-            ("Duration", minutes.to_string()),
-        ]));
+        params.extend(named(vec![("CallDuration", seconds.to_string()), ("Duration", minutes.to_string())]));
     }
     call.sequence += 1;
     tx.put(call)?;
@@ -377,11 +314,7 @@ pub(crate) fn call_moved(
     Ok(Some(hook))
 }
 
-pub(crate) fn hook_about(
-    call: &Call,
-    (url, method): &(String, String),
-    params: Params,
-) -> Callback {
+pub(crate) fn hook_about(call: &Call, (url, method): &(String, String), params: Params) -> Callback {
     Callback {
         sid: new_sid(""),
         account: call.account.clone(),
@@ -410,8 +343,5 @@ pub(crate) fn call_params(call: &Call, status: &str) -> Params {
 }
 
 pub(crate) fn named(params: Vec<(&str, String)>) -> Params {
-    params
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -38,10 +38,7 @@ pub(crate) fn account(account: &Account) -> Value {
 }
 
 pub(crate) fn message(message: &Message) -> Value {
-    let uri = format!(
-        "{ROOT}/Accounts/{}/Messages/{}",
-        message.account, message.sid
-    );
+    let uri = format!("{ROOT}/Accounts/{}/Messages/{}", message.account, message.sid);
     json!({
         "sid": message.sid,
         "account_sid": message.account,
@@ -67,12 +64,7 @@ pub(crate) fn message(message: &Message) -> Value {
 }
 
 pub(crate) fn media(media: &Media) -> Value {
-    let Media {
-        sid,
-        account,
-        message,
-        ..
-    } = media;
+    let Media { sid, account, message, .. } = media;
     json!({
         "sid": sid,
         "account_sid": account,
@@ -144,17 +136,13 @@ pub(crate) fn number(number: &Number) -> Value {
 
 /// The settings in a form, under the names of the answer: `SmsUrl` is `sms_url`.
 pub(crate) fn settings(pairs: &[(String, String)]) -> Map<String, Value> {
-    let settable = pairs
-        .iter()
-        .filter(|(name, _)| !matches!(&name[..], "PhoneNumber" | "AreaCode" | "AccountSid"));
+    let settable = pairs.iter().filter(|(name, _)| !matches!(&name[..], "PhoneNumber" | "AreaCode" | "AccountSid"));
     let value = |name: &str, text: &str| match text {
         "" if name.ends_with("Sid") => Value::Null,
         "true" | "false" if name == "VoiceCallerIdLookup" => Value::Bool(text == "true"),
         _ => Value::from(text),
     };
-    settable
-        .map(|(name, text)| (snake_case(name), value(name, text)))
-        .collect()
+    settable.map(|(name, text)| (snake_case(name), value(name, text))).collect()
 }
 
 fn snake_case(name: &str) -> String {

@@ -24,18 +24,11 @@ pub(crate) struct Pairs(pub Vec<(String, String)>);
 
 impl Pairs {
     pub(crate) fn parse(encoded: &str) -> Self {
-        Self(
-            form_urlencoded::parse(encoded.as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        Self(form_urlencoded::parse(encoded.as_bytes()).into_owned().collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The value, unless it is missing or empty.
@@ -44,11 +37,7 @@ impl Pairs {
     }
 
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        self.0
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-            .collect()
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
     }
 }
 
@@ -78,29 +67,20 @@ impl Ask {
         if crate::callbacks::may_call(url, self.double.options.allow_any_host) {
             return Ok(());
         }
-        Err(Refusal::saying(
-            code,
-            format!("twilio-double: {url} is not a URL on this machine"),
-        ))
+        Err(Refusal::saying(code, format!("twilio-double: {url} is not a URL on this machine")))
     }
 }
 
 /// Answers one request.
 pub(crate) async fn serve(State(double): State<Arc<Inner>>, request: Request) -> Response {
     let started = Instant::now();
-    let mut response = answer(&double, request)
-        .await
-        .unwrap_or_else(Refusal::into_response);
+    let mut response = answer(&double, request).await.unwrap_or_else(Refusal::into_response);
     let seconds = format!("{:.3}", started.elapsed().as_secs_f64());
-    for (name, value) in [
-        ("server", "twilio-double".into()),
-        ("twilio-request-id", new_sid("RQ")),
-        ("twilio-request-duration", seconds),
-    ] {
+    for (name, value) in
+        [("server", "twilio-double".into()), ("twilio-request-id", new_sid("RQ")), ("twilio-request-duration", seconds)]
+    {
         if let Ok(value) = HeaderValue::from_str(&value) {
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static(name), value);
+            response.headers_mut().insert(HeaderName::from_static(name), value);
         }
     }
     response
@@ -108,45 +88,24 @@ pub(crate) async fn serve(State(double): State<Arc<Inner>>, request: Request) ->
 
 async fn answer(double: &Arc<Inner>, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    let cut = parts
-        .extensions
-        .get::<ConnectInfo<Cut>>()
-        .map(|info| info.0.clone())
-        .unwrap_or_default();
-    let body = to_bytes(body, 1 << 20)
-        .await
-        .map_err(|_| Refusal::saying(20001, "the body is too long"))?;
+    let cut = parts.extensions.get::<ConnectInfo<Cut>>().map(|info| info.0.clone()).unwrap_or_default();
+    let body = to_bytes(body, 1 << 20).await.map_err(|_| Refusal::saying(20001, "the body is too long"))?;
     let (method, path) = (parts.method.as_str(), parts.uri.path());
     if let Some(sid) = path.strip_prefix("/_cdn/") {
         return media_file(double, sid);
     }
     // Without ".json" a media URL is the file itself, not its description.
     let file = method == "GET" && path.contains("/Media/ME") && !path.contains('.');
-    let documented = if file {
-        format!("{path}.json")
-    } else {
-        path.to_owned()
-    };
+    let documented = if file { format!("{path}.json") } else { path.to_owned() };
     let (operation, values) = find_operation(double, method, path, &documented)?;
     let query = Pairs::parse(parts.uri.query().unwrap_or_default());
     let fit = read_form(&parts.headers, &body)
         .and_then(|form| operation.check(&values, &query, &form).map(|()| form))
-        .map_err(|misfit| {
-            record(double, method, path, &misfit)
-                .err()
-                .unwrap_or_else(|| refusal_of(&misfit))
-        });
+        .map_err(|misfit| record(double, method, path, &misfit).err().unwrap_or_else(|| refusal_of(&misfit)));
     let account = authenticate(double, &parts.headers, operation, &values, path)?;
     let form = fit?;
 
-    let ask = Ask {
-        double: Arc::clone(double),
-        account,
-        path: path.to_owned(),
-        values,
-        query,
-        form,
-    };
+    let ask = Ask { double: Arc::clone(double), account, path: path.to_owned(), values, query, form };
     if file {
         return redirect_to_file(&ask);
     }
@@ -162,34 +121,17 @@ fn find_operation(
     let contract = contract().map_err(|error| Refusal::saying(20500, error))?;
     let (refusal, message) = match contract.route(method, documented) {
         Route::Known(operation, values) => return Ok((operation, values)),
-        Route::WrongMethod => (
-            Refusal::new(20004),
-            "no such method here in Twilio's OpenAPI",
-        ),
+        Route::WrongMethod => (Refusal::new(20004), "no such method here in Twilio's OpenAPI"),
         Route::Unknown => (Refusal::not_found(path), "no such path in Twilio's OpenAPI"),
     };
-    record(
-        double,
-        method,
-        path,
-        &Misfit {
-            field: "path".into(),
-            message: message.into(),
-        },
-    )?;
+    record(double, method, path, &Misfit { field: "path".into(), message: message.into() })?;
     Err(refusal)
 }
 
 /// Carries the operation out, with the fault that strikes it.
 async fn operate_or_fail(operation: &str, ask: &Ask, cut: &Cut) -> Result<Response, Refusal> {
     let creates = matches!(operation, "CreateMessage" | "CreateCall");
-    let fault = creates
-        .then(|| {
-            ask.double
-                .faults
-                .strike(faults::OF_REQUESTS, &ask.account.sid)
-        })
-        .flatten();
+    let fault = creates.then(|| ask.double.faults.strike(faults::OF_REQUESTS, &ask.account.sid)).flatten();
     let Some(fault) = fault else {
         return operate(operation, ask);
     };
@@ -231,9 +173,7 @@ fn operate(operation: &str, ask: &Ask) -> Result<Response, Refusal> {
         "FetchIncomingPhoneNumber" => (200, numbers::fetch(ask)?),
         "UpdateIncomingPhoneNumber" => (200, numbers::update(ask)?),
         "DeleteIncomingPhoneNumber" => (204, numbers::delete(ask)?),
-        "ListAvailablePhoneNumberLocal" | "ListAvailablePhoneNumberMobile" => {
-            (200, numbers::available(ask, None)?)
-        }
+        "ListAvailablePhoneNumberLocal" | "ListAvailablePhoneNumberMobile" => (200, numbers::available(ask, None)?),
         "ListAvailablePhoneNumberTollFree" => (200, numbers::available(ask, Some("800"))?),
         "ListOutgoingCallerId" => (200, lists::caller_ids(ask)),
         "ListUsageRecord" => (200, lists::usage(ask, "")?),
@@ -248,40 +188,23 @@ fn operate(operation: &str, ask: &Ask) -> Result<Response, Refusal> {
         _ => return Err(ask.not_found()),
     };
     let status = StatusCode::from_u16(status).unwrap_or_default();
-    Ok(if body == Value::Null {
-        status.into_response()
-    } else {
-        (status, Json(body)).into_response()
-    })
+    Ok(if body == Value::Null { status.into_response() } else { (status, Json(body)).into_response() })
 }
 
 fn read_form(headers: &HeaderMap, body: &Bytes) -> Result<Pairs, Misfit> {
     if body.is_empty() {
         return Ok(Pairs::default());
     }
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.starts_with("application/x-www-form-urlencoded") {
-        let message =
-            format!("header Content-Type: {kind:?} is not application/x-www-form-urlencoded");
-        return Err(Misfit {
-            field: "Content-Type".into(),
-            message,
-        });
+        let message = format!("header Content-Type: {kind:?} is not application/x-www-form-urlencoded");
+        return Err(Misfit { field: "Content-Type".into(), message });
     }
     Ok(Pairs::parse(&String::from_utf8_lossy(body)))
 }
 
 fn refusal_of(misfit: &Misfit) -> Refusal {
-    Refusal::saying(
-        20001,
-        format!(
-            "twilio-double: request does not fit Twilio's OpenAPI: {}",
-            misfit.message
-        ),
-    )
+    Refusal::saying(20001, format!("twilio-double: request does not fit Twilio's OpenAPI: {}", misfit.message))
 }
 
 fn record(double: &Inner, method: &str, path: &str, misfit: &Misfit) -> Result<(), Refusal> {
@@ -306,19 +229,14 @@ fn authenticate(
 ) -> Result<Account, Refusal> {
     let refused = || Refusal::saying(20003, "Authenticate");
     let (user, secret) = basic(headers).ok_or_else(refused)?;
-    let wanted = values
-        .get("AccountSid")
-        .unwrap_or(values.get("Sid").unwrap_or_default());
+    let wanted = values.get("AccountSid").unwrap_or(values.get("Sid").unwrap_or_default());
     let account = if user.starts_with("SK") {
         let key: Key = double.store.get(&user)?.ok_or_else(refused)?;
         let barred = operation.id == "FetchAccount" || operation.id.ends_with("Key");
         if key.secret != secret || key.account != wanted || barred {
             return Err(refused());
         }
-        double
-            .store
-            .get::<Account>(&key.account)?
-            .ok_or_else(refused)?
+        double.store.get::<Account>(&key.account)?.ok_or_else(refused)?
     } else {
         let account: Account = double.store.get(&user)?.ok_or_else(refused)?;
         if account.token != secret {
@@ -337,9 +255,7 @@ fn authenticate(
 
 fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let bytes = base64::prelude::BASE64_STANDARD
-        .decode(value.strip_prefix("Basic ")?.trim())
-        .ok()?;
+    let bytes = base64::prelude::BASE64_STANDARD.decode(value.strip_prefix("Basic ")?.trim()).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, secret) = text.split_once(':')?;
     Some((user.to_owned(), secret.to_owned()))
@@ -348,34 +264,20 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
 fn redirect_to_file(ask: &Ask) -> Result<Response, Refusal> {
     let media = messages::media(ask)?;
     let location = format!("{}/_cdn/{}", ask.double.base_url, media.sid);
-    Ok((
-        StatusCode::TEMPORARY_REDIRECT,
-        [(header::LOCATION, location)],
-    )
-        .into_response())
+    Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response())
 }
 
 /// The stand-in of the media store: one grey pixel for every picture.
 fn media_file(double: &Inner, sid: &str) -> Result<Response, Refusal> {
-    const PIXEL: &[u8] =
-        b"GIF89a\x01\0\x01\0\x80\0\0\x80\x80\x80\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
-    let media: Media = double
-        .store
-        .get(sid)?
-        .ok_or_else(|| Refusal::not_found("/_cdn"))?;
-    Ok((
-        [(header::CONTENT_TYPE, media.content_type)],
-        Body::from(PIXEL),
-    )
-        .into_response())
+    const PIXEL: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\x80\x80\x80\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+    let media: Media = double.store.get(sid)?.ok_or_else(|| Refusal::not_found("/_cdn"))?;
+    Ok(([(header::CONTENT_TYPE, media.content_type)], Body::from(PIXEL)).into_response())
 }
 
 /// True when the number has the form of E.164.
 pub(crate) fn is_e164(number: &str) -> bool {
     let digits = number.strip_prefix('+').unwrap_or_default();
-    (7..=15).contains(&digits.len())
-        && !digits.starts_with('0')
-        && digits.bytes().all(|b| b.is_ascii_digit())
+    (7..=15).contains(&digits.len()) && !digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The time left until `at`, zero when it is past.

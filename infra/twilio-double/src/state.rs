@@ -73,10 +73,7 @@ doc!(Number, "number");
 impl Number {
     /// A setting that is a non-empty text.
     pub(crate) fn setting(&self, name: &str) -> Option<&str> {
-        self.settings
-            .get(name)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
+        self.settings.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 }
 
@@ -121,10 +118,7 @@ doc!(Message, "message");
 
 impl Message {
     pub(crate) fn is_final(&self) -> bool {
-        matches!(
-            self.status.as_str(),
-            "delivered" | "undelivered" | "failed" | "canceled" | "received" | "read"
-        )
+        matches!(self.status.as_str(), "delivered" | "undelivered" | "failed" | "canceled" | "received" | "read")
     }
 }
 
@@ -162,10 +156,7 @@ doc!(Call, "call");
 
 impl Call {
     pub(crate) fn is_final(&self) -> bool {
-        matches!(
-            self.status.as_str(),
-            "completed" | "busy" | "failed" | "no-answer" | "canceled"
-        )
+        matches!(self.status.as_str(), "completed" | "busy" | "failed" | "no-answer" | "canceled")
     }
 
     /// Seconds of an answered, ended call; a started second counts.
@@ -243,10 +234,7 @@ impl Store {
     }
 
     /// Runs one change: all of it is kept when it returns `Ok`, none when it returns `Err`.
-    pub(crate) fn change<R, E: From<StoreError>>(
-        &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<R, E>,
-    ) -> Result<R, E> {
+    pub(crate) fn change<R, E: From<StoreError>>(&self, work: impl FnOnce(&Tx<'_>) -> Result<R, E>) -> Result<R, E> {
         let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let tx = Tx(connection.transaction().map_err(StoreError::from)?);
         let result = work(&tx)?;
@@ -268,12 +256,8 @@ pub(crate) struct Tx<'c>(Transaction<'c>);
 
 impl Tx<'_> {
     pub(crate) fn get<D: Doc>(&self, id: &str) -> Result<Option<D>, StoreError> {
-        let mut query = self
-            .0
-            .prepare_cached("SELECT doc FROM docs WHERE kind = ? AND id = ?")?;
-        let row: Option<String> = query
-            .query_row(params![D::KIND, id], |row| row.get(0))
-            .optional()?;
+        let mut query = self.0.prepare_cached("SELECT doc FROM docs WHERE kind = ? AND id = ?")?;
+        let row: Option<String> = query.query_row(params![D::KIND, id], |row| row.get(0)).optional()?;
         Ok(row.map(|text| serde_json::from_str(&text)).transpose()?)
     }
 
@@ -292,43 +276,29 @@ impl Tx<'_> {
         let sql = "INSERT INTO docs (kind, id, account, doc) VALUES (?, ?, ?, ?)
                    ON CONFLICT (kind, id) DO UPDATE SET doc = excluded.doc";
         let text = serde_json::to_string(doc)?;
-        self.0
-            .prepare_cached(sql)?
-            .execute(params![D::KIND, doc.id(), doc.account(), text])?;
+        self.0.prepare_cached(sql)?.execute(params![D::KIND, doc.id(), doc.account(), text])?;
         Ok(())
     }
 
     /// True when there was one.
     pub(crate) fn remove<D: Doc>(&self, id: &str) -> Result<bool, StoreError> {
-        let n = self
-            .0
-            .prepare_cached("DELETE FROM docs WHERE kind = ? AND id = ?")?
-            .execute(params![D::KIND, id])?;
+        let n = self.0.prepare_cached("DELETE FROM docs WHERE kind = ? AND id = ?")?.execute(params![D::KIND, id])?;
         Ok(n > 0)
     }
 
     /// The number's owner may be any account.
     pub(crate) fn number(&self, number: &str) -> Result<Option<Number>, StoreError> {
-        Ok(self
-            .list::<Number>(None)?
-            .into_iter()
-            .find(|known| known.number == number))
+        Ok(self.list::<Number>(None)?.into_iter().find(|known| known.number == number))
     }
 }
 
 /// A new SID: the prefix and 32 hexadecimal digits.
 pub(crate) fn new_sid(prefix: &str) -> String {
-    format!(
-        "{prefix}{}",
-        data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>())
-    )
+    format!("{prefix}{}", data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>()))
 }
 
 /// The double's clock.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a server on its own; this is its one place that reads the time"
-)]
+#[expect(clippy::disallowed_methods, reason = "a server on its own; this is its one place that reads the time")]
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()
 }

@@ -24,10 +24,7 @@ pub(crate) struct Operation {
     query: Part,
     form: Part,
     /// Status and converted schema of the documented success answer.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the tests check our answers with it")
-    )]
+    #[cfg_attr(not(test), expect(dead_code, reason = "the tests check our answers with it"))]
     pub answer: Option<Value>,
 }
 
@@ -62,10 +59,7 @@ pub(crate) fn contract() -> Result<&'static Contract, &'static str> {
 impl Contract {
     fn load() -> Result<Self, String> {
         let document: Value = serde_json::from_str(DOCUMENT).map_err(|error| error.to_string())?;
-        let paths = document
-            .get("paths")
-            .and_then(Value::as_object)
-            .ok_or("no paths")?;
+        let paths = document.get("paths").and_then(Value::as_object).ok_or("no paths")?;
         let mut operations = Vec::new();
         for (template, item) in paths {
             for method in ["get", "post", "delete"] {
@@ -93,54 +87,23 @@ impl Contract {
 }
 
 impl Operation {
-    fn load(
-        document: &Value,
-        template: &str,
-        method: &str,
-        operation: &Value,
-    ) -> Result<Self, String> {
-        let parameters = operation
-            .get("parameters")
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
+    fn load(document: &Value, template: &str, method: &str, operation: &Value) -> Result<Self, String> {
+        let parameters = operation.get("parameters").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let part = |place: &'static str| {
             let mut fields = Map::new();
-            for parameter in parameters
-                .iter()
-                .filter(|p| p.get("in").and_then(Value::as_str) == Some(place))
-            {
-                let name = parameter
-                    .get("name")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
-                fields.insert(
-                    name.into(),
-                    convert(document, parameter.get("schema").unwrap_or(&Value::Null)),
-                );
+            for parameter in parameters.iter().filter(|p| p.get("in").and_then(Value::as_str) == Some(place)) {
+                let name = parameter.get("name").and_then(Value::as_str).unwrap_or_default();
+                fields.insert(name.into(), convert(document, parameter.get("schema").unwrap_or(&Value::Null)));
             }
             Part::load(place, fields, &json!([]))
         };
-        let form =
-            operation.pointer("/requestBody/content/application~1x-www-form-urlencoded/schema");
-        let form = form
-            .map(|schema| convert(document, schema))
-            .unwrap_or_default();
-        let fields = form
-            .get("properties")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
+        let form = operation.pointer("/requestBody/content/application~1x-www-form-urlencoded/schema");
+        let form = form.map(|schema| convert(document, schema)).unwrap_or_default();
+        let fields = form.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
         let answers = operation.get("responses").and_then(Value::as_object);
-        let answer = answers.and_then(|all| {
-            all.values()
-                .find_map(|r| r.pointer("/content/application~1json/schema"))
-        });
+        let answer = answers.and_then(|all| all.values().find_map(|r| r.pointer("/content/application~1json/schema")));
         Ok(Self {
-            id: operation
-                .get("operationId")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .into(),
+            id: operation.get("operationId").and_then(Value::as_str).unwrap_or_default().into(),
             method: method.to_uppercase(),
             template: template.into(),
             path: part("path")?,
@@ -159,30 +122,21 @@ impl Operation {
 }
 
 impl Part {
-    fn load(
-        place: &'static str,
-        fields: Map<String, Value>,
-        required: &Value,
-    ) -> Result<Self, String> {
-        let schema = json!({"type": "object", "properties": fields, "required": required, "additionalProperties": false});
+    fn load(place: &'static str, fields: Map<String, Value>, required: &Value) -> Result<Self, String> {
+        let schema =
+            json!({"type": "object", "properties": fields, "required": required, "additionalProperties": false});
         let validator = jsonschema::options()
             .with_draft(Draft::Draft7)
             .should_validate_formats(true)
             .with_format("uri", is_uri)
-            .with_format("date-time", |text: &str| {
-                is_date(text) || text.parse::<jiff::Timestamp>().is_ok()
-            })
+            .with_format("date-time", |text: &str| is_date(text) || text.parse::<jiff::Timestamp>().is_ok())
             .with_format("date", is_date)
             .with_format("iso-country-code", |text: &str| {
                 text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase())
             })
             .build(&schema)
             .map_err(|error| error.to_string())?;
-        Ok(Self {
-            place,
-            fields,
-            validator,
-        })
+        Ok(Self { place, fields, validator })
     }
 
     fn check(&self, pairs: &Pairs) -> Result<(), Misfit> {
@@ -192,18 +146,10 @@ impl Part {
         };
         let text = error.to_string();
         let at = error.instance_path().to_string();
-        let at = at
-            .trim_start_matches('/')
-            .split('/')
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let at = at.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
         // Missing and unknown fields are errors of the whole object: their names stand in quotes in the text.
         let field = if at.is_empty() { quoted(&text) } else { at };
-        Err(Misfit {
-            message: format!("{} field {field}: {text}", self.place),
-            field,
-        })
+        Err(Misfit { message: format!("{} field {field}: {text}", self.place), field })
     }
 
     /// The pairs as JSON, each text read as its schema's type when it can be.
@@ -218,15 +164,10 @@ impl Part {
             if is_type(schema, "array") {
                 let items = schema.get("items").unwrap_or(&Value::Null);
                 let list = object.entry(name.clone()).or_insert_with(|| json!([]));
-                list.as_array_mut()
-                    .into_iter()
-                    .for_each(|list| list.push(read(items, text)));
+                list.as_array_mut().into_iter().for_each(|list| list.push(read(items, text)));
             } else if object.insert(name.clone(), read(schema, text)).is_some() {
                 let message = format!("{} field {name}: stands more than once", self.place);
-                return Err(Misfit {
-                    field: name.clone(),
-                    message,
-                });
+                return Err(Misfit { field: name.clone(), message });
             }
         }
         Ok(Value::Object(object))
@@ -270,9 +211,7 @@ fn quoted(text: &str) -> String {
 /// OpenAPI 3.0 to JSON Schema: references put in place, `nullable` made a type, formats dropped where Twilio says so.
 fn convert(document: &Value, schema: &Value) -> Value {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
-        let target = document
-            .pointer(reference.trim_start_matches('#'))
-            .unwrap_or(&Value::Null);
+        let target = document.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null);
         return convert(document, target);
     }
     let mut schema = match schema {
@@ -280,32 +219,23 @@ fn convert(document: &Value, schema: &Value) -> Value {
         Value::Array(list) => return list.iter().map(|item| convert(document, item)).collect(),
         other => return other.clone(),
     };
-    if schema
-        .get("x-twilio")
-        .and_then(|x| x.get("ignoreFormat"))
-        .is_some()
-    {
+    if schema.get("x-twilio").and_then(|x| x.get("ignoreFormat")).is_some() {
         schema.remove("format");
     }
     if schema.remove("nullable") == Some(Value::Bool(true)) {
         if let Some(kind) = schema.get_mut("type") {
             *kind = json!([kind, "null"]);
         }
-        schema
-            .get_mut("enum")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .for_each(|list| list.push(Value::Null));
+        schema.get_mut("enum").and_then(Value::as_array_mut).into_iter().for_each(|list| list.push(Value::Null));
     }
     for name in ["properties", "items"] {
         let Some(inner) = schema.get_mut(name) else {
             continue;
         };
         *inner = match inner.as_object() {
-            Some(fields) if name == "properties" => fields
-                .iter()
-                .map(|(key, field)| (key.clone(), convert(document, field)))
-                .collect(),
+            Some(fields) if name == "properties" => {
+                fields.iter().map(|(key, field)| (key.clone(), convert(document, field))).collect()
+            }
             _ => convert(document, inner),
         };
     }

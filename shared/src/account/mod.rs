@@ -223,7 +223,9 @@ mod tests {
     #[test]
     fn addresses_are_folded_and_nonsense_is_refused() {
         assert_eq!(Email::parse(" Ann@Example.COM ").unwrap().as_str(), "ann@example.com");
-        for wrong in ["", "a", "a@b", "@example.com", "a b@example.com", "a@b@example.com", "a@ex..com", "a\n@example.com"] {
+        for wrong in
+            ["", "a", "a@b", "@example.com", "a b@example.com", "a@b@example.com", "a@ex..com", "a\n@example.com"]
+        {
             assert!(Email::parse(wrong).is_err(), "{wrong:?}");
         }
         assert!(Email::parse(&format!("{}@example.com", "x".repeat(65))).is_err());

@@ -79,15 +79,15 @@ impl Peppers {
         let nobody = Hashed { phc: NOBODY.to_owned(), pepper: newest };
         let hashed = stored.unwrap_or(&nobody);
         let pepper = self.0.get(&hashed.pepper).ok_or(Fault::permanent("the pepper of a password is gone"))?;
-        let phc = PasswordHash::new(&hashed.phc).map_err(|_| Fault::permanent("a stored password hash does not read"))?;
+        let phc =
+            PasswordHash::new(&hashed.phc).map_err(|_| Fault::permanent("a stored password hash does not read"))?;
         let same = argon2id(pepper)?.verify_password(given.expose_secret().as_bytes(), &phc).is_ok();
         Ok(same && stored.is_some())
     }
 }
 
 /// Parameters as above, random salt, an output that no password has (all zero bits).
-const NOBODY: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5c3NhbHQxMjM0$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5c3NhbHQxMjM0$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 fn argon2id(pepper: &[u8]) -> Result<Argon2<'_>, Fault> {
     let wrong = |error| Fault::Permanent(format!("argon2: {error}"));

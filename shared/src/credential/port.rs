@@ -24,7 +24,8 @@ pub trait OpenKey {
 
     /// Opens one of the wrapped keys (`None`: the newest). The first opening in five minutes costs one KMS call and one
     /// entry in the account's access log (promise N11); callers at the same time wait for that one.
-    fn open_key(&self, keys: &WrappedKeys, version: Option<u32>) -> impl Future<Output = Result<DataKey, Fault>> + Send;
+    fn open_key(&self, keys: &WrappedKeys, version: Option<u32>)
+    -> impl Future<Output = Result<DataKey, Fault>> + Send;
 }
 
 /// Loads wrapped data keys.

@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn stop_is_heard_in_its_usual_spellings_and_not_in_a_sentence_about_something_else() {
-        for text in ["STOP", "stop", " Stop. ", "StopAll", "opt-out", "Opt out!", "QUIT", "revoke", "optout", "\"end\""] {
+        for text in ["STOP", "stop", " Stop. ", "StopAll", "opt-out", "Opt out!", "QUIT", "revoke", "optout", "\"end\""]
+        {
             assert_eq!(consent(None, text), Some(Consent::Stop), "{text}");
         }
         for text in ["START", "unstop"] {

@@ -112,24 +112,15 @@ pub enum Rejection {
 ///
 /// Errs when the request is too large, is neither form nor JSON, or when no key made its signature. The size is
 /// checked first; then every key and URL is computed, so that the time taken does not tell which one was near.
-pub fn verified(
-    presented: &Presented<'_>,
-    keys: &SigningKeys<'_>,
-) -> Result<Verified<Params>, Rejection> {
+pub fn verified(presented: &Presented<'_>, keys: &SigningKeys<'_>) -> Result<Verified<Params>, Rejection> {
     if presented.body.len() > MAX_BODY_BYTES {
         return Err(Rejection::BodyTooLarge);
     }
-    let signature = presented
-        .signature
-        .filter(|s| !s.is_empty())
-        .ok_or(Rejection::MissingHeader)?;
+    let signature = presented.signature.filter(|s| !s.is_empty()).ok_or(Rejection::MissingHeader)?;
     let params = Params::parse(presented.content_type, presented.body)?;
     let pairs = params.pairs();
 
-    let which = match presented
-        .shared_key_settings
-        .filter(|s| !s.trim().is_empty())
-    {
+    let which = match presented.shared_key_settings.filter(|s| !s.trim().is_empty()) {
         Some(settings) => {
             let (algorithm, secret) = shared_key(settings, keys)?;
             let good = matches(algorithm, secret, presented.url, pairs, signature);
@@ -142,10 +133,7 @@ pub fn verified(
     if let Params::Json(body) = &params {
         check_body_hash(presented.url, body)?;
     }
-    Ok(Verified {
-        value: params,
-        which,
-    })
+    Ok(Verified { value: params, which })
 }
 
 /// Signs as Twilio does with an Auth Token: HMAC-SHA1 over the URL, then every name and value in order, in Base64.
@@ -170,14 +158,9 @@ pub fn is_signed_by(token: &str, url: &str, params: &[(String, String)], signatu
 /// The URL that Twilio signs when `configured` is the one it was given: without `#fragment` (connection overrides) and
 /// without `user:password@` (both from Twilio's "Webhooks security" page).
 pub fn as_signed(configured: &str) -> String {
-    let url = configured
-        .split_once('#')
-        .map_or(configured, |(url, _fragment)| url);
+    let url = configured.split_once('#').map_or(configured, |(url, _fragment)| url);
     let url = Url::split(url);
-    let host = url
-        .authority
-        .rsplit_once('@')
-        .map_or(url.authority, |(_user, host)| host);
+    let host = url.authority.rsplit_once('@').map_or(url.authority, |(_user, host)| host);
     format!("{}{}{}", url.scheme, host, url.rest)
 }
 
@@ -201,10 +184,7 @@ impl<T> Verified<T> {
 impl Params {
     /// The first value of a form parameter; `None` when it is absent or the body is JSON.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs()
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.pairs().iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// The form's pairs in the received order; none when the body is JSON.
@@ -224,15 +204,10 @@ impl Params {
     }
 
     fn parse(content_type: Option<&str>, body: &[u8]) -> Result<Self, Rejection> {
-        let media_type = content_type
-            .and_then(|t| t.split(';').next())
-            .map(|t| t.trim().to_ascii_lowercase());
+        let media_type = content_type.and_then(|t| t.split(';').next()).map(|t| t.trim().to_ascii_lowercase());
         match media_type.as_deref() {
             Some("application/x-www-form-urlencoded") => form_pairs(body).map(Self::Form),
-            Some(t)
-                if t == "application/json"
-                    || (t.starts_with("application/") && t.ends_with("+json")) =>
-            {
+            Some(t) if t == "application/json" || (t.starts_with("application/") && t.ends_with("+json")) => {
                 Ok(Self::Json(body.to_vec()))
             }
             // A GET, or a WebSocket handshake: everything is in the URL.
@@ -277,17 +252,9 @@ fn which_token(
     signature: &str,
 ) -> Result<Option<KeyUsed>, Rejection> {
     let mut which = Err(Rejection::NoKey);
-    for (n, token) in tokens
-        .iter()
-        .enumerate()
-        .filter(|(_, token)| !token.is_empty())
-    {
+    for (n, token) in tokens.iter().enumerate().filter(|(_, token)| !token.is_empty()) {
         let good = bool::from(matches(Algorithm::Sha1, token, url, params, signature));
-        let this = if n == 0 {
-            KeyUsed::Current
-        } else {
-            KeyUsed::Previous
-        };
+        let this = if n == 0 { KeyUsed::Current } else { KeyUsed::Previous };
         let before = which.unwrap_or(None);
         which = Ok(before.or_else(|| good.then_some(this)));
     }
@@ -298,10 +265,7 @@ fn which_token(
 ///
 /// Without an algorithm it is SHA-1, as in Twilio's library. The header is not signed, but it cannot open anything: it
 /// only chooses among what we hold, and a signature made for one algorithm does not match under the other.
-fn shared_key<'a>(
-    settings: &str,
-    keys: &SigningKeys<'a>,
-) -> Result<(Algorithm, &'a str), Rejection> {
+fn shared_key<'a>(settings: &str, keys: &SigningKeys<'a>) -> Result<(Algorithm, &'a str), Rejection> {
     let setting = |name: &str| {
         settings
             .split(',')
@@ -314,10 +278,7 @@ fn shared_key<'a>(
         Some(name) if name.eq_ignore_ascii_case("HMAC_SHA256") => Algorithm::Sha256,
         Some(_) => return Err(Rejection::UnknownAlgorithm),
     };
-    let (id, secret) = keys
-        .shared_key
-        .filter(|(_, secret)| !secret.is_empty())
-        .ok_or(Rejection::NoKey)?;
+    let (id, secret) = keys.shared_key.filter(|(_, secret)| !secret.is_empty()).ok_or(Rejection::NoKey)?;
     if setting("key").is_some_and(|named| named != id) {
         return Err(Rejection::UnknownSharedKey);
     }
@@ -325,32 +286,18 @@ fn shared_key<'a>(
 }
 
 /// Compares with the signatures of both URLs, in constant time over the whole string; both are always computed.
-fn matches(
-    algorithm: Algorithm,
-    key: &str,
-    url: &str,
-    params: &[(String, String)],
-    signature: &str,
-) -> Choice {
+fn matches(algorithm: Algorithm, key: &str, url: &str, params: &[(String, String)], signature: &str) -> Choice {
     let params = in_signing_order(params);
     Url::split(url)
         .candidates()
         .iter()
-        .map(|url| {
-            algorithm
-                .sign(key, url, &params)
-                .as_bytes()
-                .ct_eq(signature.as_bytes())
-        })
+        .map(|url| algorithm.sign(key, url, &params).as_bytes().ct_eq(signature.as_bytes()))
         .fold(Choice::from(0), |any, one| any | one)
 }
 
 /// By name, then by value, in code points (which for UTF-8 is the order of bytes); an identical pair counts once.
 fn in_signing_order(params: &[(String, String)]) -> Vec<(&str, &str)> {
-    let mut pairs: Vec<_> = params
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let mut pairs: Vec<_> = params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     pairs.sort_unstable();
     pairs.dedup();
     pairs
@@ -365,16 +312,8 @@ enum Algorithm {
 impl Algorithm {
     fn sign(self, key: &str, url: &str, params: &[(&str, &str)]) -> String {
         match self {
-            Self::Sha1 => mac(
-                Hmac::<Sha1>::new(&block_key::<Sha1>(key.as_bytes())),
-                url,
-                params,
-            ),
-            Self::Sha256 => mac(
-                Hmac::<Sha256>::new(&block_key::<Sha256>(key.as_bytes())),
-                url,
-                params,
-            ),
+            Self::Sha1 => mac(Hmac::<Sha1>::new(&block_key::<Sha1>(key.as_bytes())), url, params),
+            Self::Sha256 => mac(Hmac::<Sha256>::new(&block_key::<Sha256>(key.as_bytes())), url, params),
         }
     }
 }
@@ -393,11 +332,7 @@ fn mac(mut mac: impl Mac, url: &str, params: &[(&str, &str)]) -> String {
 fn block_key<D: Digest + BlockSizeUser>(key: &[u8]) -> Block<D> {
     let mut block = Block::<D>::default();
     let digest = D::digest(key);
-    let key = if key.len() > block.len() {
-        &digest[..]
-    } else {
-        key
-    };
+    let key = if key.len() > block.len() { &digest[..] } else { key };
     block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
     block
 }
@@ -411,11 +346,7 @@ fn check_body_hash(url: &str, body: &[u8]) -> Result<(), Rejection> {
         .filter(|(_, hash)| !hash.is_empty())
         .ok_or(Rejection::BodyHashMissing)?;
     let actual = HEXLOWER.encode(&Sha256::digest(body));
-    if bool::from(actual.as_bytes().ct_eq(expected.as_bytes())) {
-        Ok(())
-    } else {
-        Err(Rejection::BodyHashMismatch)
-    }
+    if bool::from(actual.as_bytes().ct_eq(expected.as_bytes())) { Ok(()) } else { Err(Rejection::BodyHashMismatch) }
 }
 
 /// A URL cut at the authority, every byte kept: Twilio signs the text, so it must not pass through a URL parser.
@@ -434,48 +365,30 @@ impl<'a> Url<'a> {
         let (scheme, after) = url.split_at(start);
         let end = after.find(['/', '?', '#']).unwrap_or(after.len());
         let (authority, rest) = after.split_at(end);
-        Self {
-            scheme,
-            authority,
-            rest,
-        }
+        Self { scheme, authority, rest }
     }
 
     /// Without the port, and with the given or the scheme's usual one: Twilio drops it in voice over HTTPS and keeps it
     /// elsewhere. The usual one is 443 for https and 80 for all else, wss too, as in the official libraries.
     fn candidates(&self) -> [String; 2] {
-        let Self {
-            scheme,
-            authority,
-            rest,
-        } = self;
+        let Self { scheme, authority, rest } = self;
         let host_start = authority.rfind('@').map_or(0, |at| at + 1);
-        let after_ipv6 = authority
-            .rfind(']')
-            .map_or(host_start, |at| at.max(host_start));
+        let after_ipv6 = authority.rfind(']').map_or(host_start, |at| at.max(host_start));
         let colon = authority.rfind(':').filter(|at| *at >= after_ipv6);
-        let (host, port) = colon
-            .and_then(|at| authority.split_at_checked(at))
-            .unwrap_or((authority, ""));
+        let (host, port) = colon.and_then(|at| authority.split_at_checked(at)).unwrap_or((authority, ""));
         let port = match port {
             "" | ":" if scheme.eq_ignore_ascii_case("https://") => ":443",
             "" | ":" => ":80",
             given => given,
         };
-        [
-            format!("{scheme}{host}{rest}"),
-            format!("{scheme}{host}{port}{rest}"),
-        ]
+        [format!("{scheme}{host}{rest}"), format!("{scheme}{host}{port}{rest}")]
     }
 }
 
 /// Decodes `application/x-www-form-urlencoded` (WHATWG URL standard §5.1), but refuses what is not UTF-8 instead of
 /// replacing it: with replacements two different bodies would have one signature.
 fn form_pairs(body: &[u8]) -> Result<Vec<(String, String)>, Rejection> {
-    let pieces = || {
-        body.split(|byte| *byte == b'&')
-            .filter(|piece| !piece.is_empty())
-    };
+    let pieces = || body.split(|byte| *byte == b'&').filter(|piece| !piece.is_empty());
     if pieces().nth(MAX_PARAMETERS).is_some() {
         return Err(Rejection::TooManyParameters);
     }
@@ -523,34 +436,19 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
     }
 
     fn encoded(pairs: &[(String, String)]) -> Vec<u8> {
-        form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(pairs)
-            .finish()
-            .into_bytes()
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes()
     }
 
     fn form<'a>(signature: &'a str, url: &'a str, body: &'a [u8]) -> Presented<'a> {
-        Presented {
-            signature: Some(signature),
-            shared_key_settings: None,
-            url,
-            content_type: Some(FORM),
-            body,
-        }
+        Presented { signature: Some(signature), shared_key_settings: None, url, content_type: Some(FORM), body }
     }
 
     fn tokens<'a>(auth_tokens: &'a [&'a str]) -> SigningKeys<'a> {
-        SigningKeys {
-            auth_tokens,
-            shared_key: None,
-        }
+        SigningKeys { auth_tokens, shared_key: None }
     }
 
     #[test]
@@ -568,39 +466,21 @@ mod tests {
 
     #[test]
     fn a_signed_form_comes_out_as_it_was_sent() {
-        let params = pairs(&[
-            ("To", "+15005550006"),
-            ("Body", "a&b =+ é😀\r\n"),
-            ("A", ""),
-            ("A", "2"),
-            ("A", "1"),
-        ]);
+        let params = pairs(&[("To", "+15005550006"), ("Body", "a&b =+ é😀\r\n"), ("A", ""), ("A", "2"), ("A", "1")]);
         let body = encoded(&params);
-        let verified = verified(
-            &form(&sign(TOKEN, URL, &params), URL, &body),
-            &tokens(&[TOKEN]),
-        )
-        .unwrap();
+        let verified = verified(&form(&sign(TOKEN, URL, &params), URL, &body), &tokens(&[TOKEN])).unwrap();
         assert_eq!(verified.which(), KeyUsed::Current);
         assert_eq!(verified.get().get("Body"), Some("a&b =+ é😀\r\n"));
-        assert_eq!(
-            verified.get().get("A"),
-            Some(""),
-            "the first of a repeated name"
-        );
+        assert_eq!(verified.get().get("A"), Some(""), "the first of a repeated name");
         assert_eq!(verified.get().get("None"), None);
-        assert_eq!(
-            format!("{verified:?}"),
-            "Verified { value: Form(5 parameters), which: Current }"
-        );
+        assert_eq!(format!("{verified:?}"), "Verified { value: Form(5 parameters), which: Current }");
         assert_eq!(verified.into_inner(), Params::Form(params));
     }
 
     #[test]
     fn during_a_rotation_the_previous_token_still_counts() {
         let signature = sign("old", URL, &[]);
-        let which =
-            |keys: &[&str]| verified(&form(&signature, URL, b""), &tokens(keys)).map(|v| v.which());
+        let which = |keys: &[&str]| verified(&form(&signature, URL, b""), &tokens(keys)).map(|v| v.which());
         assert_eq!(which(&["new", "old"]), Ok(KeyUsed::Previous));
         assert_eq!(which(&["old", "new"]), Ok(KeyUsed::Current));
         assert_eq!(which(&["new"]), Err(Rejection::Mismatch));
@@ -609,40 +489,21 @@ mod tests {
     #[test]
     fn an_empty_token_opens_nothing() {
         let signature = sign("", URL, &[]);
-        assert!(
-            is_signed_by("", URL, &[], &signature),
-            "anyone can compute it"
-        );
-        let result =
-            |keys: &[&str]| verified(&form(&signature, URL, b""), &tokens(keys)).map(|v| v.which());
+        assert!(is_signed_by("", URL, &[], &signature), "anyone can compute it");
+        let result = |keys: &[&str]| verified(&form(&signature, URL, b""), &tokens(keys)).map(|v| v.which());
         assert_eq!(result(&[]), Err(Rejection::NoKey));
         assert_eq!(result(&[""]), Err(Rejection::NoKey));
         assert_eq!(result(&["", TOKEN]), Err(Rejection::Mismatch));
-        let shared = Presented {
-            shared_key_settings: Some("key=k,algorithm=HMAC_SHA1"),
-            ..form(&signature, URL, b"")
-        };
-        let keys = SigningKeys {
-            auth_tokens: &[TOKEN],
-            shared_key: Some(("k", "")),
-        };
-        assert_eq!(
-            verified(&shared, &keys).map(|v| v.which()),
-            Err(Rejection::NoKey)
-        );
+        let shared = Presented { shared_key_settings: Some("key=k,algorithm=HMAC_SHA1"), ..form(&signature, URL, b"") };
+        let keys = SigningKeys { auth_tokens: &[TOKEN], shared_key: Some(("k", "")) };
+        assert_eq!(verified(&shared, &keys).map(|v| v.which()), Err(Rejection::NoKey));
     }
 
     #[test]
     fn a_request_without_a_signature_is_refused() {
         for signature in [None, Some("")] {
-            let presented = Presented {
-                signature,
-                ..form("", URL, b"")
-            };
-            assert_eq!(
-                verified(&presented, &tokens(&[TOKEN])).map(|v| v.which()),
-                Err(Rejection::MissingHeader)
-            );
+            let presented = Presented { signature, ..form("", URL, b"") };
+            assert_eq!(verified(&presented, &tokens(&[TOKEN])).map(|v| v.which()), Err(Rejection::MissingHeader));
         }
     }
 
@@ -653,61 +514,34 @@ mod tests {
         let check = |url: &str, body: &[u8]| {
             let signature = sign(TOKEN, url, &[]);
             let content_type = Some("application/json; charset=UTF-8");
-            let presented = Presented {
-                content_type,
-                ..form(&signature, url, body)
-            };
+            let presented = Presented { content_type, ..form(&signature, url, body) };
             verified(&presented, &tokens(&[TOKEN])).map(Verified::into_inner)
         };
         let url = format!("https://hooks.telbuddy.example/v1/events?t=1&bodySHA256={hash}");
         assert_eq!(check(&url, body), Ok(Params::Json(body.to_vec())));
         assert_eq!(check(&url, b"{}"), Err(Rejection::BodyHashMismatch));
         assert_eq!(check(URL, body), Err(Rejection::BodyHashMissing));
-        assert_eq!(
-            check(&format!("{URL}#bodySHA256={hash}"), body),
-            Err(Rejection::BodyHashMissing)
-        );
+        assert_eq!(check(&format!("{URL}#bodySHA256={hash}"), body), Err(Rejection::BodyHashMissing));
     }
 
     #[test]
     fn a_get_has_everything_in_its_url() {
         let signature = sign(TOKEN, URL, &[]);
-        let get = Presented {
-            content_type: None,
-            ..form(&signature, URL, b"")
-        };
-        assert_eq!(
-            verified(&get, &tokens(&[TOKEN])).map(Verified::into_inner),
-            Ok(Params::Form(vec![]))
-        );
+        let get = Presented { content_type: None, ..form(&signature, URL, b"") };
+        assert_eq!(verified(&get, &tokens(&[TOKEN])).map(Verified::into_inner), Ok(Params::Form(vec![])));
     }
 
     #[test]
     fn what_is_too_large_or_no_form_is_refused_before_hashing() {
         let check = |content_type, body: &[u8]| {
-            let presented = Presented {
-                content_type,
-                ..form("x", URL, body)
-            };
+            let presented = Presented { content_type, ..form("x", URL, body) };
             verified(&presented, &tokens(&[TOKEN])).map(|v| v.which())
         };
         let letters = |n: usize| "a".repeat(n).into_bytes();
-        assert_eq!(
-            check(Some(FORM), &letters(MAX_BODY_BYTES + 1)),
-            Err(Rejection::BodyTooLarge)
-        );
-        assert_eq!(
-            check(Some(FORM), &letters(MAX_BODY_BYTES)),
-            Err(Rejection::Mismatch)
-        );
-        assert_eq!(
-            check(Some(FORM), "a=1&".repeat(201).as_bytes()),
-            Err(Rejection::TooManyParameters)
-        );
-        assert_eq!(
-            check(Some(FORM), "a=1&".repeat(200).as_bytes()),
-            Err(Rejection::Mismatch)
-        );
+        assert_eq!(check(Some(FORM), &letters(MAX_BODY_BYTES + 1)), Err(Rejection::BodyTooLarge));
+        assert_eq!(check(Some(FORM), &letters(MAX_BODY_BYTES)), Err(Rejection::Mismatch));
+        assert_eq!(check(Some(FORM), "a=1&".repeat(201).as_bytes()), Err(Rejection::TooManyParameters));
+        assert_eq!(check(Some(FORM), "a=1&".repeat(200).as_bytes()), Err(Rejection::Mismatch));
         assert_eq!(check(Some(FORM), b"a=%ff"), Err(Rejection::NotAForm));
         assert_eq!(check(Some("text/plain"), b"a=1"), Err(Rejection::NotAForm));
         assert_eq!(check(None, b"a=1"), Err(Rejection::NotAForm));
@@ -717,53 +551,22 @@ mod tests {
     fn a_shared_key_counts_only_where_the_request_names_it() {
         let sha256 = sign_with_shared_key("secret", URL, &[]);
         let sha1 = sign("secret", URL, &[]);
-        let keys = SigningKeys {
-            auth_tokens: &[TOKEN],
-            shared_key: Some(("k1", "secret")),
-        };
+        let keys = SigningKeys { auth_tokens: &[TOKEN], shared_key: Some(("k1", "secret")) };
         let check = |settings, signature: &str| {
-            let presented = Presented {
-                shared_key_settings: settings,
-                ..form(signature, URL, b"")
-            };
+            let presented = Presented { shared_key_settings: settings, ..form(signature, URL, b"") };
             verified(&presented, &keys).map(|v| v.which())
         };
-        assert_eq!(
-            check(Some("key=k1,algorithm=HMAC_SHA256"), &sha256),
-            Ok(KeyUsed::SharedKey)
-        );
+        assert_eq!(check(Some("key=k1,algorithm=HMAC_SHA256"), &sha256), Ok(KeyUsed::SharedKey));
         assert_eq!(check(Some("key=k1"), &sha1), Ok(KeyUsed::SharedKey));
-        assert_eq!(
-            check(Some("key=k1,algorithm=HMAC_SHA256"), &sha1),
-            Err(Rejection::Mismatch)
-        );
-        assert_eq!(
-            check(Some("key=k1,algorithm=HMAC_MD5"), &sha256),
-            Err(Rejection::UnknownAlgorithm)
-        );
-        assert_eq!(
-            check(Some("key=k2,algorithm=HMAC_SHA256"), &sha256),
-            Err(Rejection::UnknownSharedKey)
-        );
+        assert_eq!(check(Some("key=k1,algorithm=HMAC_SHA256"), &sha1), Err(Rejection::Mismatch));
+        assert_eq!(check(Some("key=k1,algorithm=HMAC_MD5"), &sha256), Err(Rejection::UnknownAlgorithm));
+        assert_eq!(check(Some("key=k2,algorithm=HMAC_SHA256"), &sha256), Err(Rejection::UnknownSharedKey));
         assert_eq!(check(None, &sha256), Err(Rejection::Mismatch));
-        assert_eq!(
-            check(None, &sha1),
-            Err(Rejection::Mismatch),
-            "the secret is not an Auth Token"
-        );
+        assert_eq!(check(None, &sha1), Err(Rejection::Mismatch), "the secret is not an Auth Token");
         assert_eq!(check(None, &sign(TOKEN, URL, &[])), Ok(KeyUsed::Current));
-        assert_eq!(
-            check(Some("key=k1"), &sign(TOKEN, URL, &[])),
-            Err(Rejection::Mismatch)
-        );
-        let presented = Presented {
-            shared_key_settings: Some("key=k1"),
-            ..form(&sha1, URL, b"")
-        };
-        assert_eq!(
-            verified(&presented, &tokens(&[TOKEN])).map(|v| v.which()),
-            Err(Rejection::NoKey)
-        );
+        assert_eq!(check(Some("key=k1"), &sign(TOKEN, URL, &[])), Err(Rejection::Mismatch));
+        let presented = Presented { shared_key_settings: Some("key=k1"), ..form(&sha1, URL, b"") };
+        assert_eq!(verified(&presented, &tokens(&[TOKEN])).map(|v| v.which()), Err(Rejection::NoKey));
     }
 
     #[test]
@@ -772,19 +575,13 @@ mod tests {
         let long = block_key::<Sha1>(&[0xaa; 80]);
         let mut mac = Hmac::<Sha1>::new(&long);
         mac.update(b"Test Using Larger Than Block-Size Key - Hash Key First");
-        assert_eq!(
-            HEXLOWER.encode(&mac.finalize().into_bytes()),
-            "aa4ae5e15272d00e95705637ce8a3b55ed402112"
-        );
+        assert_eq!(HEXLOWER.encode(&mac.finalize().into_bytes()), "aa4ae5e15272d00e95705637ce8a3b55ed402112");
     }
 
     #[test]
     fn the_signed_form_of_a_configured_url_has_no_password_and_no_fragment() {
         for (configured, signed) in [
-            (
-                "https://u:p%40s@h.example:8443/a?b=@c#rc=2&rp=5xx",
-                "https://h.example:8443/a?b=@c",
-            ),
+            ("https://u:p%40s@h.example:8443/a?b=@c#rc=2&rp=5xx", "https://h.example:8443/a?b=@c"),
             ("https://h.example#rc=1", "https://h.example"),
             ("https://u@h.example", "https://h.example"),
             ("https://h.example/u:p@x", "https://h.example/u:p@x"),
@@ -797,37 +594,13 @@ mod tests {
     #[test]
     fn two_urls_are_tried_and_nothing_else_is_changed() {
         for (url, without, with) in [
-            (
-                "https://H.example/a%2f?b=1:2@x",
-                "https://H.example/a%2f?b=1:2@x",
-                "https://H.example:443/a%2f?b=1:2@x",
-            ),
-            (
-                "https://h.example:8443?",
-                "https://h.example?",
-                "https://h.example:8443?",
-            ),
-            (
-                "http://h.example:/",
-                "http://h.example/",
-                "http://h.example:80/",
-            ),
+            ("https://H.example/a%2f?b=1:2@x", "https://H.example/a%2f?b=1:2@x", "https://H.example:443/a%2f?b=1:2@x"),
+            ("https://h.example:8443?", "https://h.example?", "https://h.example:8443?"),
+            ("http://h.example:/", "http://h.example/", "http://h.example:80/"),
             ("wss://h.example", "wss://h.example", "wss://h.example:80"),
-            (
-                "https://u:p@h.example/",
-                "https://u:p@h.example/",
-                "https://u:p@h.example:443/",
-            ),
-            (
-                "https://[2001:db8::1]:8443/",
-                "https://[2001:db8::1]/",
-                "https://[2001:db8::1]:8443/",
-            ),
-            (
-                "https://[2001:db8::1]/",
-                "https://[2001:db8::1]/",
-                "https://[2001:db8::1]:443/",
-            ),
+            ("https://u:p@h.example/", "https://u:p@h.example/", "https://u:p@h.example:443/"),
+            ("https://[2001:db8::1]:8443/", "https://[2001:db8::1]/", "https://[2001:db8::1]:8443/"),
+            ("https://[2001:db8::1]/", "https://[2001:db8::1]/", "https://[2001:db8::1]:443/"),
         ] {
             assert_eq!(Url::split(url).candidates(), [without, with]);
         }

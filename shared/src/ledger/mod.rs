@@ -308,10 +308,17 @@ mod tests {
         let later = UsageEvent { at: "1970-01-02T00:00:00Z".parse().unwrap(), ..event.clone() };
         let items = [event.clone(), event, later].map(|event| JournalItem { id: EntryId::from_bits(0), event });
         let rows = roll_up(&items);
-        let units: Vec<_> = rows.iter().map(|((_, slot), sums)| (slot.period.as_str(), sums.events, sums.units)).collect();
+        let units: Vec<_> =
+            rows.iter().map(|((_, slot), sums)| (slot.period.as_str(), sums.events, sums.units)).collect();
         assert_eq!(
             units,
-            [("1970-01-01T00", 2, 4), ("1970-01-02T00", 1, 2), ("1970-01-01", 2, 4), ("1970-01-02", 1, 2), ("1970-01", 3, 6)]
+            [
+                ("1970-01-01T00", 2, 4),
+                ("1970-01-02T00", 1, 2),
+                ("1970-01-01", 2, 4),
+                ("1970-01-02", 1, 2),
+                ("1970-01", 3, 6)
+            ]
         );
     }
 }

@@ -72,7 +72,8 @@ impl Config {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn from_env() -> Self {
         let aws = ["AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"];
-        let endpoints = ["DYNAMODB", "KMS", "SECRETS_MANAGER", "SQS", "SESV2"].map(|name| format!("AWS_ENDPOINT_URL_{name}"));
+        let endpoints =
+            ["DYNAMODB", "KMS", "SECRETS_MANAGER", "SQS", "SESV2"].map(|name| format!("AWS_ENDPOINT_URL_{name}"));
         let names = VARIABLES.into_iter().chain(aws).chain(endpoints.iter().map(String::as_str));
         let lambda = ["AWS_LAMBDA_FUNCTION_NAME"];
         let read = |name: &str| std::env::var(name).ok().map(|value| (name.to_owned(), value));
@@ -115,7 +116,9 @@ impl Config {
 
     pub(super) fn site(&self) -> Result<Site, ConfigError> {
         let origin = self.required(PUBLIC_URL, true)?;
-        if origin.ends_with('/') || !(origin.starts_with("https://") || (self.is_local() && origin.starts_with("http://"))) {
+        if origin.ends_with('/')
+            || !(origin.starts_with("https://") || (self.is_local() && origin.starts_with("http://")))
+        {
             return Err(ConfigError::Wrong(PUBLIC_URL, "has to be an https origin without a slash at the end"));
         }
         let list = self.optional(ALLOWED_ORIGINS).unwrap_or_default().split(',');
@@ -171,9 +174,7 @@ macro_rules! aws_config {
                     .build(),
             );
         builder.set_endpoint_url($config.endpoint($endpoint));
-        builder.set_credentials_provider(
-            aws.credentials.clone().map($service::config::SharedCredentialsProvider::new),
-        );
+        builder.set_credentials_provider(aws.credentials.clone().map($service::config::SharedCredentialsProvider::new));
         builder.set_http_client(aws.http.clone());
         builder.build()
     }};

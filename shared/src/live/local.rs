@@ -5,7 +5,9 @@ use super::config::{Config, ConfigError, aws_config};
 /// SQS.
 pub fn sqs(config: &Config) -> Result<aws_sdk_sqs::Client, ConfigError> {
     let aws = config.aws(true)?;
-    Ok(aws_sdk_sqs::Client::from_conf(aws_config!(aws_sdk_sqs, config, &aws, "SQS").to_builder().timeout_config(long()).build()))
+    Ok(aws_sdk_sqs::Client::from_conf(
+        aws_config!(aws_sdk_sqs, config, &aws, "SQS").to_builder().timeout_config(long()).build(),
+    ))
 }
 
 /// A long poll takes 20 s.

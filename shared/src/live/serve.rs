@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
-use aws_lambda_events::encodings::Body;
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use data_encoding::BASE64;
+use lambda_http::aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
+use lambda_http::aws_lambda_events::encodings::Body;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 
@@ -15,7 +15,8 @@ use crate::edge::{MAX_BODY_BYTES, Reply, Request};
 use crate::ids::RequestId;
 use crate::platform::{Handled, Job};
 
-pub use aws_lambda_events::{apigw, sqs};
+pub use aws_lambda_events::sqs;
+pub use lambda_http::aws_lambda_events::apigw;
 
 /// Starts a function: configuration and clients once, then one event after the other. A configuration that does not
 /// read ends the process with one line that names the variable.
@@ -46,12 +47,12 @@ fn start(needs: &[Need], run: impl AsyncFnOnce(Live) -> Result<(), lambda_runtim
 }
 
 /// Serves HTTP requests from API Gateway (HTTP API, payload 2.0).
-pub fn http<H>(needs: &[Need], handle: H) -> ExitCode
+pub fn http<H>(needs: &[Need], handle: &H) -> ExitCode
 where
     H: AsyncFn(&Live, Request) -> Reply,
 {
     start(needs, async |live| {
-        let (live, handle) = (&live, &handle);
+        let live = &live;
         lambda_runtime::run(service_fn(move |event: LambdaEvent<ApiGatewayV2httpRequest>| async move {
             Ok::<_, lambda_runtime::Error>(http_event(live, handle, event.payload).await)
         }))
@@ -60,12 +61,12 @@ where
 }
 
 /// Serves jobs from a queue, the records of a batch handed over together.
-pub fn jobs<H>(needs: &[Need], handle: H) -> ExitCode
+pub fn jobs<H>(needs: &[Need], handle: &H) -> ExitCode
 where
     H: AsyncFn(&Live, Vec<Job>) -> Vec<Handled>,
 {
     start(needs, async |live| {
-        let (live, handle) = (&live, &handle);
+        let live = &live;
         lambda_runtime::run(service_fn(move |event: LambdaEvent<SqsEvent>| async move {
             Ok::<_, lambda_runtime::Error>(queue_event(live, handle, event.payload).await)
         }))
@@ -74,12 +75,12 @@ where
 }
 
 /// Serves ticks of EventBridge Scheduler; the event's content does not matter.
-pub fn ticks<H>(needs: &[Need], handle: H) -> ExitCode
+pub fn ticks<H>(needs: &[Need], handle: &H) -> ExitCode
 where
     H: AsyncFn(&Live) -> Result<(), crate::fault::Fault>,
 {
     start(needs, async |live| {
-        let (live, handle) = (&live, &handle);
+        let live = &live;
         lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
             handle(live).await.map_err(lambda_runtime::Error::from)
         }))
@@ -140,7 +141,7 @@ fn response(reply: Reply) -> ApiGatewayV2httpResponse {
     let mut response = ApiGatewayV2httpResponse::default();
     response.status_code = i64::from(reply.status.as_u16());
     response.headers = reply.headers;
-    response.body = (!reply.body.is_empty()).then(|| Body::Text(reply.body));
+    response.body = (!reply.body.is_empty()).then_some(Body::Text(reply.body));
     response.cookies = reply.cookies;
     response
 }
@@ -155,15 +156,12 @@ where
     let mut failed = Vec::new();
     for record in event.records {
         let id = record.message_id.unwrap_or_default();
-        match record.body.as_deref().map(serde_json::from_str) {
-            Some(Ok(job)) => {
-                jobs.push(job);
-                ids.push(id);
-            }
-            _ => {
-                tracing::error!(record = %id, "a queue message is no job");
-                failed.push(id);
-            }
+        if let Some(Ok(job)) = record.body.as_deref().map(serde_json::from_str) {
+            jobs.push(job);
+            ids.push(id);
+        } else {
+            tracing::error!(record = %id, "a queue message is no job");
+            failed.push(id);
         }
     }
     if !jobs.is_empty() {

@@ -7,7 +7,8 @@ use data_encoding::BASE64;
 pub(super) fn aws_context() -> Result<TlsContext, ()> {
     let mut store = TrustStore::empty();
     for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS {
-        if names(certificate, b"Amazon Root CA") || names(certificate, b"Starfield Services Root Certificate Authority") {
+        if names(certificate, b"Amazon Root CA") || names(certificate, b"Starfield Services Root Certificate Authority")
+        {
             store = store.with_pem_certificate(pem(certificate).into_bytes());
         }
     }

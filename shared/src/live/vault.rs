@@ -96,7 +96,8 @@ fn data_key(account: AccountId, purpose: Purpose, version: u32, clear: &[u8]) ->
 }
 
 fn fault<E: ProvideErrorMetadata>(what: &str, error: &SdkError<E>) -> Fault {
-    let transient = ["ThrottlingException", "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException"];
+    let transient =
+        ["ThrottlingException", "KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException"];
     match error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().unwrap_or("unnamed error");
@@ -146,7 +147,8 @@ impl OpenKey for Live {
             None => keys.current(),
         };
         let (account, purpose) = (keys.account, keys.purpose);
-        let wrapped = wrapped.ok_or_else(|| Fault::Transient(format!("{account}: this {} key is not there", purpose.as_str())))?;
+        let wrapped = wrapped
+            .ok_or_else(|| Fault::Transient(format!("{account}: this {} key is not there", purpose.as_str())))?;
         let now = super::clock::now();
         let slot = self.vault.slot((account, purpose, wrapped.version), now);
         let open = || async {

@@ -431,7 +431,8 @@ mod tests {
 
     #[test]
     fn one_messages_payload_does_not_open_as_anothers() {
-        let key = DataKey::new(AccountId::from_bits(1), crate::seal::Purpose::Payload, 1, zeroize::Zeroizing::new([1; 32]));
+        let key =
+            DataKey::new(AccountId::from_bits(1), crate::seal::Purpose::Payload, 1, zeroize::Zeroizing::new([1; 32]));
         let sealed = Payload::of(&ask("+14155552671", "hi")).seal(&key, MessageId::from_bits(1), [0; 12]).unwrap();
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(1)).is_ok());
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(2)).is_err());

@@ -198,11 +198,7 @@ pub trait UpdateMessage {
 /// Records a text that arrived.
 pub trait RecordInbound {
     /// The row and the uniqueness of its SID in one transaction; `false` if it was recorded before.
-    fn record_inbound(
-        &self,
-        message: &Message,
-        due: Timestamp,
-    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    fn record_inbound(&self, message: &Message, due: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Finds messages that something has to be done about.
@@ -219,11 +215,7 @@ pub trait FindDue {
     fn end_lease(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// Puts off the next look.
-    fn look_again(
-        &self,
-        message: &Message,
-        at: Timestamp,
-    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    fn look_again(&self, message: &Message, at: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Number of shards of the index of due messages.

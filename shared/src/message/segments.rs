@@ -39,14 +39,11 @@ pub enum Encoding {
 /// segment when it would be cut and fits there; one larger than a segment is cut between code points.
 /// CR LF is a cluster for Unicode but two characters here, as in the calculator.
 pub fn count(body: &str) -> Segments {
-    let gsm7 = body
-        .chars()
-        .try_fold(0_usize, |units, c| Some(units + gsm7_units(c)?));
+    let gsm7 = body.chars().try_fold(0_usize, |units, c| Some(units + gsm7_units(c)?));
     if let Some(units) = gsm7 {
         return Segments::new(Encoding::Gsm7, units, || {
             let mut packing = Packing::new(Encoding::Gsm7.series_limit());
-            body.chars()
-                .for_each(|c| packing.push(gsm7_units(c).unwrap_or(0)));
+            body.chars().for_each(|c| packing.push(gsm7_units(c).unwrap_or(0)));
             packing.segments
         });
     }
@@ -67,11 +64,7 @@ pub fn count(body: &str) -> Segments {
 
 impl Segments {
     fn new(encoding: Encoding, units: usize, in_series: impl FnOnce() -> usize) -> Self {
-        let segments = if units <= encoding.single_limit() {
-            1
-        } else {
-            in_series()
-        };
+        let segments = if units <= encoding.single_limit() { 1 } else { in_series() };
         // Saturating: a body of four thousand million units is refused long before it is billed.
         Self {
             encoding,
@@ -122,11 +115,7 @@ struct Packing {
 
 impl Packing {
     const fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            segments: 1,
-            used: 0,
-        }
+        Self { limit, segments: 1, used: 0 }
     }
 
     const fn push(&mut self, size: usize) {
@@ -163,39 +152,19 @@ mod tests {
     const EXTENSION: &str = "\u{c}^{}\\[~]|€";
 
     fn gsm7(segments: u32, units: u32) -> Segments {
-        Segments {
-            encoding: Encoding::Gsm7,
-            segments,
-            units,
-        }
+        Segments { encoding: Encoding::Gsm7, segments, units }
     }
 
     fn ucs2(segments: u32, units: u32) -> Segments {
-        Segments {
-            encoding: Encoding::Ucs2,
-            segments,
-            units,
-        }
+        Segments { encoding: Encoding::Ucs2, segments, units }
     }
 
     #[test]
     fn the_alphabet_has_127_characters_and_ten_more_by_escape() {
-        assert_eq!(
-            BASIC.chars().count(),
-            127,
-            "the table of TS 23.038 without the escape itself"
-        );
+        assert_eq!(BASIC.chars().count(), 127, "the table of TS 23.038 without the escape itself");
         let all = || (0..=0x0010_FFFF).filter_map(char::from_u32);
-        assert!(
-            all()
-                .filter(|c| gsm7_units(*c) == Some(1))
-                .all(|c| BASIC.contains(c))
-        );
-        assert!(
-            all()
-                .filter(|c| gsm7_units(*c) == Some(2))
-                .all(|c| EXTENSION.contains(c))
-        );
+        assert!(all().filter(|c| gsm7_units(*c) == Some(1)).all(|c| BASIC.contains(c)));
+        assert!(all().filter(|c| gsm7_units(*c) == Some(2)).all(|c| EXTENSION.contains(c)));
         assert_eq!(all().filter(|c| gsm7_units(*c) == Some(1)).count(), 127);
         assert_eq!(all().filter(|c| gsm7_units(*c) == Some(2)).count(), 10);
     }
@@ -216,10 +185,7 @@ mod tests {
     #[test]
     fn an_euro_sign_is_two_units_and_is_not_split() {
         assert_eq!(count(&"€".repeat(80)), gsm7(1, 160));
-        assert_eq!(
-            count(&format!("{}€{}", "a".repeat(152), "b".repeat(152))),
-            gsm7(3, 306)
-        );
+        assert_eq!(count(&format!("{}€{}", "a".repeat(152), "b".repeat(152))), gsm7(3, 306));
     }
 
     #[test]
@@ -243,19 +209,13 @@ mod tests {
 
     #[test]
     fn a_line_end_of_two_characters_may_be_split() {
-        assert_eq!(
-            count(&format!("ç{}\r\n{}", "a".repeat(65), "b".repeat(66))),
-            ucs2(2, 134)
-        );
+        assert_eq!(count(&format!("ç{}\r\n{}", "a".repeat(65), "b".repeat(66))), ucs2(2, 134));
     }
 
     #[test]
     fn names_are_those_of_twilio() {
         assert_eq!(Encoding::Gsm7.to_string(), "GSM-7");
-        assert_eq!(
-            serde_json::to_string(&count("ç")).unwrap(),
-            r#"{"encoding":"UCS-2","segments":1,"units":1}"#
-        );
+        assert_eq!(serde_json::to_string(&count("ç")).unwrap(), r#"{"encoding":"UCS-2","segments":1,"units":1}"#);
     }
 
     #[test]
@@ -268,20 +228,11 @@ mod tests {
     /// The calculator's own procedure, step by step over a list of pieces: segments that are filled, given a header
     /// when a second one is needed, and emptied from the back into it.
     fn slow(body: &str) -> Segments {
-        let gsm = body
-            .chars()
-            .all(|c| BASIC.contains(c) || EXTENSION.contains(c));
-        let (encoding, bits) = if gsm {
-            (Encoding::Gsm7, 7)
-        } else {
-            (Encoding::Ucs2, 16)
-        };
+        let gsm = body.chars().all(|c| BASIC.contains(c) || EXTENSION.contains(c));
+        let (encoding, bits) = if gsm { (Encoding::Gsm7, 7) } else { (Encoding::Ucs2, 16) };
         let width = |piece: &str| -> usize {
             if gsm {
-                piece
-                    .chars()
-                    .map(|c| if EXTENSION.contains(c) { 2 } else { 1 })
-                    .sum()
+                piece.chars().map(|c| if EXTENSION.contains(c) { 2 } else { 1 }).sum()
             } else {
                 piece.encode_utf16().count()
             }
@@ -311,11 +262,7 @@ mod tests {
             segments.last_mut().unwrap().push(piece);
         }
         let units = segments.iter().flatten().map(|p| width(p)).sum::<usize>();
-        Segments {
-            encoding,
-            segments: segments.len().try_into().unwrap(),
-            units: units.try_into().unwrap(),
-        }
+        Segments { encoding, segments: segments.len().try_into().unwrap(), units: units.try_into().unwrap() }
     }
 
     fn body() -> impl Strategy<Value = String> {
@@ -334,8 +281,7 @@ mod tests {
 
     fn gsm_body() -> impl Strategy<Value = String> {
         let alphabet: Vec<char> = BASIC.chars().chain(EXTENSION.chars()).collect();
-        proptest::collection::vec(proptest::sample::select(alphabet), 0..700)
-            .prop_map(|c| c.into_iter().collect())
+        proptest::collection::vec(proptest::sample::select(alphabet), 0..700).prop_map(|c| c.into_iter().collect())
     }
 
     proptest! {

@@ -91,7 +91,9 @@ impl Status {
     /// What it means.
     pub fn standing(self) -> Standing {
         match self {
-            Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown | Self::Unconfirmed => Standing::Waiting,
+            Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown | Self::Unconfirmed => {
+                Standing::Waiting
+            }
             Self::Sent | Self::Sending | Self::Delivered | Self::Undelivered | Self::Failed => Standing::AtCarrier,
             Self::Rejected | Self::Refused | Self::Expired | Self::Canceled | Self::Dropped => Standing::Over,
             Self::Received => Standing::Arrived,

@@ -155,7 +155,11 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     fn site(origin: &str) -> Site {
-        Site { origin: origin.to_owned(), app: origin.to_owned(), allowed_origins: vec!["https://app.example.com".to_owned()] }
+        Site {
+            origin: origin.to_owned(),
+            app: origin.to_owned(),
+            allowed_origins: vec!["https://app.example.com".to_owned()],
+        }
     }
 
     fn request(method: Method, headers: &[(&'static str, &str)]) -> Request {
@@ -180,10 +184,18 @@ mod tests {
     fn only_our_own_pages_and_programs_may_change_things() {
         let site = site("https://api.example.com");
         for fetch in [None, Some("same-origin"), Some("same-site"), Some("cross-site"), Some("none")] {
-            for origin in [None, Some("https://api.example.com"), Some("https://app.example.com"), Some("https://evil.example"), Some("null")] {
+            for origin in [
+                None,
+                Some("https://api.example.com"),
+                Some("https://app.example.com"),
+                Some("https://evil.example"),
+                Some("null"),
+            ] {
                 for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
-                    let headers: Vec<_> =
-                        [fetch.map(|f| ("sec-fetch-site", f)), origin.map(|o| ("origin", o))].into_iter().flatten().collect();
+                    let headers: Vec<_> = [fetch.map(|f| ("sec-fetch-site", f)), origin.map(|o| ("origin", o))]
+                        .into_iter()
+                        .flatten()
+                        .collect();
                     let allowed = site.check_same_site(&request(method.clone(), &headers)).is_ok();
                     let expected = method == Method::GET
                         || match origin {

@@ -35,9 +35,5 @@ pub trait KeepSessions {
     ) -> impl Future<Output = Result<Vec<Session>, Fault>> + Send;
 
     /// Removes one; `false` if there was none.
-    fn end_session(
-        &self,
-        account: AccountId,
-        session: SessionId,
-    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    fn end_session(&self, account: AccountId, session: SessionId) -> impl Future<Output = Result<bool, Fault>> + Send;
 }

@@ -24,35 +24,19 @@ pub(super) struct BatchEntry<Entry> {
 pub(super) fn check_batch<Entry>(batch: &Batch<Entry>) -> Result<(), Refusal> {
     let entries = &batch.entries;
     if entries.is_empty() {
-        return Err(Refusal::new(
-            "EmptyBatchRequest",
-            "There should be at least one entry in the request.",
-        ));
+        return Err(Refusal::new("EmptyBatchRequest", "There should be at least one entry in the request."));
     }
     if entries.len() > 10 {
         let message = "Maximum number of entries per request are 10.";
         return Err(Refusal::new("TooManyEntriesInBatchRequest", message));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if !entries
-        .iter()
-        .all(|entry| (1..=80).contains(&entry.id.len()) && entry.id.chars().all(allowed))
-    {
-        let message =
-            "A batch entry id has 1 to 80 alphanumeric characters, hyphens and underscores.";
+    if !entries.iter().all(|entry| (1..=80).contains(&entry.id.len()) && entry.id.chars().all(allowed)) {
+        let message = "A batch entry id has 1 to 80 alphanumeric characters, hyphens and underscores.";
         return Err(Refusal::new("InvalidBatchEntryId", message));
     }
-    if entries
-        .iter()
-        .map(|entry| &entry.id)
-        .collect::<HashSet<_>>()
-        .len()
-        < entries.len()
-    {
-        return Err(Refusal::new(
-            "BatchEntryIdsNotDistinct",
-            "Two or more batch entries have the same Id.",
-        ));
+    if entries.iter().map(|entry| &entry.id).collect::<HashSet<_>>().len() < entries.len() {
+        return Err(Refusal::new("BatchEntryIdsNotDistinct", "Two or more batch entries have the same Id."));
     }
     Ok(())
 }
@@ -71,9 +55,8 @@ pub(super) fn each<Entry>(
             }
             Err(refusal) if refusal.status >= 500 => return Err(refusal),
             Err(Refusal { code, message, .. }) => {
-                failed.push(
-                    json!({ "Id": id, "SenderFault": true, "Code": sqs_query_code(&code), "Message": message }),
-                );
+                failed
+                    .push(json!({ "Id": id, "SenderFault": true, "Code": sqs_query_code(&code), "Message": message }));
             }
         }
     }
@@ -82,8 +65,5 @@ pub(super) fn each<Entry>(
 
 /// A parameter that SQS does not take.
 pub(super) fn invalid(reason: impl std::fmt::Display) -> Refusal {
-    Refusal::new(
-        "InvalidParameterValueException",
-        format!("One or more parameters are invalid. Reason: {reason}"),
-    )
+    Refusal::new("InvalidParameterValueException", format!("One or more parameters are invalid. Reason: {reason}"))
 }

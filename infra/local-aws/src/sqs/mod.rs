@@ -36,12 +36,7 @@ pub(crate) struct Sqs {
 
 impl Sqs {
     pub fn new(store: Arc<Store>, base_url: String, stopped: Stopped) -> Sqs {
-        Sqs {
-            store,
-            base_url,
-            bells: Mutex::default(),
-            stopped,
-        }
+        Sqs { store, base_url, bells: Mutex::default(), stopped }
     }
 
     /// Answers one SQS action. Only a receive may take long.
@@ -64,12 +59,8 @@ impl Sqs {
             "SendMessageBatch" => self.ring(send::send_batch(&self.store, &parse(body)?)),
             "DeleteMessage" => settle::delete(&self.store, &parse(body)?),
             "DeleteMessageBatch" => settle::delete_batch(&self.store, &parse(body)?),
-            "ChangeMessageVisibility" => {
-                self.ring(settle::change_visibility(&self.store, &parse(body)?))
-            }
-            "ChangeMessageVisibilityBatch" => {
-                self.ring(settle::change_visibility_batch(&self.store, &parse(body)?))
-            }
+            "ChangeMessageVisibility" => self.ring(settle::change_visibility(&self.store, &parse(body)?)),
+            "ChangeMessageVisibilityBatch" => self.ring(settle::change_visibility_batch(&self.store, &parse(body)?)),
             "PurgeQueue" => settle::purge(&self.store, &parse(body)?),
             other => Err(Refusal::unknown_operation(other)),
         }
@@ -98,9 +89,7 @@ impl Sqs {
             if Instant::now() >= over {
                 return Ok(json!({}));
             }
-            let next = taken
-                .next_visible_ms
-                .map(|at| Duration::from_millis((at - now_ms()).max(0).unsigned_abs() + 1));
+            let next = taken.next_visible_ms.map(|at| Duration::from_millis((at - now_ms()).max(0).unsigned_abs() + 1));
             let wake_at = next.map_or(over, |next| over.min(Instant::now() + next));
             tokio::select! {
                 () = rung => {}

@@ -21,13 +21,8 @@ const NUMBERS: [(&str, i64, i64, i64); 5] = [
     ("VisibilityTimeout", 30, 0, 43_200),
 ];
 /// Stored and given back, without effect here.
-const STORED_ONLY: [&str; 5] = [
-    "Policy",
-    "RedriveAllowPolicy",
-    "SqsManagedSseEnabled",
-    "KmsMasterKeyId",
-    "KmsDataKeyReusePeriodSeconds",
-];
+const STORED_ONLY: [&str; 5] =
+    ["Policy", "RedriveAllowPolicy", "SqsManagedSseEnabled", "KmsMasterKeyId", "KmsDataKeyReusePeriodSeconds"];
 
 type Attributes = BTreeMap<String, String>;
 
@@ -48,22 +43,12 @@ pub(super) struct Redrive {
 impl Queue {
     /// A number that the queue was set to, or its default.
     pub fn number(&self, name: &str) -> i64 {
-        let set = self
-            .attributes
-            .get(name)
-            .and_then(|value| value.parse().ok());
-        set.unwrap_or_else(|| {
-            NUMBERS
-                .iter()
-                .find(|number| number.0 == name)
-                .map_or(0, |number| number.1)
-        })
+        let set = self.attributes.get(name).and_then(|value| value.parse().ok());
+        set.unwrap_or_else(|| NUMBERS.iter().find(|number| number.0 == name).map_or(0, |number| number.1))
     }
 
     pub fn redrive(&self) -> Option<Redrive> {
-        self.attributes
-            .get("RedrivePolicy")
-            .and_then(|policy| parse_redrive(policy).ok())
+        self.attributes.get("RedrivePolicy").and_then(|policy| parse_redrive(policy).ok())
     }
 
     pub fn arn(&self) -> String {
@@ -83,12 +68,7 @@ pub(super) fn find(tx: &Transaction, queue_url: &str) -> Result<Queue, Refusal> 
 
 /// A queue URL ends in account and name. The host is not looked at: with port 0 it differs between starts.
 pub(crate) fn name_in(queue_url: &str) -> Result<String, Refusal> {
-    let invalid = || {
-        Refusal::new(
-            "InvalidAddress",
-            format!("{queue_url} is not the URL of a queue"),
-        )
-    };
+    let invalid = || Refusal::new("InvalidAddress", format!("{queue_url} is not the URL of a queue"));
     let (rest, name) = queue_url.rsplit_once('/').ok_or_else(invalid)?;
     if name.is_empty() || !rest.ends_with(&format!("/{ACCOUNT}")) {
         return Err(invalid());
@@ -103,28 +83,18 @@ fn does_not_exist() -> Refusal {
 pub(super) fn named(tx: &Transaction, name: &str) -> Result<Option<Queue>, Refusal> {
     let row = tx
         .prepare_cached("SELECT attributes, created_ms, changed_ms FROM queues WHERE name = ?1")?
-        .query_row(params![name], |row| {
-            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
-        })
+        .query_row(params![name], |row| Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((attributes, created_ms, changed_ms)) = row else {
         return Ok(None);
     };
-    let attributes =
-        serde_json::from_str(&attributes).map_err(|error| Refusal::internal(error.to_string()))?;
-    Ok(Some(Queue {
-        name: name.to_owned(),
-        attributes,
-        created_ms,
-        changed_ms,
-    }))
+    let attributes = serde_json::from_str(&attributes).map_err(|error| Refusal::internal(error.to_string()))?;
+    Ok(Some(Queue { name: name.to_owned(), attributes, created_ms, changed_ms }))
 }
 
 pub(super) fn names(tx: &Transaction) -> Result<Vec<String>, Refusal> {
     let mut query = tx.prepare_cached("SELECT name FROM queues ORDER BY name")?;
-    let names = query
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let names = query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(names)
 }
 
@@ -211,9 +181,7 @@ pub(super) struct ListQueues {
 
 pub(super) fn list(store: &Store, ask: &ListQueues, base_url: &str) -> Result<Value, Refusal> {
     store.read(|tx| {
-        let names = names(tx)?
-            .into_iter()
-            .filter(|name| name.starts_with(&ask.queue_name_prefix));
+        let names = names(tx)?.into_iter().filter(|name| name.starts_with(&ask.queue_name_prefix));
         Ok(json!({ "QueueUrls": names.map(|name| url_of(base_url, &name)).collect::<Vec<_>>() }))
     })
 }
@@ -229,40 +197,21 @@ pub(super) struct GetQueueAttributes {
 pub(super) fn attributes(store: &Store, ask: &GetQueueAttributes) -> Result<Value, Refusal> {
     store.read(|tx| {
         let queue = find(tx, &ask.queue_url)?;
-        let mut all: BTreeMap<&str, String> = queue
-            .attributes
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.clone()))
-            .collect();
+        let mut all: BTreeMap<&str, String> =
+            queue.attributes.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         for (name, ..) in NUMBERS {
             all.insert(name, queue.number(name).to_string());
         }
         let counts = counts(tx, &queue.name)?;
         all.insert("ApproximateNumberOfMessages", counts.visible.to_string());
-        all.insert(
-            "ApproximateNumberOfMessagesNotVisible",
-            counts.in_flight.to_string(),
-        );
-        all.insert(
-            "ApproximateNumberOfMessagesDelayed",
-            counts.delayed.to_string(),
-        );
+        all.insert("ApproximateNumberOfMessagesNotVisible", counts.in_flight.to_string());
+        all.insert("ApproximateNumberOfMessagesDelayed", counts.delayed.to_string());
         all.insert("QueueArn", queue.arn());
         all.insert("CreatedTimestamp", (queue.created_ms / 1000).to_string());
-        all.insert(
-            "LastModifiedTimestamp",
-            (queue.changed_ms / 1000).to_string(),
-        );
-        let wanted = |name: &str| {
-            ask.attribute_names
-                .iter()
-                .any(|wanted| wanted == "All" || wanted == name)
-        };
-        let chosen: Map<String, Value> = all
-            .into_iter()
-            .filter(|(name, _)| wanted(name))
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
+        all.insert("LastModifiedTimestamp", (queue.changed_ms / 1000).to_string());
+        let wanted = |name: &str| ask.attribute_names.iter().any(|wanted| wanted == "All" || wanted == name);
+        let chosen: Map<String, Value> =
+            all.into_iter().filter(|(name, _)| wanted(name)).map(|(name, value)| (name.into(), value.into())).collect();
         Ok(json!({ "Attributes": chosen }))
     })
 }
@@ -283,11 +232,7 @@ pub(super) fn counts(tx: &Transaction, queue: &str) -> Result<Counts, Refusal> {
              FROM messages WHERE queue = ?1",
         )?
         .query_row(params![queue, now_ms()], |row| {
-            Ok(Counts {
-                visible: row.get(0)?,
-                in_flight: row.get(1)?,
-                delayed: row.get(2)?,
-            })
+            Ok(Counts { visible: row.get(0)?, in_flight: row.get(1)?, delayed: row.get(2)? })
         })?;
     Ok(counts)
 }
@@ -299,10 +244,7 @@ pub(super) struct SetQueueAttributes {
     attributes: Attributes,
 }
 
-pub(super) fn set_attributes(
-    store: &Store,
-    ask: &SetQueueAttributes,
-) -> Result<(String, Value), Refusal> {
+pub(super) fn set_attributes(store: &Store, ask: &SetQueueAttributes) -> Result<(String, Value), Refusal> {
     store.write(|tx| {
         let mut queue = find(tx, &ask.queue_url)?;
         check(tx, &ask.attributes)?;
@@ -319,28 +261,18 @@ pub(super) fn set_attributes(
 fn check(tx: &Transaction, attributes: &Attributes) -> Result<(), Refusal> {
     for (name, value) in attributes {
         let invalid = |reason: &str| {
-            Refusal::new(
-                "InvalidAttributeValue",
-                format!("Invalid value for the parameter {name}. Reason: {reason}"),
-            )
+            Refusal::new("InvalidAttributeValue", format!("Invalid value for the parameter {name}. Reason: {reason}"))
         };
         if let Some((_, _, least, most)) = NUMBERS.iter().find(|number| number.0 == name) {
-            let number = value
-                .parse::<i64>()
-                .ok()
-                .filter(|number| (least..=most).contains(&number));
+            let number = value.parse::<i64>().ok().filter(|number| (least..=most).contains(&number));
             number.ok_or_else(|| invalid(&format!("it must be from {least} to {most}.")))?;
         } else if name == "RedrivePolicy" {
             if !value.is_empty() {
                 let redrive = parse_redrive(value).map_err(|reason| invalid(&reason))?;
-                named(tx, &redrive.dead_letters)?
-                    .ok_or_else(|| invalid("Dead letter target does not exist."))?;
+                named(tx, &redrive.dead_letters)?.ok_or_else(|| invalid("Dead letter target does not exist."))?;
             }
         } else if !STORED_ONLY.contains(&name.as_str()) {
-            return Err(Refusal::new(
-                "InvalidAttributeName",
-                format!("Unknown Attribute {name}."),
-            ));
+            return Err(Refusal::new("InvalidAttributeName", format!("Unknown Attribute {name}.")));
         }
     }
     Ok(())
@@ -355,16 +287,8 @@ fn parse_redrive(policy: &str) -> Result<Redrive, String> {
     }
     let policy: Policy = serde_json::from_str(policy).map_err(|error| error.to_string())?;
     let dead_letters = policy.dead_letter_target_arn.strip_prefix(ARN_PREFIX);
-    let dead_letters = dead_letters
-        .ok_or("deadLetterTargetArn is not the ARN of a queue here.")?
-        .to_owned();
+    let dead_letters = dead_letters.ok_or("deadLetterTargetArn is not the ARN of a queue here.")?.to_owned();
     let count = policy.max_receive_count;
-    let max_receives = count
-        .as_i64()
-        .or_else(|| count.as_str()?.parse().ok())
-        .filter(|n| (1..=1000).contains(n));
-    Ok(Redrive {
-        dead_letters,
-        max_receives: max_receives.ok_or("maxReceiveCount must be from 1 to 1000.")?,
-    })
+    let max_receives = count.as_i64().or_else(|| count.as_str()?.parse().ok()).filter(|n| (1..=1000).contains(n));
+    Ok(Redrive { dead_letters, max_receives: max_receives.ok_or("maxReceiveCount must be from 1 to 1000.")? })
 }

@@ -60,18 +60,9 @@ pub(super) fn send(store: &Store, ask: &SendMessage) -> Result<(String, Value), 
     })
 }
 
-pub(super) fn send_batch(
-    store: &Store,
-    batch: &Batch<Content>,
-) -> Result<(String, Value), Refusal> {
+pub(super) fn send_batch(store: &Store, batch: &Batch<Content>) -> Result<(String, Value), Refusal> {
     check_batch(batch)?;
-    if batch
-        .entries
-        .iter()
-        .map(|entry| entry.entry.bytes())
-        .sum::<usize>()
-        > MAX_MESSAGE_BYTES
-    {
+    if batch.entries.iter().map(|entry| entry.entry.bytes()).sum::<usize>() > MAX_MESSAGE_BYTES {
         let message = format!("Batch requests cannot be longer than {MAX_MESSAGE_BYTES} bytes.");
         return Err(Refusal::new("BatchRequestTooLong", message));
     }
@@ -86,9 +77,7 @@ impl Content {
     /// What counts toward the size limit: the body and each attribute's name, type and value.
     fn bytes(&self) -> usize {
         let attributes = self.message_attributes.iter().map(|(name, attribute)| {
-            name.len()
-                + attribute.data_type.len()
-                + attribute.value().map_or(0, |(_, value)| value.len())
+            name.len() + attribute.data_type.len() + attribute.value().map_or(0, |(_, value)| value.len())
         });
         self.message_body.len() + attributes.sum::<usize>()
     }
@@ -102,9 +91,7 @@ impl Content {
             ));
         }
         if self.bytes() > most {
-            return Err(invalid(format!(
-                "Message must be shorter than {most} bytes."
-            )));
+            return Err(invalid(format!("Message must be shorter than {most} bytes.")));
         }
         if !self.message_body.chars().all(is_allowed) {
             return Err(Refusal::new(
@@ -112,43 +99,29 @@ impl Content {
                 "The message contains characters outside the allowed set.",
             ));
         }
-        if self
-            .delay_seconds
-            .is_some_and(|delay| !(0..=900).contains(&delay))
-        {
+        if self.delay_seconds.is_some_and(|delay| !(0..=900).contains(&delay)) {
             return Err(invalid("DelaySeconds must be >= 0 and <= 900."));
         }
         if self.message_deduplication_id.is_some() {
-            return Err(invalid(
-                "MessageDeduplicationId is not valid for a standard queue.",
-            ));
+            return Err(invalid("MessageDeduplicationId is not valid for a standard queue."));
         }
-        let group_is_fine = |group: &String| {
-            (1..=128).contains(&group.len()) && group.chars().all(|c| c.is_ascii_graphic())
-        };
+        let group_is_fine =
+            |group: &String| (1..=128).contains(&group.len()) && group.chars().all(|c| c.is_ascii_graphic());
         if !self.message_group_id.as_ref().is_none_or(group_is_fine) {
-            return Err(invalid(
-                "MessageGroupId has 1 to 128 alphanumeric and punctuation characters.",
-            ));
+            return Err(invalid("MessageGroupId has 1 to 128 alphanumeric and punctuation characters."));
         }
         if self.message_attributes.len() > 10 {
-            return Err(invalid(
-                "Number of message attributes exceeds the allowed maximum of 10.",
-            ));
+            return Err(invalid("Number of message attributes exceeds the allowed maximum of 10."));
         }
         let attribute_is_fine = |attribute: &Attribute| {
             let kind = attribute.data_type.split('.').next().unwrap_or_default();
             match (kind, attribute.value()) {
-                ("String" | "Number", Some((1, value))) | ("Binary", Some((2, value))) => {
-                    !value.is_empty()
-                }
+                ("String" | "Number", Some((1, value))) | ("Binary", Some((2, value))) => !value.is_empty(),
                 _ => false,
             }
         };
         if !self.message_attributes.values().all(attribute_is_fine) {
-            return Err(invalid(
-                "a message attribute has a DataType and one fitting, non-empty value.",
-            ));
+            return Err(invalid("a message attribute has a DataType and one fitting, non-empty value."));
         }
         Ok(())
     }
@@ -164,9 +137,7 @@ fn put(tx: &Transaction, queue: &Queue, content: &Content) -> Result<Map<String,
     content.check(queue)?;
     let id = new_uuid()?;
     let now = now_ms();
-    let delay_secs = content
-        .delay_seconds
-        .unwrap_or_else(|| queue.number("DelaySeconds"));
+    let delay_secs = content.delay_seconds.unwrap_or_else(|| queue.number("DelaySeconds"));
     let tenant = content.message_group_id.as_deref().unwrap_or_default();
     let trace = content.message_system_attributes.get("AWSTraceHeader");
     tx.prepare_cached(
@@ -186,10 +157,7 @@ fn put(tx: &Transaction, queue: &Queue, content: &Content) -> Result<Map<String,
     line_up(tx, &queue.name, tenant)?;
     let mut sent = Map::new();
     sent.insert("MessageId".into(), id.into());
-    sent.insert(
-        "MD5OfMessageBody".into(),
-        md5_of(content.message_body.as_bytes()).into(),
-    );
+    sent.insert("MD5OfMessageBody".into(), md5_of(content.message_body.as_bytes()).into());
     if let Some(md5) = attributes_md5(&content.message_attributes) {
         sent.insert("MD5OfMessageAttributes".into(), md5.into());
     }
@@ -198,8 +166,11 @@ fn put(tx: &Transaction, queue: &Queue, content: &Content) -> Result<Map<String,
 
 /// Puts a group at the end of the line, when it is not waiting yet.
 pub(super) fn line_up(tx: &Transaction, queue: &str, tenant: &str) -> Result<(), Refusal> {
-    tx.prepare_cached("INSERT OR IGNORE INTO turns (queue, tenant, served) VALUES (?1, ?2, ?3)")?
-        .execute(params![queue, tenant, next_turn(tx, queue)?])?;
+    tx.prepare_cached("INSERT OR IGNORE INTO turns (queue, tenant, served) VALUES (?1, ?2, ?3)")?.execute(params![
+        queue,
+        tenant,
+        next_turn(tx, queue)?
+    ])?;
     Ok(())
 }
 

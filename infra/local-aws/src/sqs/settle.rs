@@ -29,16 +29,11 @@ pub(super) struct Receipt {
 
 impl Receipt {
     fn check(&self) -> Result<(), Refusal> {
-        let bytes = BASE64_STANDARD
-            .decode(&self.receipt_handle)
-            .unwrap_or_default();
+        let bytes = BASE64_STANDARD.decode(&self.receipt_handle).unwrap_or_default();
         if bytes.starts_with(RECEIPT_PREFIX.as_bytes()) {
             return Ok(());
         }
-        let message = format!(
-            "The input receipt handle \"{}\" is not a valid receipt handle.",
-            self.receipt_handle
-        );
+        let message = format!("The input receipt handle \"{}\" is not a valid receipt handle.", self.receipt_handle);
         Err(Refusal::new("ReceiptHandleIsInvalid", message))
     }
 }
@@ -59,11 +54,7 @@ pub(super) fn delete_batch(store: &Store, batch: &Batch<Receipt>) -> Result<Valu
 }
 
 /// Succeeds, as on AWS, also when the handle is old or the message gone; then it deletes nothing.
-fn remove(
-    tx: &Transaction,
-    queue: &Queue,
-    receipt: &Receipt,
-) -> Result<Map<String, Value>, Refusal> {
+fn remove(tx: &Transaction, queue: &Queue, receipt: &Receipt) -> Result<Map<String, Value>, Refusal> {
     receipt.check()?;
     tx.prepare_cached("DELETE FROM messages WHERE receipt = ?1 AND queue = ?2")?
         .execute(params![receipt.receipt_handle, queue.name])?;
@@ -86,10 +77,7 @@ pub(super) struct Change {
     receipt: Receipt,
 }
 
-pub(super) fn change_visibility(
-    store: &Store,
-    ask: &ChangeVisibility,
-) -> Result<(String, Value), Refusal> {
+pub(super) fn change_visibility(store: &Store, ask: &ChangeVisibility) -> Result<(String, Value), Refusal> {
     store.write(|tx| {
         let queue = queues::find(tx, &ask.queue_url)?;
         let done = hide(tx, &queue, &ask.change)?;
@@ -97,10 +85,7 @@ pub(super) fn change_visibility(
     })
 }
 
-pub(super) fn change_visibility_batch(
-    store: &Store,
-    batch: &Batch<Change>,
-) -> Result<(String, Value), Refusal> {
+pub(super) fn change_visibility_batch(store: &Store, batch: &Batch<Change>) -> Result<(String, Value), Refusal> {
     check_batch(batch)?;
     store.write(|tx| {
         let queue = queues::find(tx, &batch.queue_url)?;
@@ -111,9 +96,7 @@ pub(super) fn change_visibility_batch(
 
 fn hide(tx: &Transaction, queue: &Queue, change: &Change) -> Result<Map<String, Value>, Refusal> {
     change.receipt.check()?;
-    let secs = change
-        .visibility_timeout
-        .filter(|secs| (0..=MAX_VISIBILITY_SECS).contains(secs));
+    let secs = change.visibility_timeout.filter(|secs| (0..=MAX_VISIBILITY_SECS).contains(secs));
     let secs = secs.ok_or_else(|| invalid("VisibilityTimeout must be >= 0 and <= 43200."))?;
     let now = now_ms();
     let hidden = tx

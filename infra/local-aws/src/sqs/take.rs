@@ -44,25 +44,13 @@ pub(super) struct Taken {
 pub(super) fn take(store: &Store, ask: &Receive) -> Result<Taken, Refusal> {
     let most = ask.max_number_of_messages.unwrap_or(1);
     if !(1..=10).contains(&most) {
-        return Err(invalid(
-            "MaxNumberOfMessages must be between 1 and 10, if provided.",
-        ));
+        return Err(invalid("MaxNumberOfMessages must be between 1 and 10, if provided."));
     }
-    if ask
-        .wait_time_seconds
-        .is_some_and(|wait| !(0..=20).contains(&wait))
-    {
-        return Err(invalid(
-            "WaitTimeSeconds must be >= 0 and <= 20, if provided.",
-        ));
+    if ask.wait_time_seconds.is_some_and(|wait| !(0..=20).contains(&wait)) {
+        return Err(invalid("WaitTimeSeconds must be >= 0 and <= 20, if provided."));
     }
-    if ask
-        .visibility_timeout
-        .is_some_and(|timeout| !(0..=MAX_VISIBILITY_SECS).contains(&timeout))
-    {
-        return Err(invalid(
-            "VisibilityTimeout must be >= 0 and <= 43200, if provided.",
-        ));
+    if ask.visibility_timeout.is_some_and(|timeout| !(0..=MAX_VISIBILITY_SECS).contains(&timeout)) {
+        return Err(invalid("VisibilityTimeout must be >= 0 and <= 43200, if provided."));
     }
     store.write(|tx| {
         let queue = queues::find(tx, &ask.queue_url)?;
@@ -78,9 +66,7 @@ pub(super) fn take(store: &Store, ask: &Receive) -> Result<Taken, Refusal> {
                 break;
             }
         }
-        let visibility_secs = ask
-            .visibility_timeout
-            .unwrap_or_else(|| queue.number("VisibilityTimeout"));
+        let visibility_secs = ask.visibility_timeout.unwrap_or_else(|| queue.number("VisibilityTimeout"));
         let mut messages = Vec::new();
         for (tenant, seq) in one_of_each_in_turn(lines, most) {
             messages.push(hand_out(tx, ask, seq, now, visibility_secs)?);
@@ -89,29 +75,17 @@ pub(super) fn take(store: &Store, ask: &Receive) -> Result<Taken, Refusal> {
                 .execute(params![queue.name, tenant, turn])?;
         }
         let next_visible_ms = tx
-            .prepare_cached(
-                "SELECT min(visible_ms) FROM messages WHERE queue = ?1 AND visible_ms > ?2",
-            )?
+            .prepare_cached("SELECT min(visible_ms) FROM messages WHERE queue = ?1 AND visible_ms > ?2")?
             .query_row(params![queue.name, now], |row| row.get(0))?;
-        let wait_secs = ask
-            .wait_time_seconds
-            .unwrap_or_else(|| queue.number("ReceiveMessageWaitTimeSeconds"));
-        Ok(Taken {
-            messages,
-            wait_secs: wait_secs.unsigned_abs(),
-            next_visible_ms,
-            moved_to,
-        })
+        let wait_secs = ask.wait_time_seconds.unwrap_or_else(|| queue.number("ReceiveMessageWaitTimeSeconds"));
+        Ok(Taken { messages, wait_secs: wait_secs.unsigned_abs(), next_visible_ms, moved_to })
     })
 }
 
 /// The groups in the order of their turn.
 fn tenants(tx: &Transaction, queue: &str) -> Result<Vec<String>, Refusal> {
-    let mut query =
-        tx.prepare_cached("SELECT tenant FROM turns WHERE queue = ?1 ORDER BY served, tenant")?;
-    let tenants = query
-        .query_map(params![queue], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let mut query = tx.prepare_cached("SELECT tenant FROM turns WHERE queue = ?1 ORDER BY served, tenant")?;
+    let tenants = query.query_map(params![queue], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(tenants)
 }
 
@@ -169,28 +143,14 @@ fn waiting(
 fn one_of_each_in_turn(lines: Vec<(String, Vec<i64>)>, most: usize) -> Vec<(String, i64)> {
     let mut ranked: Vec<(usize, String, i64)> = Vec::new();
     for (tenant, seqs) in lines {
-        ranked.extend(
-            seqs.into_iter()
-                .enumerate()
-                .map(|(rank, seq)| (rank, tenant.clone(), seq)),
-        );
+        ranked.extend(seqs.into_iter().enumerate().map(|(rank, seq)| (rank, tenant.clone(), seq)));
     }
     ranked.sort_by_key(|(rank, ..)| *rank); // stable: within a rank the order of turns stays
-    ranked
-        .into_iter()
-        .take(most)
-        .map(|(_, tenant, seq)| (tenant, seq))
-        .collect()
+    ranked.into_iter().take(most).map(|(_, tenant, seq)| (tenant, seq)).collect()
 }
 
 /// Gives the message a new receipt handle, which ends the one before, hides it, and writes it as SQS does.
-fn hand_out(
-    tx: &Transaction,
-    ask: &Receive,
-    seq: i64,
-    now: i64,
-    visibility_secs: i64,
-) -> Result<Value, Refusal> {
+fn hand_out(tx: &Transaction, ask: &Receive, seq: i64, now: i64, visibility_secs: i64) -> Result<Value, Refusal> {
     let receipt = BASE64_STANDARD.encode(format!("{RECEIPT_PREFIX}{}", new_uuid()?));
     let message = tx
         .prepare_cached(
@@ -213,31 +173,20 @@ fn hand_out(
         })?;
     let (id, body, attributes, system) = message;
     let wanted = |name: &str| {
-        let asked = ask
-            .message_system_attribute_names
-            .iter()
-            .chain(&ask.attribute_names);
-        asked
-            .into_iter()
-            .any(|asked| asked == "All" || asked == name)
+        let asked = ask.message_system_attribute_names.iter().chain(&ask.attribute_names);
+        asked.into_iter().any(|asked| asked == "All" || asked == name)
     };
     let system: Map<String, Value> = system
         .into_iter()
-        .filter_map(|(name, value)| {
-            Some((
-                name.to_owned(),
-                Value::String(value.filter(|_| wanted(name))?),
-            ))
-        })
+        .filter_map(|(name, value)| Some((name.to_owned(), Value::String(value.filter(|_| wanted(name))?))))
         .collect();
     let attributes: BTreeMap<String, Attribute> =
         serde_json::from_str(&attributes).map_err(|error| Refusal::internal(error.to_string()))?;
-    let chosen: BTreeMap<String, Attribute> = attributes
-        .into_iter()
-        .filter(|(name, _)| is_asked(&ask.message_attribute_names, name))
-        .collect();
+    let chosen: BTreeMap<String, Attribute> =
+        attributes.into_iter().filter(|(name, _)| is_asked(&ask.message_attribute_names, name)).collect();
 
-    let mut message = json!({ "MessageId": id, "ReceiptHandle": receipt, "MD5OfBody": md5_of(body.as_bytes()), "Body": body });
+    let mut message =
+        json!({ "MessageId": id, "ReceiptHandle": receipt, "MD5OfBody": md5_of(body.as_bytes()), "Body": body });
     if let Some(fields) = message.as_object_mut() {
         if !system.is_empty() {
             fields.insert("Attributes".into(), system.into());
@@ -253,10 +202,6 @@ fn hand_out(
 /// Attributes are asked for by name, by prefix (`order.*`) or all together.
 fn is_asked(asked: &[String], name: &str) -> bool {
     asked.iter().any(|asked| {
-        asked == "All"
-            || asked == name
-            || asked
-                .strip_suffix(".*")
-                .is_some_and(|prefix| name.starts_with(prefix))
+        asked == "All" || asked == name || asked.strip_suffix(".*").is_some_and(|prefix| name.starts_with(prefix))
     })
 }

@@ -1,7 +1,7 @@
 use crate::world::{self, World, code};
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
-    ScalarAttributeType, TimeToLiveSpecification,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
+    TimeToLiveSpecification,
 };
 use std::sync::Arc;
 
@@ -11,19 +11,9 @@ pub async fn make_table(client: &aws_sdk_dynamodb::Client, name: &str) {
         .table_name(name)
         .billing_mode(BillingMode::PayPerRequest)
         .attribute_definitions(
-            AttributeDefinition::builder()
-                .attribute_name("pk")
-                .attribute_type(ScalarAttributeType::S)
-                .build()
-                .unwrap(),
+            AttributeDefinition::builder().attribute_name("pk").attribute_type(ScalarAttributeType::S).build().unwrap(),
         )
-        .key_schema(
-            KeySchemaElement::builder()
-                .attribute_name("pk")
-                .key_type(KeyType::Hash)
-                .build()
-                .unwrap(),
-        )
+        .key_schema(KeySchemaElement::builder().attribute_name("pk").key_type(KeyType::Hash).build().unwrap())
         .send()
         .await
         .unwrap();
@@ -58,18 +48,9 @@ async fn of_32_parallel_conditional_writes_one_wins() {
             }
         }
         assert_eq!(refusals, vec!["ConditionalCheckFailedException"; 31]);
-        let n_counted = world
-            .aws
-            .calls()
-            .iter()
-            .filter(|((_, action), _)| action == "PutItem")
-            .map(|(_, n)| *n)
-            .sum::<u64>();
-        assert_eq!(
-            n_counted,
-            if faults { 32 } else { 0 },
-            "calls are counted by the proxy alone"
-        );
+        let n_counted =
+            world.aws.calls().iter().filter(|((_, action), _)| action == "PutItem").map(|(_, n)| *n).sum::<u64>();
+        assert_eq!(n_counted, if faults { 32 } else { 0 }, "calls are counted by the proxy alone");
     }
 }
 
@@ -78,36 +59,11 @@ async fn the_database_is_there_to_inspect_and_to_sweep() {
     let world = world::start().await;
     let client = world.dynamodb();
     make_table(&client, "sessions").await;
-    let ttl = TimeToLiveSpecification::builder()
-        .enabled(true)
-        .attribute_name("ends")
-        .build()
-        .unwrap();
-    client
-        .update_time_to_live()
-        .table_name("sessions")
-        .time_to_live_specification(ttl)
-        .send()
-        .await
-        .unwrap();
-    let put = client
-        .put_item()
-        .table_name("sessions")
-        .item("pk", text("old"));
-    put.item("ends", AttributeValue::N("1700000000".into()))
-        .send()
-        .await
-        .unwrap();
+    let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name("ends").build().unwrap();
+    client.update_time_to_live().table_name("sessions").time_to_live_specification(ttl).send().await.unwrap();
+    let put = client.put_item().table_name("sessions").item("pk", text("old"));
+    put.item("ends", AttributeValue::N("1700000000".into())).send().await.unwrap();
     assert_eq!(world.aws.database().table_count().unwrap(), 1);
     assert_eq!(world.aws.database().sweep_ttl().unwrap(), 1);
-    assert_eq!(
-        client
-            .scan()
-            .table_name("sessions")
-            .send()
-            .await
-            .unwrap()
-            .count(),
-        0
-    );
+    assert_eq!(client.scan().table_name("sessions").send().await.unwrap().count(), 0);
 }

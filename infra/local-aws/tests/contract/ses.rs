@@ -10,27 +10,13 @@ async fn a_mail_is_written_and_read_back_newest_first() {
     let world = world::start().await;
     let client = world.ses();
     let send = |subject: &str| {
-        let body = Body::builder()
-            .text(content("Your code is 123"))
-            .html(content("<b>123</b>"))
-            .build();
+        let body = Body::builder().text(content("Your code is 123")).html(content("<b>123</b>")).build();
         client
             .send_email()
             .from_email_address("TelBuddy <no-reply@telbuddy.example>")
-            .destination(
-                Destination::builder()
-                    .to_addresses("ann@example.com")
-                    .build(),
-            )
+            .destination(Destination::builder().to_addresses("ann@example.com").build())
             .content(
-                EmailContent::builder()
-                    .simple(
-                        Message::builder()
-                            .subject(content(subject))
-                            .body(body)
-                            .build(),
-                    )
-                    .build(),
+                EmailContent::builder().simple(Message::builder().subject(content(subject)).body(body).build()).build(),
             )
             .send()
     };
@@ -39,29 +25,12 @@ async fn a_mail_is_written_and_read_back_newest_first() {
     let newest = send("second").await.unwrap();
 
     let mails = world.aws.mails().unwrap();
-    assert_eq!(
-        mails
-            .iter()
-            .map(|mail| mail.subject.as_str())
-            .collect::<Vec<_>>(),
-        ["second", "first"]
-    );
+    assert_eq!(mails.iter().map(|mail| mail.subject.as_str()).collect::<Vec<_>>(), ["second", "first"]);
     assert_eq!(Some(mails[0].id.as_str()), newest.message_id());
     assert_eq!(mails[0].to, ["ann@example.com"]);
-    assert_eq!(
-        (mails[0].text.as_str(), mails[0].html.as_deref()),
-        ("Your code is 123", Some("<b>123</b>"))
-    );
-    let file = world
-        .folder
-        .path()
-        .join("mail")
-        .join(format!("{}.json", mails[0].id));
-    assert!(
-        std::fs::read_to_string(file)
-            .unwrap()
-            .contains("\"subject\": \"second\"")
-    );
+    assert_eq!((mails[0].text.as_str(), mails[0].html.as_deref()), ("Your code is 123", Some("<b>123</b>")));
+    let file = world.folder.path().join("mail").join(format!("{}.json", mails[0].id));
+    assert!(std::fs::read_to_string(file).unwrap().contains("\"subject\": \"second\""));
 }
 
 #[tokio::test]
@@ -73,11 +42,7 @@ async fn a_mail_to_nobody_is_refused() {
         .send_email()
         .from_email_address("no-reply@telbuddy.example")
         .destination(Destination::builder().to_addresses("ann").build())
-        .content(
-            EmailContent::builder()
-                .simple(Message::builder().subject(content("s")).body(body).build())
-                .build(),
-        )
+        .content(EmailContent::builder().simple(Message::builder().subject(content("s")).body(body).build()).build())
         .send()
         .await;
     assert_eq!(code!(outcome), "BadRequestException");

@@ -17,19 +17,12 @@ pub async fn start() -> World {
 
 pub async fn start_with(faults: bool) -> World {
     let folder = tempfile::tempdir().unwrap();
-    let aws = LocalAws::start(options(folder.path(), faults))
-        .await
-        .unwrap();
+    let aws = LocalAws::start(options(folder.path(), faults)).await.unwrap();
     World { aws, folder }
 }
 
 pub fn options(folder: &Path, faults: bool) -> Options {
-    Options {
-        data: folder.into(),
-        dynamodb_port: 0,
-        aws_port: 0,
-        faults,
-    }
+    Options { data: folder.into(), dynamodb_port: 0, aws_port: 0, faults }
 }
 
 /// A client of `$sdk` at `$url`, which does not retry, so that each test sees each answer.

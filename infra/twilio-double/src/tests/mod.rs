@@ -31,17 +31,11 @@ pub struct Hook {
 
 impl Hook {
     pub fn get(&self, name: &str) -> String {
-        self.pairs
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.clone())
-            .unwrap_or_default()
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .get(name)
-            .map_or("", |value| value.to_str().unwrap())
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -57,29 +51,15 @@ impl Receiver {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let receiver = Self {
-            origin,
-            ..Self::default()
-        };
+        let receiver = Self { origin, ..Self::default() };
         let inner = receiver.clone();
-        let app = Router::new().fallback(
-            move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-                let pairs = form_urlencoded::parse(&body).into_owned().collect();
-                inner.hooks.lock().unwrap().push(Hook {
-                    method,
-                    target: uri.to_string(),
-                    headers,
-                    pairs,
-                });
-                let mut answers = inner.answers.lock().unwrap();
-                let (status, text) = if answers.is_empty() {
-                    (200, "")
-                } else {
-                    answers.remove(0)
-                };
-                std::future::ready((StatusCode::from_u16(status).unwrap(), text))
-            },
-        );
+        let app = Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
+            let pairs = form_urlencoded::parse(&body).into_owned().collect();
+            inner.hooks.lock().unwrap().push(Hook { method, target: uri.to_string(), headers, pairs });
+            let mut answers = inner.answers.lock().unwrap();
+            let (status, text) = if answers.is_empty() { (200, "") } else { answers.remove(0) };
+            std::future::ready((StatusCode::from_u16(status).unwrap(), text))
+        });
         tokio::spawn(axum::serve(listener, app).into_future());
         receiver
     }
@@ -107,11 +87,7 @@ impl Receiver {
     }
 
     pub async fn statuses(&self, n: usize) -> Vec<String> {
-        self.exactly(n)
-            .await
-            .iter()
-            .map(|hook| hook.get("MessageStatus"))
-            .collect()
+        self.exactly(n).await.iter().map(|hook| hook.get("MessageStatus")).collect()
     }
 }
 
@@ -126,30 +102,17 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        Self::with(Options {
-            callback_delay: Duration::from_millis(15),
-            ..Options::default()
-        })
-        .await
+        Self::with(Options { callback_delay: Duration::from_millis(15), ..Options::default() }).await
     }
 
     /// Leaves time to act on messages and calls before they are final.
     pub async fn slow() -> Self {
-        Self::with(Options {
-            callback_delay: Duration::from_millis(150),
-            ..Options::default()
-        })
-        .await
+        Self::with(Options { callback_delay: Duration::from_millis(150), ..Options::default() }).await
     }
 
     pub async fn kept_in(folder: &Path, callback_delay: Duration) -> Self {
         let data = Some(folder.to_path_buf());
-        Self::with(Options {
-            data,
-            callback_delay,
-            ..Options::default()
-        })
-        .await
+        Self::with(Options { data, callback_delay, ..Options::default() }).await
     }
 
     pub async fn with(options: Options) -> Self {
@@ -158,18 +121,8 @@ impl World {
         let side = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let control = format!("http://{}/_local/twilio", side.local_addr().unwrap());
         tokio::spawn(axum::serve(side, double.control()).into_future());
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .unwrap();
-        Self {
-            account: double.account(),
-            double,
-            receiver: Receiver::start().await,
-            http,
-            control,
-        }
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap();
+        Self { account: double.account(), double, receiver: Receiver::start().await, http, control }
     }
 
     pub fn from(&self) -> &str {
@@ -189,10 +142,7 @@ impl World {
             None => format!("/2010-04-01/Accounts/{}{path}", self.account.account_sid),
         };
         let url = format!("{}{path}", self.double.base_url());
-        let mut request = self
-            .http
-            .request(method.parse().unwrap(), url)
-            .basic_auth(user, Some(secret));
+        let mut request = self.http.request(method.parse().unwrap(), url).basic_auth(user, Some(secret));
         if method == "POST" {
             request = request.form(form);
         }
@@ -213,38 +163,21 @@ impl World {
 
     /// Sends a message with further fields; the answer's code, 0 when accepted, and the answer.
     pub async fn send(&self, fields: &[(&str, &str)]) -> (u64, Value) {
-        let mut form: HashMap<&str, &str> =
-            HashMap::from([("To", PHONE), ("From", self.from()), ("Body", "hello")]);
+        let mut form: HashMap<&str, &str> = HashMap::from([("To", PHONE), ("From", self.from()), ("Body", "hello")]);
         form.extend(fields.iter().copied());
-        let form: Vec<_> = form
-            .into_iter()
-            .filter(|(_, value)| *value != "-")
-            .collect();
+        let form: Vec<_> = form.into_iter().filter(|(_, value)| *value != "-").collect();
         let (status, answer) = self.rest("POST", "/Messages.json", &form).await;
         assert_eq!(status == 201, answer["code"].is_null(), "{answer}");
         (answer["code"].as_u64().unwrap_or(0), answer)
     }
 
     pub async fn control(&self, path: &str, body: Value) -> (u16, Value) {
-        let response = self
-            .http
-            .post(format!("{}{path}", self.control))
-            .json(&body)
-            .send()
-            .await
-            .unwrap();
+        let response = self.http.post(format!("{}{path}", self.control)).json(&body).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
     pub async fn look(&self, path: &str) -> String {
-        self.http
-            .get(format!("{}{path}", self.control))
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
+        self.http.get(format!("{}{path}", self.control)).send().await.unwrap().text().await.unwrap()
     }
 
     pub async fn overview(&self) -> Value {
@@ -257,28 +190,15 @@ impl World {
     }
 
     pub async fn inbound(&self, body: &str) -> Value {
-        self.control(
-            "/inbound",
-            json!({"from": PHONE, "to": self.from(), "body": body}),
-        )
-        .await
-        .1
+        self.control("/inbound", json!({"from": PHONE, "to": self.from(), "body": body})).await.1
     }
 
     /// Sets fields of the first number.
     pub async fn set_number(&self, form: &[(&str, &str)]) {
-        let path = format!(
-            "/IncomingPhoneNumbers.json?PhoneNumber={}",
-            self.from().replace('+', "%2B")
-        );
+        let path = format!("/IncomingPhoneNumbers.json?PhoneNumber={}", self.from().replace('+', "%2B"));
         let numbers = self.get(&path).await;
-        let sid = numbers["incoming_phone_numbers"][0]["sid"]
-            .as_str()
-            .unwrap()
-            .to_owned();
-        let (status, answer) = self
-            .rest("POST", &format!("/IncomingPhoneNumbers/{sid}.json"), form)
-            .await;
+        let sid = numbers["incoming_phone_numbers"][0]["sid"].as_str().unwrap().to_owned();
+        let (status, answer) = self.rest("POST", &format!("/IncomingPhoneNumbers/{sid}.json"), form).await;
         assert_eq!(status, 200, "{answer}");
     }
 

@@ -21,26 +21,17 @@ async fn a_message_goes_through_all_statuses_with_signed_callbacks() {
     assert_eq!(message["status"], "queued");
 
     // The first callback came twice: the 500 was retried, as the fragment asks.
-    assert_eq!(
-        world.receiver.statuses(4).await,
-        ["sending", "sending", "sent", "delivered"]
-    );
+    assert_eq!(world.receiver.statuses(4).await, ["sending", "sending", "sent", "delivered"]);
     let hooks = world.receiver.all();
     let token = |n: usize| hooks[n].header("i-twilio-idempotency-token").to_owned();
     assert_eq!(token(0), token(1));
     assert_ne!(token(1), token(2));
     for hook in &hooks {
         assert_eq!(hook.target, "/status?id=a%20b");
-        assert_eq!(
-            hook.header("x-twilio-signature"),
-            sign(&world.account.auth_token, &url, &hook.pairs)
-        );
+        assert_eq!(hook.header("x-twilio-signature"), sign(&world.account.auth_token, &url, &hook.pairs));
         assert_eq!(hook.header("user-agent"), "TwilioProxy/1.1 (twilio-double)");
         assert_eq!(hook.header("authorization"), "");
-        assert!(
-            hook.header("content-type")
-                .starts_with("application/x-www-form-urlencoded")
-        );
+        assert!(hook.header("content-type").starts_with("application/x-www-form-urlencoded"));
         for (name, value) in [
             ("MessageSid", message["sid"].as_str().unwrap()),
             ("SmsSid", message["sid"].as_str().unwrap()),
@@ -60,19 +51,10 @@ async fn a_message_goes_through_all_statuses_with_signed_callbacks() {
 
 #[test]
 fn webhooks_stay_on_this_machine_unless_the_options_say_otherwise() {
-    for url in [
-        "http://127.0.0.1:1/a",
-        "http://localhost/",
-        "https://[::1]/",
-        "http://api.localhost:3000/",
-    ] {
+    for url in ["http://127.0.0.1:1/a", "http://localhost/", "https://[::1]/", "http://api.localhost:3000/"] {
         assert!(may_call(url, false), "{url}");
     }
-    for url in [
-        "https://example.com/",
-        "http://10.0.0.1/",
-        "http://localhost.example.com/",
-    ] {
+    for url in ["https://example.com/", "http://10.0.0.1/", "http://localhost.example.com/"] {
         assert!(!may_call(url, false) && may_call(url, true), "{url}");
     }
     assert!(!may_call("file:///etc/passwd", true));
@@ -82,75 +64,40 @@ fn webhooks_stay_on_this_machine_unless_the_options_say_otherwise() {
 async fn without_a_fragment_an_error_answer_is_not_retried() {
     let world = World::new().await;
     world.receiver.answers.lock().unwrap().push((500, ""));
-    world
-        .send(&[("StatusCallback", &world.receiver.url("/"))])
-        .await;
-    assert_eq!(
-        world.receiver.statuses(3).await,
-        ["sending", "sent", "delivered"]
-    );
+    world.send(&[("StatusCallback", &world.receiver.url("/"))]).await;
+    assert_eq!(world.receiver.statuses(3).await, ["sending", "sent", "delivered"]);
 }
 
 #[tokio::test]
 async fn user_and_password_of_the_url_follow_a_401() {
     let world = World::new().await;
     world.receiver.answers.lock().unwrap().push((401, ""));
-    let url = world
-        .receiver
-        .url("/")
-        .replace("http://", "http://user:secret@");
+    let url = world.receiver.url("/").replace("http://", "http://user:secret@");
     world.set_number(&[("SmsUrl", &url)]).await;
     world.inbound("hi").await;
     let hooks = world.receiver.exactly(2).await;
-    assert_eq!(
-        (
-            hooks[0].header("authorization"),
-            hooks[1].header("authorization")
-        ),
-        ("", "Basic dXNlcjpzZWNyZXQ=")
-    );
+    assert_eq!((hooks[0].header("authorization"), hooks[1].header("authorization")), ("", "Basic dXNlcjpzZWNyZXQ="));
 }
 
 #[tokio::test]
 async fn a_service_message_is_accepted_first_and_names_its_service() {
     let world = World::new().await;
-    let form = [
-        ("From", "-"),
-        ("MessagingServiceSid", SERVICE),
-        ("StatusCallback", &world.receiver.url("/")),
-    ];
+    let form = [("From", "-"), ("MessagingServiceSid", SERVICE), ("StatusCallback", &world.receiver.url("/"))];
     world.send(&form).await;
-    assert_eq!(
-        world.receiver.statuses(4).await,
-        ["queued", "sending", "sent", "delivered"]
-    );
-    assert!(
-        world
-            .receiver
-            .all()
-            .iter()
-            .all(|hook| hook.get("MessagingServiceSid") == SERVICE)
-    );
+    assert_eq!(world.receiver.statuses(4).await, ["queued", "sending", "sent", "delivered"]);
+    assert!(world.receiver.all().iter().all(|hook| hook.get("MessagingServiceSid") == SERVICE));
 }
 
 #[tokio::test]
 async fn numbers_with_a_documented_end_fail() {
     let world = World::new().await;
-    for (to, status, code) in [
-        ("+12065550041", "undelivered", 30003),
-        ("+12065550042", "failed", 30005),
-    ] {
-        let (_, message) = world
-            .send(&[("To", to), ("StatusCallback", &world.receiver.url("/"))])
-            .await;
+    for (to, status, code) in [("+12065550041", "undelivered", 30003), ("+12065550042", "failed", 30005)] {
+        let (_, message) = world.send(&[("To", to), ("StatusCallback", &world.receiver.url("/"))]).await;
         let message = world.until(&message_path(&message), status).await;
         assert_eq!(message["error_code"], code);
     }
     let hooks = world.receiver.exactly(5).await;
-    let errors = hooks
-        .iter()
-        .map(|hook| hook.get("ErrorCode"))
-        .filter(|code| !code.is_empty());
+    let errors = hooks.iter().map(|hook| hook.get("ErrorCode")).filter(|code| !code.is_empty());
     assert_eq!(errors.collect::<Vec<_>>(), ["30003", "30005"]);
 }
 
@@ -166,16 +113,10 @@ async fn a_text_that_arrives_is_posted_and_a_twiml_answer_is_sent() {
     world.receiver.answers.lock().unwrap().push((200, twiml));
     let ask = json!({"from": PHONE, "to": world.from(), "body": "hi", "media": 1, "messaging_service_sid": SERVICE});
     let (_, answer) = world.control("/inbound", ask).await;
-    assert_eq!(
-        (&answer["webhook_status"], &answer["webhook_body"]),
-        (&json!(200), &json!(twiml))
-    );
+    assert_eq!((&answer["webhook_status"], &answer["webhook_body"]), (&json!(200), &json!(twiml)));
 
     let hook = &world.receiver.exactly(1).await[0];
-    assert_eq!(
-        hook.header("x-twilio-signature"),
-        sign(&world.account.auth_token, &url, &hook.pairs)
-    );
+    assert_eq!(hook.header("x-twilio-signature"), sign(&world.account.auth_token, &url, &hook.pairs));
     for (name, value) in [
         ("MessageSid", answer["message_sid"].as_str().unwrap()),
         ("SmsMessageSid", answer["message_sid"].as_str().unwrap()),
@@ -193,14 +134,8 @@ async fn a_text_that_arrives_is_posted_and_a_twiml_answer_is_sent() {
     assert!(hook.get("MediaUrl0").starts_with(&world.double.base_url()));
     let journal = world.journal().await;
     assert_eq!(journal.len(), 3);
-    assert_eq!(
-        (&journal[1]["direction"], &journal[1]["status"]),
-        (&json!("inbound"), &json!("received"))
-    );
-    assert_eq!(
-        (&journal[2]["direction"], &journal[2]["body"]),
-        (&json!("outbound-reply"), &json!("fish & chips"))
-    );
+    assert_eq!((&journal[1]["direction"], &journal[1]["status"]), (&json!("inbound"), &json!("received")));
+    assert_eq!((&journal[2]["direction"], &journal[2]["body"]), (&json!("outbound-reply"), &json!("fish & chips")));
     assert_eq!(journal[2]["to"], PHONE);
 }
 
@@ -208,36 +143,22 @@ async fn a_text_that_arrives_is_posted_and_a_twiml_answer_is_sent() {
 async fn a_failed_sms_url_leads_to_the_fallback() {
     let world = World::new().await;
     let (first, second) = (world.receiver.url("/a"), world.receiver.url("/b"));
-    world
-        .set_number(&[
-            ("SmsUrl", &first),
-            ("SmsFallbackUrl", &second),
-            ("SmsFallbackMethod", "GET"),
-        ])
-        .await;
+    world.set_number(&[("SmsUrl", &first), ("SmsFallbackUrl", &second), ("SmsFallbackMethod", "GET")]).await;
     world.receiver.answers.lock().unwrap().push((503, ""));
     assert_eq!(world.inbound("hi").await["webhook_status"], 200);
     let hooks = world.receiver.exactly(2).await;
     assert_eq!(hooks[1].method, "GET");
     assert!(hooks[1].target.starts_with("/b?") && hooks[1].target.contains("ErrorCode=11200"));
     let url = world.receiver.url(&hooks[1].target);
-    assert_eq!(
-        hooks[1].header("x-twilio-signature"),
-        sign(&world.account.auth_token, &url, &[])
-    );
+    assert_eq!(hooks[1].header("x-twilio-signature"), sign(&world.account.auth_token, &url, &[]));
 }
 
 #[tokio::test]
 async fn stop_blocks_the_recipient_until_start() {
     let world = World::new().await;
     let (other, own) = (world.account.numbers[1].clone(), world.from());
-    for (word, code) in [
-        (" stop ", 21610),
-        ("please stop", 21610),
-        ("START", 0),
-        ("Unsubscribe", 21610),
-        ("unstop", 0),
-    ] {
+    for (word, code) in [(" stop ", 21610), ("please stop", 21610), ("START", 0), ("Unsubscribe", 21610), ("unstop", 0)]
+    {
         world.inbound(word).await;
         assert_eq!(world.send(&[]).await.0, code, "after {word}");
         assert_eq!(world.send(&[("From", &other)]).await.0, 0, "another number");
@@ -255,22 +176,11 @@ async fn stop_blocks_the_recipient_until_start() {
 async fn a_call_runs_through_its_events() {
     let world = World::new().await;
     let (url, status) = (world.receiver.url("/twiml"), world.receiver.url("/status"));
-    let mut form = vec![
-        ("To", PHONE),
-        ("From", world.from()),
-        ("Url", &url[..]),
-        ("StatusCallback", &status[..]),
-    ];
-    form.extend(
-        ["initiated", "ringing", "answered", "completed"]
-            .map(|event| ("StatusCallbackEvent", event)),
-    );
+    let mut form = vec![("To", PHONE), ("From", world.from()), ("Url", &url[..]), ("StatusCallback", &status[..])];
+    form.extend(["initiated", "ringing", "answered", "completed"].map(|event| ("StatusCallbackEvent", event)));
     let (_, call) = world.rest("POST", "/Calls.json", &form).await;
     let hooks = world.receiver.exactly(5).await;
-    let seen: Vec<_> = hooks
-        .iter()
-        .map(|h| (&h.target[..], h.get("CallStatus"), h.get("SequenceNumber")))
-        .collect();
+    let seen: Vec<_> = hooks.iter().map(|h| (&h.target[..], h.get("CallStatus"), h.get("SequenceNumber"))).collect();
     let expected = [
         ("/status", "initiated", "0"),
         ("/status", "ringing", "1"),
@@ -278,42 +188,18 @@ async fn a_call_runs_through_its_events() {
         ("/status", "in-progress", "2"),
         ("/status", "completed", "3"),
     ];
-    assert_eq!(
-        seen,
-        expected.map(|(target, status, n)| (target, status.to_owned(), n.to_owned()))
-    );
-    assert_eq!(
-        (hooks[4].get("CallDuration"), hooks[4].get("Duration")),
-        ("1".into(), "1".into())
-    );
-    assert_eq!(
-        hooks[4].header("x-twilio-signature"),
-        sign(&world.account.auth_token, &status, &hooks[4].pairs)
-    );
+    assert_eq!(seen, expected.map(|(target, status, n)| (target, status.to_owned(), n.to_owned())));
+    assert_eq!((hooks[4].get("CallDuration"), hooks[4].get("Duration")), ("1".into(), "1".into()));
+    assert_eq!(hooks[4].header("x-twilio-signature"), sign(&world.account.auth_token, &status, &hooks[4].pairs));
     let path = format!("/Calls/{}.json", call["sid"].as_str().unwrap());
     assert_eq!(world.get(&path).await["duration"], "1");
-    assert_eq!(
-        world
-            .rest("POST", &path, &[("Status", "completed")])
-            .await
-            .1["code"],
-        21220
-    );
-    for (field, value, code) in [
-        ("From", "+14155559999", 21210),
-        ("To", "+15005550003", 21215),
-        ("To", "x", 21217),
-        ("Url", "", 21205),
-    ] {
+    assert_eq!(world.rest("POST", &path, &[("Status", "completed")]).await.1["code"], 21220);
+    for (field, value, code) in
+        [("From", "+14155559999", 21210), ("To", "+15005550003", 21215), ("To", "x", 21217), ("Url", "", 21205)]
+    {
         let mut form = form.clone();
-        form.iter_mut()
-            .filter(|(name, _)| *name == field)
-            .for_each(|pair| pair.1 = value);
-        assert_eq!(
-            world.rest("POST", "/Calls.json", &form).await.1["code"],
-            code,
-            "{field}={value}"
-        );
+        form.iter_mut().filter(|(name, _)| *name == field).for_each(|pair| pair.1 = value);
+        assert_eq!(world.rest("POST", "/Calls.json", &form).await.1["code"], code, "{field}={value}");
     }
 }
 
@@ -321,31 +207,13 @@ async fn a_call_runs_through_its_events() {
 async fn a_call_that_arrives_asks_the_voice_url() {
     let world = World::new().await;
     let (voice, status) = (world.receiver.url("/voice"), world.receiver.url("/status"));
-    world
-        .set_number(&[("VoiceUrl", &voice), ("StatusCallback", &status)])
-        .await;
-    world
-        .receiver
-        .answers
-        .lock()
-        .unwrap()
-        .push((200, "<Response/>"));
-    let (_, answer) = world
-        .control("/calls", json!({"from": PHONE, "to": world.from()}))
-        .await;
-    assert_eq!(
-        (&answer["webhook_status"], &answer["webhook_body"]),
-        (&json!(200), &json!("<Response/>"))
-    );
+    world.set_number(&[("VoiceUrl", &voice), ("StatusCallback", &status)]).await;
+    world.receiver.answers.lock().unwrap().push((200, "<Response/>"));
+    let (_, answer) = world.control("/calls", json!({"from": PHONE, "to": world.from()})).await;
+    assert_eq!((&answer["webhook_status"], &answer["webhook_body"]), (&json!(200), &json!("<Response/>")));
     let hooks = world.receiver.exactly(2).await;
-    assert_eq!(
-        (hooks[0].get("CallStatus"), hooks[0].get("Direction")),
-        ("ringing".into(), "inbound".into())
-    );
-    assert_eq!(
-        (hooks[1].get("CallStatus"), hooks[1].get("SequenceNumber")),
-        ("completed".into(), "0".into())
-    );
+    assert_eq!((hooks[0].get("CallStatus"), hooks[0].get("Direction")), ("ringing".into(), "inbound".into()));
+    assert_eq!((hooks[1].get("CallStatus"), hooks[1].get("SequenceNumber")), ("completed".into(), "0".into()));
 }
 
 #[tokio::test]
@@ -355,50 +223,26 @@ async fn unfinished_messages_go_on_after_a_restart() {
     let url = before.receiver.url("/");
     let (_, message) = before.send(&[("StatusCallback", &url)]).await;
     before.double.stop().await;
-    assert!(
-        before
-            .http
-            .get(before.double.base_url())
-            .send()
-            .await
-            .is_err(),
-        "the listener is closed"
-    );
+    assert!(before.http.get(before.double.base_url()).send().await.is_err(), "the listener is closed");
     assert_eq!(before.receiver.all().len(), 0);
 
     let after = World::kept_in(folder.path(), Duration::from_millis(15)).await;
     assert_eq!(after.account.auth_token, before.account.auth_token);
     assert_eq!(after.account.numbers, before.account.numbers);
-    assert_eq!(
-        before.receiver.statuses(3).await,
-        ["sending", "sent", "delivered"]
-    );
-    assert_eq!(
-        after.get(&message_path(&message)).await["status"],
-        "delivered"
-    );
+    assert_eq!(before.receiver.statuses(3).await, ["sending", "sent", "delivered"]);
+    assert_eq!(after.get(&message_path(&message)).await["status"], "delivered");
 }
 
 #[tokio::test]
 async fn a_callback_that_was_due_at_a_stop_is_sent_after_the_restart() {
     let folder = tempfile::tempdir().unwrap();
     let before = World::kept_in(folder.path(), Duration::from_millis(15)).await;
-    before
-        .control(
-            "/faults",
-            json!({"next": 1, "kind": "callback_late", "ms": 60_000}),
-        )
-        .await;
-    before
-        .send(&[("StatusCallback", &before.receiver.url("/"))])
-        .await;
+    before.control("/faults", json!({"next": 1, "kind": "callback_late", "ms": 60_000})).await;
+    before.send(&[("StatusCallback", &before.receiver.url("/"))]).await;
     assert_eq!(before.receiver.statuses(2).await, ["sent", "delivered"]);
     before.double.stop().await;
     let _after = World::kept_in(folder.path(), Duration::from_millis(15)).await;
-    assert_eq!(
-        before.receiver.statuses(3).await,
-        ["sent", "delivered", "sending"]
-    );
+    assert_eq!(before.receiver.statuses(3).await, ["sent", "delivered", "sending"]);
 }
 
 /// Runs itself once more as the process that is killed, in a folder that has a file `victim`.
@@ -414,10 +258,7 @@ async fn an_accepted_message_survives_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("victim"), "").unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "tests::webhooks::an_accepted_message_survives_kill_9",
-        ])
+        .args(["--exact", "tests::webhooks::an_accepted_message_survives_kill_9"])
         .current_dir(folder.path())
         .spawn()
         .unwrap();
@@ -443,15 +284,10 @@ async fn other_twiml_does_not_hurry_a_call() {
     let (_, call) = world.rest("POST", "/Calls.json", &form).await;
     let path = format!("/Calls/{}.json", call["sid"].as_str().unwrap());
     world.until(&path, "in-progress").await;
-    let (_, call) = world
-        .rest("POST", &path, &[("Url", &world.receiver.url("/other"))])
-        .await;
+    let (_, call) = world.rest("POST", &path, &[("Url", &world.receiver.url("/other"))]).await;
     assert_eq!(call["status"], "in-progress");
     let hooks = world.receiver.exactly(2).await;
-    assert_eq!(
-        (&hooks[0].target[..], &hooks[1].target[..]),
-        ("/", "/other")
-    );
+    assert_eq!((&hooks[0].target[..], &hooks[1].target[..]), ("/", "/other"));
     world.until(&path, "completed").await;
 }
 
@@ -461,13 +297,7 @@ async fn the_phone_page_shows_texts_escaped_and_its_form_sends_one() {
     world.inbound("<b>hi</b>").await;
     assert!(world.look("/phone").await.contains("&lt;b&gt;hi&lt;/b&gt;"));
     let form = [("from", PHONE), ("to", world.from()), ("body", "by form")];
-    let answer = world
-        .http
-        .post(format!("{}/inbound", world.control))
-        .form(&form)
-        .send()
-        .await
-        .unwrap();
+    let answer = world.http.post(format!("{}/inbound", world.control)).form(&form).send().await.unwrap();
     assert_eq!(answer.status(), 303);
     assert_eq!(answer.headers()["location"], "/_local/twilio/phone");
     assert_eq!(world.journal().await[1]["body"], "by form");
@@ -483,30 +313,14 @@ async fn wrong_control_input_is_answered_with_what_to_do() {
     let own = world.from();
     for (path, body, hint) in [
         ("/inbound", json!({"from": PHONE}), "send JSON like"),
-        (
-            "/inbound",
-            json!({"from": "me", "to": own}),
-            "write \"me\" as",
-        ),
-        (
-            "/inbound",
-            json!({"from": PHONE, "to": "+1"}),
-            "no account of the double owns +1",
-        ),
-        (
-            "/inbound",
-            json!({"from": PHONE, "to": own, "media": 11}),
-            "at most 10",
-        ),
+        ("/inbound", json!({"from": "me", "to": own}), "write \"me\" as"),
+        ("/inbound", json!({"from": PHONE, "to": "+1"}), "no account of the double owns +1"),
+        ("/inbound", json!({"from": PHONE, "to": own, "media": 11}), "at most 10"),
         ("/calls", json!([]), "send JSON like"),
         ("/faults", json!({"kind": "fire"}), "unknown variant"),
         ("/faults", json!({"kind": "drop"}), "give \"next\""),
         ("/faults", json!({"kind": "drop", "rate": 2}), "from 0 to 1"),
-        (
-            "/accounts",
-            json!({"status": "new"}),
-            "active, suspended or closed",
-        ),
+        ("/accounts", json!({"status": "new"}), "active, suspended or closed"),
         ("/accounts/AC1/keys", json!({}), "no account AC1"),
     ] {
         let (status, answer) = world.control(path, body).await;

@@ -71,11 +71,8 @@ impl FindUser for Live {
 impl KeepMailTokens for Live {
     async fn keep_mail_token(&self, token: MailToken) -> Result<(), Fault> {
         let key = keys::mail_token(token.account, &token.hash);
-        let row = MailTokenRow {
-            user: token.user,
-            expires: token.expires.as_millisecond(),
-            ttl: token.expires.as_second(),
-        };
+        let row =
+            MailTokenRow { user: token.user, expires: token.expires.as_millisecond(), ttl: token.expires.as_second() };
         let item = to_item(&key, &row)?;
         match self.dynamo.transact(vec![self.dynamo.put_new(&key, item)?]).await? {
             Transacted::Committed => Ok(()),
@@ -118,12 +115,10 @@ impl KeepSessions for Live {
 
     async fn touch_session(&self, account: AccountId, hash: &TokenHash, now: Timestamp) -> Result<bool, Fault> {
         let key = keys::session(account, hash);
-        let touched = self.dynamo.update_one(
-            &key,
-            "SET seen = :now",
-            "attribute_exists(pk) AND seen <= :now",
-            &[(":now", millis(now))],
-        ).await;
+        let touched = self
+            .dynamo
+            .update_one(&key, "SET seen = :now", "attribute_exists(pk) AND seen <= :now", &[(":now", millis(now))])
+            .await;
         // A later call may have touched it first: then it is there, and alive.
         Ok(match touched? {
             Ok(_) => true,
@@ -154,7 +149,7 @@ impl KeepSessions for Live {
                 sessions.push(session);
             }
         }
-        sessions.sort_by(|a, b| b.started.cmp(&a.started));
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.started));
         Ok(sessions)
     }
 
@@ -194,7 +189,10 @@ impl Live {
             .await
             .map_err(|error| fault("find session", &error))?;
         let items = answer.items.unwrap_or_default();
-        items.iter().map(|item| Ok(Key { table: Table::Accounts, pk: text(item, "pk")?, sk: text(item, "sk")? })).collect()
+        items
+            .iter()
+            .map(|item| Ok(Key { table: Table::Accounts, pk: text(item, "pk")?, sk: text(item, "sk")? }))
+            .collect()
     }
 
     /// An account's gate.
@@ -205,12 +203,15 @@ impl Live {
     /// Stops an account's sending, unless it is stopped already: the first reason stays until it is cleared.
     pub(super) async fn close_gate(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
         let stop = serde_dynamo::to_attribute_value(stop).map_err(|_| Fault::permanent("a stop did not serialize"))?;
-        let closed = self.dynamo.update_one(
-            &keys::gate(account),
-            "SET stopped = :stop",
-            "attribute_exists(pk) AND attribute_not_exists(stopped)",
-            &[(":stop", stop)],
-        ).await;
+        let closed = self
+            .dynamo
+            .update_one(
+                &keys::gate(account),
+                "SET stopped = :stop",
+                "attribute_exists(pk) AND attribute_not_exists(stopped)",
+                &[(":stop", stop)],
+            )
+            .await;
         closed.map(|_| ())
     }
 }

@@ -34,15 +34,8 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 7] = [
-        Self::Accounts,
-        Self::Keys,
-        Self::Credentials,
-        Self::Messages,
-        Self::Once,
-        Self::Ledger,
-        Self::AccessLog,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Accounts, Self::Keys, Self::Credentials, Self::Messages, Self::Once, Self::Ledger, Self::AccessLog];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {

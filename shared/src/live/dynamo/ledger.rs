@@ -57,11 +57,7 @@ impl PostOutcome for Live {
 }
 
 impl Live {
-    fn settled(
-        &self,
-        message: &Message,
-        now: Timestamp,
-    ) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
+    fn settled(&self, message: &Message, now: Timestamp) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
         self.dynamo.update(
             &keys::message(message.account, message.id),
             "SET settled = :yes, revision = revision + :one, updated = :now REMOVE due_shard, due_at",

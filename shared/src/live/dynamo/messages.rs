@@ -5,9 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
-use super::rows::{
-    AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
-};
+use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::{Gate, Stop};
 use crate::fault::Fault;
@@ -15,7 +13,11 @@ use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
-use crate::message::*;
+use crate::message::{
+    Claim, ClaimMessage, Claimed, Fence, FindDue, Guard, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender,
+    Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome, Recorded,
+    Refusal, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+};
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
 
@@ -67,6 +69,9 @@ impl RecordMessage for Live {
         let mut item = message_item(&row, message)?;
         item.insert("payload".to_owned(), binary(&outgoing.payload));
         set_due(&mut item, message.id, now + LOOK_AGAIN);
+        if u64::from(message.segments) > outgoing.daily_ceiling {
+            return Ok(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling)));
+        }
         let mut same_day = true;
         for _ in 0..4 {
             let parts = vec![
@@ -111,11 +116,7 @@ impl Live {
         let message = &outgoing.message;
         let segments = u64::from(message.segments);
         let today = Granularity::Day.period(message.created);
-        let mut values = vec![
-            (":hold", n(message.held.0)),
-            (":today", s(today)),
-            (":segments", n(segments)),
-        ];
+        let mut values = vec![(":hold", n(message.held.0)), (":today", s(today)), (":segments", n(segments))];
         let (expression, condition) = if same_day {
             values.push((":room", n(outgoing.daily_ceiling.saturating_sub(segments))));
             (
@@ -211,7 +212,8 @@ impl ClaimMessage for Live {
             Err(Some(item)) if item.get("fence") == Some(&s(fence.0.to_string())) => item,
             Err(None) => return Ok(Claim::Done),
             Err(Some(item)) => {
-                let wait = item.get("not_before").or_else(|| item.get("lease")).and_then(|at| at.as_n().ok()?.parse().ok());
+                let wait =
+                    item.get("not_before").or_else(|| item.get("lease")).and_then(|at| at.as_n().ok()?.parse().ok());
                 let wait = wait.and_then(|at| Timestamp::from_millisecond(at).ok());
                 let held = message(item)?;
                 return Ok(match (held.status, wait) {
@@ -366,8 +368,7 @@ impl RecordInbound for Live {
         let (row, once) = (keys::message(message.account, message.id), keys::sid(message.account, text));
         let mut item = message_item(&row, message)?;
         set_due(&mut item, message.id, due);
-        let parts =
-            vec![db.put_new(&once, to_item(&once, &SidRow { message: message.id })?)?, db.put_new(&row, item)?];
+        let parts = vec![db.put_new(&once, to_item(&once, &SidRow { message: message.id })?)?, db.put_new(&row, item)?];
         Ok(matches!(db.transact(parts).await?, Transacted::Committed))
     }
 }
@@ -398,27 +399,33 @@ impl FindDue for Live {
     }
 
     async fn end_lease(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
-        let ended = self.dynamo.update_one(
-            &keys::message(message.account, message.id),
-            "SET #status = :unknown, revision = revision + :one, updated = :now REMOVE lease, due_shard, due_at",
-            "#status = :dispatching AND lease <= :now",
-            &[
-                (":unknown", word(Status::Unknown)?),
-                (":dispatching", word(Status::Dispatching)?),
-                (":one", n(1)),
-                (":now", millis(now)),
-            ],
-        ).await;
+        let ended = self
+            .dynamo
+            .update_one(
+                &keys::message(message.account, message.id),
+                "SET #status = :unknown, revision = revision + :one, updated = :now REMOVE lease, due_shard, due_at",
+                "#status = :dispatching AND lease <= :now",
+                &[
+                    (":unknown", word(Status::Unknown)?),
+                    (":dispatching", word(Status::Dispatching)?),
+                    (":one", n(1)),
+                    (":now", millis(now)),
+                ],
+            )
+            .await;
         Ok(ended?.is_ok())
     }
 
     async fn look_again(&self, message: &Message, at: Timestamp) -> Result<bool, Fault> {
-        let moved = self.dynamo.update_one(
-            &keys::message(message.account, message.id),
-            "SET due_at = :at",
-            "revision = :revision AND attribute_exists(due_at)",
-            &[(":at", millis(at)), (":revision", n(message.revision))],
-        ).await;
+        let moved = self
+            .dynamo
+            .update_one(
+                &keys::message(message.account, message.id),
+                "SET due_at = :at",
+                "revision = :revision AND attribute_exists(due_at)",
+                &[(":at", millis(at)), (":revision", n(message.revision))],
+            )
+            .await;
         Ok(moved?.is_ok())
     }
 }
@@ -438,12 +445,15 @@ impl RecordConsent for Live {
             Consent::Stop => " OR said_at = :at",
             Consent::Start => "",
         };
-        let recorded = self.dynamo.update_one(
-            &keys::opt_out(account, own, other_hash),
-            "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
-            &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
-            &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
-        ).await;
+        let recorded = self
+            .dynamo
+            .update_one(
+                &keys::opt_out(account, own, other_hash),
+                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
+                &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
+                &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
+            )
+            .await;
         recorded.map(|_| ())
     }
 }

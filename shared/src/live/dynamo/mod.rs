@@ -113,10 +113,7 @@ impl Dynamo {
                 pause(attempt).await?;
             }
             let sent = self.client()?.transact_write_items().set_transact_items(Some(items.clone())).send().await;
-            let error = match sent {
-                Ok(_) => return Ok(Transacted::Committed),
-                Err(error) => error,
-            };
+            let Err(error) = sent else { return Ok(Transacted::Committed) };
             let reasons = match error.as_service_error() {
                 Some(service) if service.is_transaction_canceled_exception() => match service {
                     aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError::TransactionCanceledException(canceled) => {
@@ -163,7 +160,8 @@ async fn pause(attempt: u32) -> Result<(), Fault> {
 /// Classifies an error of the SDK, which has tried again already. All our writes are conditional, so that a write
 /// whose answer was lost may be repeated: it is transient.
 fn fault<E: ProvideErrorMetadata>(what: &str, error: &SdkError<E>) -> Fault {
-    let permanent = ["AccessDeniedException", "ResourceNotFoundException", "ValidationException", "UnrecognizedClientException"];
+    let permanent =
+        ["AccessDeniedException", "ResourceNotFoundException", "ValidationException", "UnrecognizedClientException"];
     match error {
         SdkError::ServiceError(service) => {
             let code = service.err().code().unwrap_or("unnamed error");
@@ -198,8 +196,8 @@ fn s(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-fn n(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
+fn n(value: impl std::fmt::Display) -> AttributeValue {
+    AttributeValue::N(format!("{value}"))
 }
 
 fn millis(at: Timestamp) -> AttributeValue {
@@ -228,7 +226,10 @@ mod part {
     }
 
     /// The aliases of DynamoDB's reserved words that two expressions use.
-    fn reserved<'a>(expression: &'a str, condition: &'a str) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
+    fn reserved<'a>(
+        expression: &'a str,
+        condition: &'a str,
+    ) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
         let words = [("#status", "status"), ("#ttl", "ttl")];
         words.into_iter().filter(move |(alias, _)| expression.contains(alias) || condition.contains(alias))
     }

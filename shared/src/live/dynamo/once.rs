@@ -13,12 +13,15 @@ impl CountTries for Live {
     async fn count_try(&self, what: &str, limit: u32, window_secs: u32, now: Timestamp) -> Result<bool, Fault> {
         let window = now.as_second().div_euclid(i64::from(window_secs.max(1)));
         let ends = (window + 2) * i64::from(window_secs.max(1));
-        let counted = self.dynamo.update_one(
-            &keys::tries(what, window),
-            "SET tries = if_not_exists(tries, :none) + :one, #ttl = :ends",
-            "attribute_not_exists(tries) OR tries < :limit",
-            &[(":none", n(0)), (":one", n(1)), (":limit", n(limit)), (":ends", n(ends))],
-        ).await;
+        let counted = self
+            .dynamo
+            .update_one(
+                &keys::tries(what, window),
+                "SET tries = if_not_exists(tries, :none) + :one, #ttl = :ends",
+                "attribute_not_exists(tries) OR tries < :limit",
+                &[(":none", n(0)), (":one", n(1)), (":limit", n(limit)), (":ends", n(ends))],
+            )
+            .await;
         Ok(counted?.is_ok())
     }
 }

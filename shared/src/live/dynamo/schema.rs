@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::keys::{DUE_INDEX, Table};
-use super::{fault, Fault};
+use super::{Fault, fault};
 use crate::live::config::{Config, ConfigError, TABLE_PREFIX, aws_config};
 
 /// Creates the tables that are missing. For the local system and tests; on AWS the template does it.
@@ -45,7 +45,11 @@ async fn create_table(client: &Client, name: &str, table: Table) -> Result<(), F
     }
     match create.send().await {
         Ok(_) => {}
-        Err(error) if error.as_service_error().is_some_and(aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception) => {
+        Err(error)
+            if error.as_service_error().is_some_and(
+                aws_sdk_dynamodb::operation::create_table::CreateTableError::is_resource_in_use_exception,
+            ) =>
+        {
             return Ok(());
         }
         Err(error) => return Err(fault("create table", &error)),

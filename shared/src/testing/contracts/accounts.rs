@@ -1,0 +1,114 @@
+//! Sign-up, users, mailed tokens, tries.
+
+use super::{at_once, count};
+use crate::account::{CreateAccount, EmailIndex, FindUser, KeepMailTokens, MailToken, NewAccount, SignedUp};
+use crate::ids::UserId;
+use crate::platform::{Chance, Clock, CountTries};
+use crate::secret::Token;
+use crate::testing::fresh::{self, new_account, secs};
+
+pub async fn of_many_sign_ups_with_one_address_one_creates_and_the_others_learn_of_it<W>(world: &W)
+where
+    W: CreateAccount + FindUser + Clock + Chance,
+{
+    let first = new_account(world, 1);
+    let tries: Vec<_> = (0..32).map(|_| NewAccount { email: first.email.clone(), ..new_account(world, 1) }).collect();
+    let answers = at_once(32, |n| world.create_account(tries[n].clone())).await;
+    assert_eq!(count(&answers, &Ok(SignedUp::Created)), 1, "{answers:?}");
+    let winner = answers.iter().position(|answer| *answer == Ok(SignedUp::Created)).unwrap();
+    let (account, owner) = (tries[winner].account, tries[winner].owner.id);
+    assert_eq!(count(&answers, &Ok(SignedUp::Known(account, owner))), 31, "{answers:?}");
+    let found = world.find_user(&first.email).await.unwrap().unwrap();
+    assert_eq!((found.account, found.id), (account, owner));
+    let loser = &tries[(winner + 1) % 32];
+    assert_eq!(world.load_user(loser.account, loser.owner.id).await, Ok(None), "a loser leaves nothing");
+    assert_eq!(world.load_profile(loser.account).await, Ok(None), "a loser leaves nothing");
+}
+
+pub async fn a_new_account_is_found_by_address_and_by_id<W>(world: &W)
+where
+    W: CreateAccount + FindUser + Clock + Chance,
+{
+    let new = new_account(world, 1);
+    assert_eq!(world.find_user(&new.email).await, Ok(None));
+    assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created));
+    assert_eq!(world.find_user(&new.email).await, Ok(Some(new.owner.clone())));
+    assert_eq!(world.load_user(new.account, new.owner.id).await, Ok(Some(new.owner.clone())));
+    assert_eq!(world.load_profile(new.account).await, Ok(Some(new.profile)));
+    assert_eq!(world.find_user(&EmailIndex(fresh::word(world))).await, Ok(None));
+    assert_eq!(world.load_user(new.account, UserId::from_bits(fresh::dice(world))).await, Ok(None));
+}
+
+/// A new account and a token for its owner that lives for a minute.
+async fn token<W: CreateAccount + KeepMailTokens + Clock + Chance>(world: &W) -> (NewAccount, MailToken) {
+    let new = new_account(world, 1);
+    assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created));
+    let token = MailToken {
+        account: new.account,
+        user: new.owner.id,
+        hash: Token::new(new.account, world.random().unwrap()).hash(),
+        expires: new.now + secs(60),
+    };
+    assert_eq!(world.keep_mail_token(token.clone()).await, Ok(()));
+    (new, token)
+}
+
+pub async fn a_mailed_token_confirms_once<W>(world: &W)
+where
+    W: CreateAccount + FindUser + KeepMailTokens + Clock + Chance,
+{
+    let (new, token) = token(world).await;
+    let verified = async || world.load_user(new.account, new.owner.id).await.unwrap().unwrap().verified;
+    assert!(!verified().await);
+    assert_eq!(world.confirm_email(new.account, &token.hash, new.now).await, Ok(true));
+    assert!(verified().await);
+    assert_eq!(world.confirm_email(new.account, &token.hash, new.now).await, Ok(false));
+    assert!(verified().await);
+}
+
+pub async fn of_many_uses_of_a_mailed_token_one_counts<W>(world: &W)
+where
+    W: CreateAccount + KeepMailTokens + Clock + Chance,
+{
+    let (new, token) = token(world).await;
+    let answers = at_once(16, |_| world.confirm_email(new.account, &token.hash, new.now)).await;
+    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 15), "{answers:?}");
+}
+
+pub async fn an_expired_token_confirms_nothing<W>(world: &W)
+where
+    W: CreateAccount + FindUser + KeepMailTokens + Clock + Chance,
+{
+    let (new, token) = token(world).await;
+    assert_eq!(world.confirm_email(new.account, &token.hash, token.expires).await, Ok(false));
+    assert_eq!(world.confirm_email(new.account, &token.hash, token.expires + secs(1)).await, Ok(false));
+    assert!(!world.load_user(new.account, new.owner.id).await.unwrap().unwrap().verified);
+    assert_eq!(world.confirm_email(new.account, &token.hash, token.expires - secs(1)).await, Ok(true));
+}
+
+pub async fn a_token_confirms_nothing_in_another_account<W>(world: &W)
+where
+    W: CreateAccount + FindUser + KeepMailTokens + Clock + Chance,
+{
+    let (new, token) = token(world).await;
+    let other = new_account(world, 1);
+    assert_eq!(world.create_account(other.clone()).await, Ok(SignedUp::Created));
+    assert_eq!(world.confirm_email(other.account, &token.hash, new.now).await, Ok(false));
+    assert!(!world.load_user(other.account, other.owner.id).await.unwrap().unwrap().verified);
+    assert!(!world.load_user(new.account, new.owner.id).await.unwrap().unwrap().verified);
+}
+
+pub async fn tries_stop_exactly_at_the_limit<W: CountTries + Clock + Chance>(world: &W) {
+    let (what, now) = (fresh::word(world), world.now());
+    let answers = at_once(25, |_| world.count_try(&what, 10, 900, now)).await;
+    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (10, 15), "{answers:?}");
+    assert_eq!(world.count_try(&fresh::word(world), 10, 900, now).await, Ok(true), "another name counts by itself");
+}
+
+pub async fn a_new_window_counts_anew<W: CountTries + Clock + Chance>(world: &W) {
+    let (what, now) = (fresh::word(world), world.now());
+    assert_eq!(world.count_try(&what, 1, 60, now).await, Ok(true));
+    assert_eq!(world.count_try(&what, 1, 60, now).await, Ok(false));
+    assert_eq!(world.count_try(&what, 1, 60, now + secs(60)).await, Ok(true));
+    assert_eq!(world.count_try(&what, 1, 60, now + secs(60)).await, Ok(false));
+}

@@ -1,0 +1,210 @@
+//! The carrier credential, its hook, and the gate behind it.
+
+use futures::future::join;
+
+use super::count;
+use crate::account::{CreateAccount, Stop};
+use crate::credential::{
+    Carrier, FindHook, HookSecrets, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved,
+};
+use crate::ids::AccountId;
+use crate::message::{LoadSender, RecordOutcome};
+use crate::platform::{Chance, Clock};
+use crate::seal::Purpose;
+use crate::secret::HookId;
+use crate::testing::fresh::{self, account, connect, credential, sid, sid_hash};
+
+pub async fn a_credential_reads_back_and_its_version_rises<W>(world: &W)
+where
+    W: CreateAccount + MintKey + OpenKey + KeepCredential + LoadKeys + LoadSender + Clock + Chance,
+{
+    let (account, sid) = (account(world, 1).await, sid(world, "AC"));
+    assert_eq!(world.load_credential(account).await, Ok(None));
+    assert_eq!(world.credential_version(account).await, Ok(0));
+    for version in [1, 2] {
+        let save = credential(world, account, version, &sid).await;
+        assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::Stored));
+        let stored = world.load_credential(account).await.unwrap().unwrap();
+        assert_eq!(stored, save.credential);
+        assert_eq!(world.credential_version(account).await, Ok(version));
+        let keys = world.load_keys(account, Purpose::Send).await.unwrap().unwrap();
+        assert_eq!(keys, save.keys[0]);
+        let key = world.open_key(&keys, None).await.unwrap();
+        assert!(Carrier::open(&stored, &key).is_ok());
+        assert!(gate(world, account).await.connected);
+    }
+}
+
+/// The gate as a sender sees it.
+async fn gate<W: LoadSender + Clock + Chance>(world: &W, account: AccountId) -> crate::account::Gate {
+    let (session, key) =
+        (fresh::session(world, account), fresh::outgoing(world, account, 1, world.now()).idempotency.key);
+    world.load_sender(account, &session.hash, &key, &[]).await.unwrap().facts.unwrap().gate
+}
+
+pub async fn a_version_that_does_not_follow_is_refused<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let stored = connect(world, account).await;
+    for version in [1, 3] {
+        let save = credential(world, account, version, &stored.account_sid).await;
+        assert_eq!(world.save_credential(save).await, Ok(Saved::Raced), "version {version}");
+    }
+    assert_eq!(world.load_credential(account).await, Ok(Some(stored)), "nothing was stored");
+    assert_eq!(world.credential_version(account).await, Ok(1));
+}
+
+pub async fn a_twilio_account_belongs_to_one_account<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + LoadSender + Clock + Chance,
+{
+    let (ours, theirs) = (account(world, 1).await, account(world, 1).await);
+    let stored = connect(world, theirs).await;
+    let save = credential(world, ours, 1, &stored.account_sid).await;
+    assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::TakenByAnother));
+    assert_eq!(world.load_credential(ours).await, Ok(None));
+    assert!(!gate(world, ours).await.connected);
+    assert_eq!(world.remove_credential(&stored, &sid_hash(&stored.account_sid)).await, Ok(true));
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored), "free after the removal");
+}
+
+pub async fn of_two_accounts_at_once_one_gets_the_twilio_account<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+{
+    let sid = sid(world, "AC");
+    let (one, two) = (account(world, 1).await, account(world, 1).await);
+    let saves = (credential(world, one, 1, &sid).await, credential(world, two, 1, &sid).await);
+    let (first, second) = join(world.save_credential(saves.0), world.save_credential(saves.1)).await;
+    let answers = [first, second];
+    assert_eq!(
+        (count(&answers, &Ok(Saved::Stored)), count(&answers, &Ok(Saved::TakenByAnother))),
+        (1, 1),
+        "{answers:?}"
+    );
+}
+
+pub async fn of_two_saves_at_once_one_is_stored<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let saves = [
+        credential(world, account, 1, &sid(world, "AC")).await,
+        credential(world, account, 1, &sid(world, "AC")).await,
+    ];
+    let [one, two] = saves.clone();
+    let (first, second) = join(world.save_credential(one), world.save_credential(two)).await;
+    let answers = [first, second];
+    assert_eq!((count(&answers, &Ok(Saved::Stored)), count(&answers, &Ok(Saved::Raced))), (1, 1), "{answers:?}");
+    let winner = answers.iter().position(|answer| *answer == Ok(Saved::Stored)).unwrap();
+    let stored = world.load_credential(account).await.unwrap().unwrap();
+    assert_eq!(stored, saves[winner].credential);
+    let other = self::account(world, 1).await;
+    let loser = credential(world, other, 1, &saves[1 - winner].credential.account_sid).await;
+    assert_eq!(world.save_credential(loser).await, Ok(Saved::Stored), "the loser holds no Twilio account");
+}
+
+pub async fn a_replaced_twilio_account_is_free_again<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+{
+    let (ours, theirs) = (account(world, 1).await, account(world, 1).await);
+    let old = connect(world, ours).await;
+    let save = SaveCredential {
+        replaced_sid_hash: Some(sid_hash(&old.account_sid)),
+        ..credential(world, ours, 2, &sid(world, "AC")).await
+    };
+    assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::Stored));
+    let taken = credential(world, theirs, 1, &old.account_sid).await;
+    assert_eq!(world.save_credential(taken).await, Ok(Saved::Stored), "the old one is free");
+    let held = credential(world, theirs, 2, &save.credential.account_sid).await;
+    assert_eq!(world.save_credential(held).await, Ok(Saved::TakenByAnother), "the new one is not");
+}
+
+pub async fn a_removed_credential_leaves_nothing_but_its_version<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + LoadKeys + FindHook + LoadSender + Clock + Chance,
+{
+    let account = fresh::account_with_keys(world, 1).await;
+    let stored = connect(world, account).await;
+    let hash = sid_hash(&stored.account_sid);
+    assert!(world.find_hook(&stored.hook).await.unwrap().is_some());
+    assert_eq!(world.remove_credential(&stored, &hash).await, Ok(true));
+    assert_eq!(world.load_credential(account).await, Ok(None));
+    assert_eq!(world.load_keys(account, Purpose::Send).await, Ok(None));
+    assert_eq!(world.load_keys(account, Purpose::Hook).await, Ok(None));
+    assert_eq!(world.find_hook(&stored.hook).await, Ok(None));
+    assert!(!gate(world, account).await.connected);
+    assert_eq!(world.credential_version(account).await, Ok(1));
+    assert_eq!(world.remove_credential(&stored, &hash).await, Ok(false), "there is nothing left");
+    let save = credential(world, account, 2, &stored.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+}
+
+pub async fn a_removal_of_an_older_version_removes_nothing<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let old = connect(world, account).await;
+    let save = credential(world, account, 2, &old.account_sid).await;
+    assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::Stored));
+    assert_eq!(world.remove_credential(&old, &sid_hash(&old.account_sid)).await, Ok(false));
+    assert_eq!(world.load_credential(account).await, Ok(Some(save.credential)));
+}
+
+pub async fn a_hook_is_found_by_its_secret_only<W>(world: &W)
+where
+    W: CreateAccount + MintKey + OpenKey + KeepCredential + FindHook + Clock + Chance,
+{
+    let account = fresh::account_with_keys(world, 1).await;
+    let stored = connect(world, account).await;
+    let found = world.find_hook(&stored.hook).await.unwrap().unwrap();
+    assert_eq!(found.credential, stored);
+    let key = world.open_key(&found.hook_keys, None).await.unwrap();
+    assert!(HookSecrets::open(&found.credential.verify, &key).is_ok());
+    assert_eq!((found.match_keys.account, found.match_keys.purpose), (account, Purpose::Match));
+    let guessed = HookId::new(account, world.random().unwrap());
+    assert_eq!(world.find_hook(&guessed).await, Ok(None));
+    let nobodys = HookId::new(AccountId::from_bits(fresh::dice(world)), world.random().unwrap());
+    assert_eq!(world.find_hook(&nobodys).await, Ok(None));
+}
+
+pub async fn a_new_credential_ends_a_stop_for_a_refused_one<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let old = connect(world, account).await;
+    assert_eq!(world.stop_sending(account, Stop::CredentialRefused).await, Ok(()));
+    assert_eq!(gate(world, account).await.stopped, Some(Stop::CredentialRefused));
+    let save = credential(world, account, 2, &old.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+    assert_eq!(gate(world, account).await.stopped, None);
+}
+
+pub async fn a_new_credential_does_not_lift_a_freeze<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let old = connect(world, account).await;
+    assert_eq!(world.stop_sending(account, Stop::Frozen).await, Ok(()));
+    let save = credential(world, account, 2, &old.account_sid).await;
+    world.save_credential(save).await.unwrap();
+    assert_eq!(gate(world, account).await.stopped, Some(Stop::Frozen));
+}
+
+pub async fn the_first_stop_stays<W>(world: &W)
+where
+    W: CreateAccount + RecordOutcome + LoadSender + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    assert_eq!(gate(world, account).await.stopped, None);
+    assert_eq!(world.stop_sending(account, Stop::Frozen).await, Ok(()));
+    assert_eq!(world.stop_sending(account, Stop::CredentialRefused).await, Ok(()));
+    assert_eq!(gate(world, account).await.stopped, Some(Stop::Frozen));
+}

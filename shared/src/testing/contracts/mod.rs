@@ -1,0 +1,209 @@
+//! The contracts of the ports: facts that every implementation has to show, each a function of a world.
+//!
+//! They use accounts of their own and take times as arguments, so that they can run at the same time against one live
+//! store and never sleep. [`contracts!`](crate::contracts) makes a test of each.
+#![allow(missing_docs, reason = "a fact's name says it")]
+
+pub mod accepting;
+pub mod accounts;
+pub mod arriving;
+pub mod credentials;
+pub mod due;
+pub mod keys;
+pub mod posting;
+pub mod sending;
+pub mod sessions;
+pub mod usage;
+
+use futures::future::join_all;
+
+/// Runs `n` of them at once.
+async fn at_once<T, F: Future<Output = T>>(n: usize, one: impl Fn(usize) -> F) -> Vec<T> {
+    join_all((0..n).map(one)).await
+}
+
+/// How many are equal to `wanted`.
+fn count<T: PartialEq>(all: &[T], wanted: &T) -> usize {
+    all.iter().filter(|one| *one == wanted).count()
+}
+
+/// One `#[tokio::test]` for each fact, in a module for each noun. `$world` is an expression that may await; it is
+/// evaluated for each test, and the fact gets a reference to it. The calling crate has to depend on tokio.
+///
+/// ```ignore
+/// telbuddy::contracts!(telbuddy::testing::World::new(7));
+/// telbuddy::contracts!(*crate::support::live_store().await);
+/// ```
+#[macro_export]
+macro_rules! contracts {
+    ($world:expr) => {
+        $crate::contracts! { @ $world;
+            accounts:
+                of_many_sign_ups_with_one_address_one_creates_and_the_others_learn_of_it,
+                a_new_account_is_found_by_address_and_by_id,
+                a_mailed_token_confirms_once,
+                of_many_uses_of_a_mailed_token_one_counts,
+                an_expired_token_confirms_nothing,
+                a_token_confirms_nothing_in_another_account,
+                tries_stop_exactly_at_the_limit,
+                a_new_window_counts_anew;
+            sessions:
+                a_session_loads_as_it_was_started,
+                a_touch_moves_the_last_call_and_never_back,
+                a_revoked_session_is_gone_and_no_touch_brings_it_back,
+                a_session_is_revoked_in_its_own_account_only,
+                the_list_shows_live_sessions_newest_first;
+            keys:
+                a_minted_key_opens_again,
+                another_accounts_wrapped_key_does_not_open,
+                another_purposes_wrapped_key_does_not_open,
+                a_changed_wrapped_key_does_not_open,
+                an_opened_key_is_remembered_and_no_other,
+                keys_opened_at_once_are_the_same,
+                a_version_that_is_not_there_does_not_open,
+                keys_load_by_account_and_purpose;
+            credentials:
+                a_credential_reads_back_and_its_version_rises,
+                a_version_that_does_not_follow_is_refused,
+                a_twilio_account_belongs_to_one_account,
+                of_two_accounts_at_once_one_gets_the_twilio_account,
+                of_two_saves_at_once_one_is_stored,
+                a_replaced_twilio_account_is_free_again,
+                a_removed_credential_leaves_nothing_but_its_version,
+                a_removal_of_an_older_version_removes_nothing,
+                a_hook_is_found_by_its_secret_only,
+                a_new_credential_ends_a_stop_for_a_refused_one,
+                a_new_credential_does_not_lift_a_freeze,
+                the_first_stop_stays;
+            accepting:
+                an_accepted_message_is_there_with_its_hold,
+                parallel_accepts_take_exactly_what_the_credit_covers,
+                a_message_that_is_not_covered_is_refused_with_the_figures,
+                the_same_key_gives_the_stored_answer,
+                of_fifty_with_the_same_key_one_is_accepted,
+                an_expired_key_counts_as_new,
+                another_accounts_key_is_another_key,
+                the_daily_ceiling_is_exact,
+                parallel_accepts_stop_at_the_daily_ceiling,
+                a_new_day_counts_anew,
+                a_new_day_is_counted_exactly_by_parallel_accepts,
+                a_message_above_the_ceiling_is_refused_on_a_fresh_day,
+                the_sender_loads_with_all_that_a_decision_needs,
+                an_account_that_is_not_there_has_no_facts,
+                messages_list_newest_first_in_pages;
+            sending:
+                of_many_workers_one_claims,
+                a_claim_hands_out_the_payload_and_counts_the_attempt,
+                a_retry_waits_for_its_time,
+                an_outcome_removes_the_payload,
+                a_message_that_is_not_there_has_nothing_to_send,
+                only_the_fence_may_record,
+                an_outcome_does_not_undo_what_a_callback_told,
+                a_late_answer_of_the_same_claim_settles_what_was_unknown,
+                a_late_answer_of_another_claim_settles_nothing,
+                an_outcome_recorded_twice_stays,
+                an_update_needs_the_revision_that_it_read,
+                of_two_different_updates_at_once_one_is_written,
+                an_update_removes_the_payload,
+                the_latest_word_of_a_recipient_counts_in_any_order,
+                stop_wins_a_tie,
+                a_stop_said_before_the_last_check_is_seen,
+                a_stop_is_for_its_sender_and_account_only,
+                guards_come_in_order_with_the_keys_that_were_asked_for,
+                guards_see_a_stopped_account;
+            arriving:
+                a_text_is_recorded_once_however_often_it_comes,
+                the_same_sid_in_another_account_is_another_text;
+            due:
+                due_messages_come_earliest_first_and_not_before_their_time,
+                an_outcome_takes_a_message_off_the_list,
+                a_claim_is_due_when_its_lease_ends,
+                a_lease_ends_once_and_not_early,
+                a_later_look_needs_the_same_revision;
+            posting:
+                a_charge_is_posted_once_and_no_credit_appears_or_vanishes,
+                a_release_gives_the_hold_back_once,
+                of_a_charge_and_a_release_at_once_one_is_posted,
+                a_posted_message_is_settled_and_no_longer_due,
+                one_sid_is_charged_once,
+                a_text_that_arrived_is_posted_without_a_hold;
+            usage:
+                posted_usage_is_counted_once_however_often_the_roll_up_runs,
+                of_roll_ups_at_once_one_counts,
+                usage_reads_by_range_and_granularity,
+                usage_reads_in_pages,
+                an_account_sees_its_own_usage_only;
+        }
+    };
+    (@ $world:expr; $($noun:ident: $($fact:ident),+;)+) => {
+        $(
+            mod $noun {
+                $(
+                    #[tokio::test]
+                    async fn $fact() {
+                        $crate::testing::contracts::$noun::$fact(&$world).await;
+                    }
+                )+
+            }
+        )+
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{World, fresh};
+
+    mod with_one_order_of_steps {
+        crate::contracts!(crate::testing::World::new(1));
+    }
+
+    mod with_another_order_of_steps {
+        crate::contracts!(crate::testing::World::new(2026));
+    }
+
+    #[tokio::test]
+    async fn ten_openings_at_once_are_noted_as_one() {
+        let world = World::new(3);
+        keys::ten_openings_at_once_are_noted_as_one(&world, async |account| {
+            world.openings().iter().filter(|opening| opening.account == account).count()
+        })
+        .await;
+    }
+
+    /// A fact that is written and not listed would never run.
+    #[test]
+    fn every_fact_is_listed() {
+        let files = [
+            include_str!("accepting.rs"),
+            include_str!("accounts.rs"),
+            include_str!("arriving.rs"),
+            include_str!("credentials.rs"),
+            include_str!("due.rs"),
+            include_str!("keys.rs"),
+            include_str!("posting.rs"),
+            include_str!("sending.rs"),
+            include_str!("sessions.rs"),
+            include_str!("usage.rs"),
+        ];
+        let listed = include_str!("mod.rs");
+        let facts: Vec<_> = files.iter().flat_map(|file| file.split("pub async fn ").skip(1)).collect();
+        for fact in &facts {
+            let name = fact.split(['<', '(']).next().unwrap();
+            assert!(
+                listed.contains(&format!(" {name},"))
+                    || listed.contains(&format!(" {name};"))
+                    || listed.contains(&format!("::{name}(")),
+                "{name} is not listed"
+            );
+        }
+        assert!(facts.len() > 70, "{}", facts.len());
+    }
+
+    #[tokio::test]
+    async fn the_same_seed_gives_the_same_world() {
+        let ids = async |seed| fresh::account_with_keys(&World::new(seed), 1).await;
+        assert_eq!(ids(5).await, ids(5).await);
+        assert_ne!(ids(5).await, ids(6).await);
+    }
+}

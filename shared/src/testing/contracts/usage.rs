@@ -1,0 +1,166 @@
+//! From the journal to usage rows. The journal is the whole store's, so each fact picks its own items out of it.
+
+use jiff::Timestamp;
+
+use super::{at_once, count};
+use crate::account::CreateAccount;
+use crate::ids::{AccountId, EntryId};
+use crate::ledger::{
+    Granularity, JOURNAL_SHARDS, JournalItem, MicroCredits, PostOutcome, ReadUsage, RollUpUsage, UsageKind, UsageSlot,
+    UsageSums, journal_shard, roll_up,
+};
+use crate::message::{Direction, RecordInbound};
+use crate::platform::{Chance, Clock};
+use crate::testing::fresh::{self, account, charge};
+
+/// Noon of a day in November 2026.
+fn day(n: u8) -> Timestamp {
+    format!("2026-11-{n:02}T12:00:00Z").parse().unwrap()
+}
+
+/// Posts a text of one segment that arrived then. Its entry sorts to the front of the journal, where every fact finds it.
+async fn posted<W>(world: &W, account: AccountId, at: Timestamp) -> JournalItem
+where
+    W: RecordInbound + PostOutcome + Clock + Chance,
+{
+    let text = fresh::inbound(world, account, at);
+    assert_eq!(world.record_inbound(&text, at).await, Ok(true));
+    let mut item = charge(world, &text, at);
+    item.id = EntryId::new(Timestamp::UNIX_EPOCH, fresh::dice(world));
+    item.event.credits = MicroCredits(0);
+    assert_eq!(world.post_charge(&text, item.clone(), at).await, Ok(true));
+    item
+}
+
+/// An account's items in the journal.
+async fn journal_of<W: RollUpUsage>(world: &W, account: AccountId) -> Vec<JournalItem> {
+    let mut items = Vec::new();
+    for shard in 0..JOURNAL_SHARDS {
+        let found = world.load_journal(shard, 200).await.unwrap();
+        assert!(found.iter().all(|item| journal_shard(item.id) == shard));
+        items.extend(found.into_iter().filter(|item| item.event.account == account));
+    }
+    items.sort_by_key(|item| item.id);
+    items
+}
+
+/// What a roll-up of these items would write.
+fn sums(items: &[JournalItem]) -> Vec<((AccountId, UsageSlot), UsageSums)> {
+    roll_up(items).into_iter().collect()
+}
+
+/// All rows of one granularity.
+async fn rows<W: ReadUsage>(world: &W, account: AccountId, granularity: Granularity) -> Vec<(String, u64, u64)> {
+    let page = world.read_usage(account, granularity, ("2026", "2027"), None, 100).await.unwrap();
+    assert_eq!(page.next, None);
+    page.rows.into_iter().map(|(slot, sums)| (slot.period, sums.events, sums.units)).collect()
+}
+
+fn row(period: &str, n: u64) -> (String, u64, u64) {
+    (period.to_owned(), n, n)
+}
+
+pub async fn posted_usage_is_counted_once_however_often_the_roll_up_runs<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for n in [3, 3, 4] {
+        items.push(posted(world, account, day(n)).await);
+    }
+    items.sort_by_key(|item| item.id);
+    assert_eq!(journal_of(world, account).await, items);
+    assert_eq!(rows(world, account, Granularity::Day).await, []);
+    assert_eq!(world.count_journal(&items[..2], sums(&items[..2])).await, Ok(true));
+    assert_eq!(journal_of(world, account).await, items[2..]);
+    assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(false), "some were counted before");
+    assert_eq!(journal_of(world, account).await, items[2..], "and then nothing is removed");
+    assert_eq!(world.count_journal(&items[2..], sums(&items[2..])).await, Ok(true));
+    assert_eq!(world.count_journal(&items[2..], sums(&items[2..])).await, Ok(false));
+    assert_eq!(journal_of(world, account).await, []);
+    let days = [row("2026-11-03", 2), row("2026-11-04", 1)];
+    assert_eq!(rows(world, account, Granularity::Day).await, days);
+    assert_eq!(rows(world, account, Granularity::Month).await, [row("2026-11", 3)]);
+    let hours = [row("2026-11-03T12", 2), row("2026-11-04T12", 1)];
+    assert_eq!(rows(world, account, Granularity::Hour).await, hours);
+}
+
+pub async fn of_roll_ups_at_once_one_counts<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for _ in 0..4 {
+        items.push(posted(world, account, day(5)).await);
+    }
+    let answers = at_once(8, |_| world.count_journal(&items, sums(&items))).await;
+    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 7), "{answers:?}");
+    assert_eq!(rows(world, account, Granularity::Month).await, [row("2026-11", 4)]);
+}
+
+pub async fn usage_reads_by_range_and_granularity<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for n in [1, 2, 10, 20] {
+        items.push(posted(world, account, day(n)).await);
+    }
+    assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(true));
+    let days = async |from, to| {
+        let page = world.read_usage(account, Granularity::Day, (from, to), None, 100).await.unwrap();
+        page.rows.into_iter().map(|(slot, _)| slot.period).collect::<Vec<_>>()
+    };
+    assert_eq!(days("2026-11-02", "2026-11-10").await, ["2026-11-02", "2026-11-10"], "both ends count");
+    assert_eq!(days("2026-11-03", "2026-11-09").await, Vec::<String>::new());
+    assert_eq!(days("2026-11-01", "2026-11-01").await, ["2026-11-01"]);
+    assert_eq!(days("2026-11-11", "2027-01-01").await, ["2026-11-20"]);
+    let slot = UsageSlot {
+        granularity: Granularity::Month,
+        period: "2026-11".to_owned(),
+        kind: UsageKind::MessageSegments,
+        direction: Direction::Inbound,
+        country: Some(fresh::us()),
+    };
+    let month = world.read_usage(account, Granularity::Month, ("2026-11", "2026-11"), None, 100).await.unwrap();
+    assert_eq!(month.rows, [(slot, UsageSums { events: 4, units: 4, credits: MicroCredits(0) })]);
+}
+
+pub async fn usage_reads_in_pages<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for n in 1..=5 {
+        items.push(posted(world, account, day(n)).await);
+    }
+    assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(true));
+    let (mut seen, mut after) = (Vec::new(), None);
+    for _ in 0..9 {
+        let periods = ("2026-11-01", "2026-11-04");
+        let page = world.read_usage(account, Granularity::Day, periods, after.as_deref(), 2).await.unwrap();
+        assert!(page.rows.len() <= 2);
+        seen.extend(page.rows.into_iter().map(|(slot, _)| slot.period));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(after, None, "the pages end");
+    assert_eq!(seen, ["2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04"]);
+}
+
+pub async fn an_account_sees_its_own_usage_only<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let (ours, theirs) = (account(world, 10).await, account(world, 10).await);
+    let items = [posted(world, ours, day(7)).await, posted(world, theirs, day(8)).await];
+    assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(true));
+    assert_eq!(rows(world, ours, Granularity::Day).await, [row("2026-11-07", 1)]);
+    assert_eq!(rows(world, theirs, Granularity::Day).await, [row("2026-11-08", 1)]);
+}

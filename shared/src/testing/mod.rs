@@ -1,0 +1,16 @@
+//! A stateful fake of every port ([`World`]), makers of fresh accounts and messages ([`fresh`]), and the contract tests
+//! of the ports ([`contracts`](mod@contracts)), which the fake and the live adapters both pass.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "test support: what does not fit is a bug of the test, and a panic names the line"
+)]
+
+pub mod contracts;
+pub mod fresh;
+mod world;
+
+pub use world::{Checked, Opening, Queued, SentMail, Taken, TwilioView, World};

@@ -1,0 +1,240 @@
+//! Carrier credentials, and the vault that makes, wraps and opens data keys.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use zeroize::Zeroizing;
+
+use super::{State, Strikes, World, dump};
+use crate::account::Stop;
+use crate::credential::{
+    FindHook, FoundHook, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved, StoredCredential,
+};
+use crate::fault::Fault;
+use crate::ids::AccountId;
+use crate::seal::{DataKey, Purpose, Sealed, WrappedKey, WrappedKeys};
+use crate::secret::HookId;
+
+/// How long an opened key is remembered.
+const REMEMBER: SignedDuration = SignedDuration::from_mins(5);
+/// The field under which the master key wraps; account and purpose are bound by the envelope, as KMS binds its context.
+const WRAPPED_FIELD: &str = "wrapped-data-key";
+
+/// That a data key was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// Whose.
+    pub account: AccountId,
+    /// What for.
+    pub purpose: Purpose,
+    /// Which.
+    pub version: u32,
+    /// When.
+    pub at: Timestamp,
+}
+
+#[derive(Default)]
+pub(super) struct Credentials {
+    stored: BTreeMap<AccountId, StoredCredential>,
+    claims: BTreeMap<String, AccountId>,
+    pub(super) keys: BTreeMap<(AccountId, Purpose), WrappedKeys>,
+    pub(super) master: [u8; 32],
+    opened: BTreeMap<(AccountId, Purpose, u32), (DataKey, Timestamp)>,
+    newest: BTreeMap<(AccountId, Purpose), u32>,
+    pub(super) openings: Vec<Opening>,
+}
+
+impl Credentials {
+    fn master(&self, account: AccountId, purpose: Purpose) -> DataKey {
+        DataKey::new(account, purpose, 1, Zeroizing::new(self.master))
+    }
+
+    pub(super) fn get(&self, account: AccountId) -> Option<&StoredCredential> {
+        self.stored.get(&account)
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.opened.clear();
+        self.newest.clear();
+    }
+
+    fn remembered(
+        &self,
+        account: AccountId,
+        purpose: Purpose,
+        version: Option<u32>,
+        now: Timestamp,
+    ) -> Option<DataKey> {
+        let version = version.or_else(|| self.newest.get(&(account, purpose)).copied())?;
+        let (key, until) = self.opened.get(&(account, purpose, version))?;
+        (*until > now).then(|| key.clone())
+    }
+
+    pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
+        dump(bytes, &self.stored);
+        for stored in self.stored.values() {
+            bytes.extend(stored.send.0.iter().chain(&stored.verify.0));
+        }
+        dump(bytes, &self.claims);
+        for wrapped in self.keys.values().flat_map(|keys| &keys.versions) {
+            bytes.extend(&wrapped.blob);
+        }
+        dump(bytes, &self.openings);
+    }
+}
+
+impl MintKey for World {
+    async fn mint_key(
+        &self,
+        account: AccountId,
+        purpose: Purpose,
+        version: u32,
+    ) -> Result<(DataKey, WrappedKey), Fault> {
+        self.call("mint_key", |state| {
+            let clear = Zeroizing::new(state.random::<32>());
+            let nonce = state.random();
+            let wrapped = state.credentials.master(account, purpose).seal(WRAPPED_FIELD, clear.as_slice(), nonce)?;
+            Ok((DataKey::new(account, purpose, version, clear), WrappedKey { version, blob: wrapped.0 }))
+        })
+        .await
+    }
+}
+
+impl OpenKey for World {
+    fn remembered_key(&self, account: AccountId, purpose: Purpose, version: Option<u32>) -> Option<DataKey> {
+        let mut state = self.state();
+        *state.calls.entry("remembered_key").or_default() += 1;
+        if state.strike("remembered_key", Strikes::Before).is_some() {
+            return None;
+        }
+        state.credentials.remembered(account, purpose, version, state.now)
+    }
+
+    async fn open_key(&self, keys: &WrappedKeys, version: Option<u32>) -> Result<DataKey, Fault> {
+        self.call("open_key", |state| {
+            let (account, purpose) = (keys.account, keys.purpose);
+            let wrapped = match version {
+                Some(version) => keys.version(version),
+                None => keys.current(),
+            };
+            let wrapped = wrapped
+                .ok_or_else(|| Fault::Transient(format!("{account}: this {} key is not there", purpose.as_str())))?;
+            let key = state.open(account, purpose, wrapped)?;
+            if version.is_none() {
+                state.credentials.newest.insert((account, purpose), wrapped.version);
+            }
+            Ok(key)
+        })
+        .await
+    }
+}
+
+impl State {
+    /// Notes the opening before its use, then unwraps; a remembered key costs neither.
+    fn open(&mut self, account: AccountId, purpose: Purpose, wrapped: &WrappedKey) -> Result<DataKey, Fault> {
+        let (now, version) = (self.now, wrapped.version);
+        let vault = &mut self.credentials;
+        if let Some(key) = vault.remembered(account, purpose, Some(version), now) {
+            return Ok(key);
+        }
+        vault.openings.push(Opening { account, purpose, version, at: now });
+        let clear = vault.master(account, purpose).open(WRAPPED_FIELD, &Sealed(wrapped.blob.clone()))?;
+        let clear: [u8; 32] = clear.as_slice().try_into().map_err(|_| Fault::permanent("not a data key"))?;
+        let key = DataKey::new(account, purpose, version, Zeroizing::new(clear));
+        vault.opened.insert((account, purpose, version), (key.clone(), now + REMEMBER));
+        Ok(key)
+    }
+}
+
+impl LoadKeys for World {
+    async fn load_keys(&self, account: AccountId, purpose: Purpose) -> Result<Option<WrappedKeys>, Fault> {
+        self.call("load_keys", |state| Ok(state.credentials.keys.get(&(account, purpose)).cloned())).await
+    }
+}
+
+impl KeepCredential for World {
+    async fn load_credential(&self, account: AccountId) -> Result<Option<StoredCredential>, Fault> {
+        self.call("load_credential", |state| Ok(state.credentials.get(account).cloned())).await
+    }
+
+    async fn credential_version(&self, account: AccountId) -> Result<u32, Fault> {
+        self.call("credential_version", |state| {
+            let gate = state.accounts.gates.get(&account);
+            gate.map(|gate| gate.credential_version).ok_or(Fault::permanent("the account has no gate"))
+        })
+        .await
+    }
+
+    async fn save_credential(&self, save: SaveCredential) -> Result<Saved, Fault> {
+        self.call("save_credential", |state| {
+            let credentials = &mut state.credentials;
+            let account = save.credential.account;
+            let mine = |owner: Option<&AccountId>| owner == Some(&account);
+            let claimed = credentials.claims.get(&save.sid_hash);
+            if claimed.is_some() && !mine(claimed) {
+                return Ok(Saved::TakenByAnother);
+            }
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Saved::Raced) };
+            let version = save.credential.version;
+            let next = gate.credential_version == version.saturating_sub(1)
+                && credentials.stored.get(&account).is_none_or(|stored| stored.version < version);
+            let frozen = gate.stopped == Some(Stop::Frozen);
+            let replaced = save.replaced_sid_hash.filter(|old| *old != save.sid_hash);
+            let lost = replaced.as_ref().is_some_and(|old| !mine(credentials.claims.get(old)));
+            if !next || frozen || lost {
+                return Ok(Saved::Raced);
+            }
+            gate.connected = true;
+            gate.credential_version = version;
+            gate.stopped = None;
+            if let Some(old) = replaced {
+                credentials.claims.remove(&old);
+            }
+            credentials.claims.insert(save.sid_hash, account);
+            credentials.stored.insert(account, save.credential);
+            for wrapped in save.keys {
+                credentials.keys.insert((account, wrapped.purpose), wrapped);
+            }
+            Ok(Saved::Stored)
+        })
+        .await
+    }
+
+    async fn remove_credential(&self, stored: &StoredCredential, sid_hash: &str) -> Result<bool, Fault> {
+        self.call("remove_credential", |state| {
+            let credentials = &mut state.credentials;
+            let account = stored.account;
+            let same = credentials.stored.get(&account).is_some_and(|kept| kept.version == stored.version);
+            let mine = credentials.claims.get(sid_hash) == Some(&account);
+            let gate = state.accounts.gates.get_mut(&account);
+            let Some(gate) = gate.filter(|gate| gate.credential_version == stored.version) else { return Ok(false) };
+            if !same || !mine {
+                return Ok(false);
+            }
+            gate.connected = false;
+            credentials.stored.remove(&account);
+            credentials.claims.remove(sid_hash);
+            for purpose in [Purpose::Send, Purpose::Hook] {
+                credentials.keys.remove(&(account, purpose));
+            }
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl FindHook for World {
+    async fn find_hook(&self, hook: &HookId) -> Result<Option<FoundHook>, Fault> {
+        self.call("find_hook", |state| {
+            let account = hook.account();
+            let credential = state.credentials.get(account).filter(|stored| stored.hook == *hook);
+            let keys = |purpose| state.credentials.keys.get(&(account, purpose)).cloned();
+            Ok(credential
+                .cloned()
+                .zip(keys(Purpose::Hook))
+                .zip(keys(Purpose::Match))
+                .map(|((credential, hook_keys), match_keys)| FoundHook { credential, hook_keys, match_keys }))
+        })
+        .await
+    }
+}

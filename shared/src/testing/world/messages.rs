@@ -1,0 +1,373 @@
+//! Messages, opt-outs and idempotency records. The conditions are those of the live adapters, in Rust.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{World, dump, not_valid};
+use crate::account::Stop;
+use crate::fault::Fault;
+use crate::ids::{AccountId, MessageId};
+use crate::inbound::{Consent, RecordConsent};
+use crate::ledger::Granularity;
+use crate::message::{
+    Claim, ClaimMessage, Claimed, Fence, FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards,
+    LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome,
+    Recorded, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+};
+use crate::seal::{Purpose, Sealed};
+use crate::secret::TokenHash;
+
+/// A message with what lies beside it.
+struct Row {
+    message: Message,
+    payload: Option<Sealed>,
+    fence: Option<Fence>,
+    lease: Option<Timestamp>,
+    not_before: Option<Timestamp>,
+    due: Option<Timestamp>,
+}
+
+impl Row {
+    fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
+        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due) }
+    }
+
+    fn written(&mut self, status: Status, now: Timestamp) {
+        self.message.status = status;
+        self.message.revision += 1;
+        self.message.updated = now;
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Messages {
+    rows: BTreeMap<(AccountId, MessageId), Row>,
+    sids: BTreeMap<(AccountId, String), MessageId>,
+    opt_outs: BTreeMap<(AccountId, String, String), (Consent, Timestamp, String)>,
+    idempotency: BTreeMap<(AccountId, IdempotencyKey), Idempotency>,
+}
+
+impl Messages {
+    /// Newest first, older than `before`.
+    pub(super) fn of(&self, account: AccountId, before: Option<MessageId>) -> impl Iterator<Item = Message> {
+        let end = before.unwrap_or(MessageId::from_bits(u128::MAX));
+        let all = self.rows.range((account, MessageId::from_bits(0))..=(account, end)).rev();
+        all.filter(move |((_, id), _)| before != Some(*id)).map(|(_, row)| row.message.clone())
+    }
+
+    pub(super) fn payload(&self, account: AccountId, message: MessageId) -> Option<Sealed> {
+        self.rows.get(&(account, message))?.payload.clone()
+    }
+
+    pub(super) fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
+        let said = self.opt_outs.get(&(account, own.to_owned(), other_hash.to_owned()));
+        said.map(|(consent, _, _)| *consent)
+    }
+
+    /// Marks a message as settled and takes it off the list of due work; `None` if it was before or is not there.
+    pub(super) fn unsettled(&self, message: &Message) -> bool {
+        self.rows.get(&(message.account, message.id)).is_some_and(|row| !row.message.settled)
+    }
+
+    pub(super) fn settle(&mut self, message: &Message, now: Timestamp) {
+        if let Some(row) = self.rows.get_mut(&(message.account, message.id)) {
+            row.message.settled = true;
+            let status = row.message.status;
+            row.written(status, now);
+            row.due = None;
+        }
+    }
+
+    pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
+        for row in self.rows.values() {
+            dump(bytes, &row.message);
+            bytes.extend(row.payload.iter().flat_map(|payload| &payload.0));
+        }
+        dump(bytes, &self.sids);
+        dump(bytes, &self.opt_outs);
+        dump(bytes, &self.idempotency);
+    }
+}
+
+impl LoadSender for World {
+    async fn load_sender(
+        &self,
+        account: AccountId,
+        session: &TokenHash,
+        key: &IdempotencyKey,
+        purposes: &[Purpose],
+    ) -> Result<Loaded, Fault> {
+        self.call("load_sender", |state| {
+            let gate = state.accounts.gates.get(&account).cloned();
+            let allowance = state.ledger.allowances.get(&account).cloned();
+            let keys = purposes.iter().filter_map(|purpose| state.credentials.keys.get(&(account, *purpose)).cloned());
+            Ok(Loaded {
+                session: state.accounts.sessions.get(&(account, session.clone())).cloned(),
+                facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
+                earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
+                keys: keys.collect(),
+            })
+        })
+        .await
+    }
+}
+
+impl RecordMessage for World {
+    async fn record_message(&self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
+        self.call("record_message", |state| {
+            let Outgoing { message, payload, idempotency, daily_ceiling } = outgoing;
+            let (account, now) = (message.account, message.created);
+            let key = (account, idempotency.key.clone());
+            if let Some(earlier) = state.messages.idempotency.get(&key).filter(|earlier| earlier.expires > now) {
+                return Ok(Recorded::Earlier(earlier.clone()));
+            }
+            if state.messages.rows.contains_key(&(account, message.id)) {
+                return Err(Fault::permanent("a new message's id was taken"));
+            }
+            let allowance = state.ledger.allowances.get_mut(&account);
+            let allowance = allowance.ok_or(Fault::permanent("the account has no allowance"))?;
+            if let Err(refusal) = check_allowance(allowance, message.held, message.segments, *daily_ceiling, now) {
+                return Ok(Recorded::Refused(refusal));
+            }
+            let today = Granularity::Day.period(now);
+            if allowance.day > today {
+                // A slow clock meets a day that has begun already.
+                return Err(Fault::transient("the allowance kept changing"));
+            }
+            allowance.day_segments = allowance.segments_on(now) + u64::from(message.segments);
+            allowance.day = today;
+            allowance.available.0 -= message.held.0;
+            allowance.held.0 += message.held.0;
+            state.messages.idempotency.insert(key, idempotency.clone());
+            let row = Row::new(message.clone(), Some(payload.clone()), now + LOOK_AGAIN);
+            state.messages.rows.insert((account, message.id), row);
+            Ok(Recorded::Accepted)
+        })
+        .await
+    }
+}
+
+impl ReadMessages for World {
+    async fn load_message(&self, account: AccountId, id: MessageId) -> Result<Option<Message>, Fault> {
+        self.call("load_message", |state| Ok(state.messages.rows.get(&(account, id)).map(|row| row.message.clone())))
+            .await
+    }
+
+    async fn list_messages(
+        &self,
+        account: AccountId,
+        before: Option<MessageId>,
+        limit: u16,
+    ) -> Result<Vec<Message>, Fault> {
+        self.call("list_messages", |state| {
+            if limit == 0 {
+                return Err(not_valid("list messages"));
+            }
+            Ok(state.messages.of(account, before).take(usize::from(limit)).collect())
+        })
+        .await
+    }
+}
+
+impl ClaimMessage for World {
+    async fn claim_message(
+        &self,
+        account: AccountId,
+        id: MessageId,
+        fence: Fence,
+        now: Timestamp,
+    ) -> Result<Claim, Fault> {
+        self.call("claim_message", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
+            let mine = |row: &Row| {
+                let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
+                Ok(Claim::Mine(Box::new(Claimed { message: row.message.clone(), payload, fence })))
+            };
+            let ready = match row.message.status {
+                Status::Accepted => true,
+                Status::Retryable => row.not_before.is_some_and(|at| at <= now),
+                _ => false,
+            };
+            if ready && row.payload.is_some() {
+                row.written(Status::Dispatching, now);
+                row.message.attempts += 1;
+                (row.fence, row.not_before) = (Some(fence), None);
+                (row.lease, row.due) = (Some(now + LEASE), Some(now + LEASE));
+                return mine(row);
+            }
+            if row.fence == Some(fence) {
+                return mine(row);
+            }
+            Ok(match (row.message.status, row.not_before.or(row.lease)) {
+                (Status::Retryable | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+                _ => Claim::Done,
+            })
+        })
+        .await
+    }
+}
+
+impl LoadGuards for World {
+    async fn load_guards(&self, claimed: &[Claimed], wanted: &[(AccountId, Purpose)]) -> Result<Vec<Guard>, Fault> {
+        self.call("load_guards", |state| {
+            let guard = |one: &Claimed| {
+                let Message { account, own, other_hash, .. } = &one.message;
+                let gate = state.accounts.gates.get(account);
+                let owned = wanted.iter().filter(|(owner, _)| owner == account);
+                Guard {
+                    opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
+                    stopped: gate.and_then(|gate| gate.stopped),
+                    credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
+                    keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
+                }
+            };
+            Ok(claimed.iter().map(guard).collect())
+        })
+        .await
+    }
+}
+
+impl RecordOutcome for World {
+    async fn record_outcome(&self, claimed: &Claimed, outcome: &Outcome, now: Timestamp) -> Result<Status, Fault> {
+        self.call("record_outcome", |state| {
+            let held = &claimed.message;
+            let row = state.messages.rows.get_mut(&(held.account, held.id));
+            let row = row.ok_or(Fault::permanent("a claimed message is gone"))?;
+            let open = matches!(row.message.status, Status::Dispatching | Status::Unknown | Status::Unconfirmed);
+            if row.fence != Some(claimed.fence) || !open {
+                return Ok(row.message.status);
+            }
+            row.written(outcome.status(), now);
+            row.lease = None;
+            row.due = due(held, outcome, now);
+            if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
+                row.payload = None;
+            }
+            match outcome {
+                Outcome::Sent { sid } => row.message.sid = Some(sid.clone()),
+                Outcome::Rejected { code: Some(code) } => row.message.error_code = Some(*code),
+                Outcome::Refused(reason) => row.message.reason = Some(*reason),
+                Outcome::Expired => row.message.reason = Some(Reason::TooOld),
+                Outcome::Retry { not_before } => row.not_before = Some(*not_before),
+                Outcome::Rejected { code: None } | Outcome::Unknown => {}
+            }
+            Ok(outcome.status())
+        })
+        .await
+    }
+
+    async fn stop_sending(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
+        self.call("stop_sending", |state| {
+            if let Some(gate) = state.accounts.gates.get_mut(&account) {
+                gate.stopped.get_or_insert(stop);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl UpdateMessage for World {
+    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
+        self.call("update_message", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
+            if row.message.revision != message.revision.saturating_sub(1) {
+                return Ok(row.message == *message);
+            }
+            row.message.status = message.status;
+            row.message.revision = message.revision;
+            row.message.updated = message.updated;
+            row.message.sid = message.sid.clone().or(row.message.sid.take());
+            row.message.error_code = message.error_code.or(row.message.error_code);
+            if message.reason.is_none() {
+                row.message.reason = None;
+            }
+            (row.payload, row.lease, row.not_before, row.due) = (None, None, None, due);
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl RecordInbound for World {
+    async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<bool, Fault> {
+        self.call("record_inbound", |state| {
+            let sid = message.sid.clone().ok_or(Fault::permanent("a text that arrived has no SID"))?;
+            let (row, once) = ((message.account, message.id), (message.account, sid));
+            if state.messages.sids.contains_key(&once) || state.messages.rows.contains_key(&row) {
+                return Ok(false);
+            }
+            state.messages.sids.insert(once, message.id);
+            state.messages.rows.insert(row, Row::new(message.clone(), None, due));
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl FindDue for World {
+    async fn find_due(&self, shard: u8, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, MessageId)>, Fault> {
+        self.call("find_due", |state| {
+            if limit == 0 {
+                return Err(not_valid("find due"));
+            }
+            let waiting = state.messages.rows.iter().filter(|((_, id), _)| due_shard(*id) == shard);
+            let mut found: Vec<_> =
+                waiting.filter_map(|(key, row)| Some((row.due.filter(|at| *at <= now)?, *key))).collect();
+            found.sort_unstable();
+            Ok(found.into_iter().map(|(_, key)| key).take(usize::from(limit)).collect())
+        })
+        .await
+    }
+
+    async fn end_lease(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
+        self.call("end_lease", |state| {
+            let row = state.messages.rows.get_mut(&(message.account, message.id));
+            let over = |row: &&mut Row| {
+                row.message.status == Status::Dispatching && row.lease.is_some_and(|lease| lease <= now)
+            };
+            let Some(row) = row.filter(over) else { return Ok(false) };
+            row.written(Status::Unknown, now);
+            (row.lease, row.due) = (None, None);
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn look_again(&self, message: &Message, at: Timestamp) -> Result<bool, Fault> {
+        self.call("look_again", |state| {
+            let row = state.messages.rows.get_mut(&(message.account, message.id));
+            let same = |row: &&mut Row| row.message.revision == message.revision && row.due.is_some();
+            let Some(row) = row.filter(same) else { return Ok(false) };
+            row.due = Some(at);
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl RecordConsent for World {
+    async fn record_consent(
+        &self,
+        account: AccountId,
+        own: &str,
+        other_hash: &str,
+        consent: Consent,
+        source: &str,
+        at: Timestamp,
+    ) -> Result<(), Fault> {
+        self.call("record_consent", |state| {
+            let key = (account, own.to_owned(), other_hash.to_owned());
+            let stands = state.messages.opt_outs.get(&key).is_some_and(|(_, said_at, _)| match consent {
+                Consent::Stop => *said_at > at,
+                Consent::Start => *said_at >= at,
+            });
+            if !stands {
+                state.messages.opt_outs.insert(key, (consent, at, source.to_owned()));
+            }
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,151 @@
+//! Twilio, scripted: what it answers next, and the journal of what it took.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::{State, Strikes, World};
+use crate::credential::{Carrier, Check, CheckCarrier};
+use crate::fault::Fault;
+use crate::message::{CreateMessage, Created, Payload};
+
+/// A message that Twilio took, whatever it answered.
+#[derive(Clone)]
+pub struct Taken {
+    /// Twilio's SID.
+    pub sid: String,
+    /// With which credential.
+    pub carrier: Carrier,
+    /// From whom.
+    pub sender: String,
+    /// To whom.
+    pub to: String,
+    /// The text.
+    pub body: String,
+    /// Addresses of media.
+    pub media_urls: Vec<String>,
+    /// Where Twilio tells about it.
+    pub status_callback: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Without the credential, which does not print.
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sid, sender, to, body, media_urls, status_callback, at, .. } = self;
+        write!(f, "Taken({sid} {at} {sender} -> {to} {body:?} {media_urls:?} {status_callback})")
+    }
+}
+
+/// A check of a credential that Twilio saw.
+pub type Checked = Carrier;
+
+/// What Twilio answers to one POST, and whether it took the message.
+struct Answer {
+    created: Created,
+    takes: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Twilio {
+    answers: VecDeque<Answer>,
+    checks: BTreeMap<String, Check>,
+    posts: u32,
+    taken: Vec<Taken>,
+    checked: Vec<Checked>,
+}
+
+/// Looks at Twilio and scripts it.
+pub struct TwilioView<'a> {
+    pub(super) world: &'a World,
+}
+
+impl TwilioView<'_> {
+    /// Every message that Twilio took, oldest first: what recipients get.
+    pub fn taken(&self) -> Vec<Taken> {
+        self.world.state().twilio.taken.clone()
+    }
+
+    /// How many POSTs came, taken or not.
+    pub fn posts(&self) -> u32 {
+        self.world.state().twilio.posts
+    }
+
+    /// The credentials that were checked.
+    pub fn checked(&self) -> Vec<Checked> {
+        self.world.state().twilio.checked.clone()
+    }
+
+    /// The next POST gets this answer (after those that wait already); only with `Accepted` the message is taken.
+    pub fn answer_next(&self, created: Created) {
+        let takes = matches!(created, Created::Accepted { .. });
+        self.world.state().twilio.answers.push_back(Answer { created, takes });
+    }
+
+    /// The next POST is taken and its answer gets lost: the caller sees `Unknown`, the recipient gets the message.
+    pub fn lose_next_answer(&self) {
+        self.world.state().twilio.answers.push_back(Answer { created: Created::Unknown, takes: true });
+    }
+
+    /// What a check of this Account SID says from now on; without a word of yours every credential works.
+    pub fn check_says(&self, account_sid: &str, check: Check) {
+        self.world.state().twilio.checks.insert(account_sid.to_owned(), check);
+    }
+}
+
+impl State {
+    fn fresh_sid(&mut self) -> String {
+        format!("SM{}", data_encoding::HEXLOWER.encode(&self.random::<16>()))
+    }
+}
+
+impl CheckCarrier for World {
+    async fn check_carrier(&self, carrier: &Carrier) -> Result<Check, Fault> {
+        self.call("check_carrier", |state| {
+            state.twilio.checked.push(carrier.clone());
+            let works = Check::Works { friendly_name: Some("A Twilio account".to_owned()), trial: Some(false) };
+            Ok(state.twilio.checks.get(carrier.account_sid.as_str()).cloned().unwrap_or(works))
+        })
+        .await
+    }
+}
+
+impl CreateMessage for World {
+    async fn create_message(
+        &self,
+        carrier: &Carrier,
+        sender: &str,
+        payload: &Payload,
+        status_callback: &str,
+    ) -> Created {
+        let answer = self.call("create_message", |state| {
+            state.twilio.posts += 1;
+            let sid = state.fresh_sid();
+            let scripted = state.twilio.answers.pop_front();
+            let answer = scripted.unwrap_or(Answer { created: Created::Accepted { sid: sid.clone() }, takes: true });
+            if answer.takes {
+                let sid = if let Created::Accepted { sid } = &answer.created { sid.clone() } else { sid };
+                state.twilio.taken.push(Taken {
+                    sid,
+                    carrier: carrier.clone(),
+                    sender: sender.to_owned(),
+                    to: payload.to.clone(),
+                    body: payload.body.clone(),
+                    media_urls: payload.media_urls.clone(),
+                    status_callback: status_callback.to_owned(),
+                    at: state.now,
+                });
+            }
+            // A lost answer is one that nobody knows.
+            let lost = state.strike("create_message", Strikes::After);
+            Ok(if lost.is_some() { Created::Unknown } else { answer.created })
+        });
+        match answer.await {
+            Ok(created) => created,
+            Err(Fault::Ambiguous(_)) => Created::Unknown,
+            Err(Fault::Transient(_) | Fault::Permanent(_)) => Created::NotProcessed { retry_after_secs: None },
+        }
+    }
+}

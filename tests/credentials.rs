@@ -1,0 +1,98 @@
+//! Connecting a Twilio account: each way that it can go wrong has its own clear answer, and no secret ever comes back.
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::support::start;
+
+const PATH: &str = "/v1/credentials/twilio";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_is_checked_at_twilio_before_it_is_stored() {
+    let running = start().await;
+    let client = running.signed_in("ann").await;
+    let carrier = running.carrier(json!({})).await;
+    assert_eq!(client.get(PATH).await.problem(StatusCode::NOT_FOUND), "not-found");
+
+    let wrong = json!({ "account_sid": carrier.account_sid, "auth_token": "0".repeat(32) });
+    assert_eq!(client.put(PATH, wrong).await.problem(StatusCode::UNPROCESSABLE_ENTITY), "carrier-refused-credential");
+    let suspended = running.carrier(json!({ "status": "suspended" })).await;
+    let refused = client.put(PATH, suspended.credential()).await;
+    assert_eq!(refused.problem(StatusCode::UNPROCESSABLE_ENTITY), "carrier-account-inactive");
+    assert_eq!(client.get(PATH).await.problem(StatusCode::NOT_FOUND), "not-found");
+
+    client.put(PATH, carrier.credential()).await.expect(StatusCode::OK);
+    let shown = client.get(PATH).await;
+    assert!(!shown.text.contains(&carrier.auth_token));
+    let shown = shown.expect(StatusCode::OK);
+    assert_eq!(
+        (&shown["account_sid"], &shown["kind"], &shown["trial"]),
+        (&json!(carrier.account_sid), &json!("auth_token"), &json!(false))
+    );
+    running.no_contract_violations().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_sends_and_the_token_only_checks_webhooks() {
+    let running = start().await;
+    let client = running.signed_in("ann").await;
+    let carrier = running.carrier(json!({ "type": "Trial", "verified": ["+14155552671"] })).await;
+    let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
+    let credential = json!({
+        "account_sid": carrier.account_sid, "auth_token": carrier.auth_token,
+        "api_key_sid": key["sid"], "api_key_secret": key["secret"],
+    });
+    let shown = client.put(PATH, credential.clone()).await.expect(StatusCode::OK);
+    assert_eq!(
+        (&shown["kind"], &shown["friendly_name"], &shown["trial"]),
+        (&json!("api_key"), &json!(null), &json!(null))
+    );
+    let id = client.accepted("k", carrier.text("+14155552671", "by key")).await;
+    client.until(&id, "delivered").await;
+
+    let mut wrong = credential;
+    wrong["api_key_secret"] = "wrong".into();
+    assert_eq!(client.put(PATH, wrong).await.problem(StatusCode::UNPROCESSABLE_ENTITY), "carrier-refused-credential");
+    running.no_contract_violations().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_twilio_account_belongs_to_one_telbuddy_account() {
+    let running = start().await;
+    let (ann, carrier) = running.connected("ann").await;
+    let bob = running.signed_in("bob").await;
+    let taken = bob.put(PATH, carrier.credential()).await;
+    assert_eq!(taken.problem(StatusCode::CONFLICT), "carrier-account-taken");
+    ann.delete(PATH).await.expect(StatusCode::NO_CONTENT);
+    bob.put(PATH, carrier.credential()).await.expect(StatusCode::OK);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replacing_keeps_the_webhook_and_removing_stops_sending() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let before = client.get(PATH).await.expect(StatusCode::OK);
+    let other = running.carrier(json!({})).await;
+    let after = client.put(PATH, other.credential()).await.expect(StatusCode::OK);
+    assert_eq!(after["inbound_url"], before["inbound_url"]);
+    assert_eq!(after["key_version"], 2);
+    let id = client.accepted("k1", other.text("+14155552671", "by the new one")).await;
+    client.until(&id, "delivered").await;
+    assert_eq!((running.journal(&carrier).await.len(), running.journal(&other).await.len()), (0, 1));
+    // The replaced account is free again.
+    let bob = running.signed_in("bob").await;
+    bob.put(PATH, carrier.credential()).await.expect(StatusCode::OK);
+
+    client.delete(PATH).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(client.delete(PATH).await.problem(StatusCode::NOT_FOUND), "not-found");
+    let refused = client.message("k2", other.text("+14155552671", "by none")).await;
+    assert_eq!(refused.problem(StatusCode::CONFLICT), "not-connected");
+    // Connected anew: a new path, a version that was never used before.
+    let again = client.put(PATH, other.credential()).await.expect(StatusCode::OK);
+    assert_ne!(again["inbound_url"], before["inbound_url"]);
+    assert_eq!(again["key_version"], 3);
+    running.stop().await;
+}
