@@ -2,6 +2,7 @@
 //! the contracts of the ports on the real store; vectors; and the canary.
 #![cfg(test)]
 
+mod access_log;
 mod api;
 mod canary;
 mod contracts;

@@ -13,6 +13,7 @@
 //! - only `main.rs` and `live::config` read the environment;
 //! - functions do not depend on functions.
 
+pub mod access_log;
 pub mod account;
 pub mod credential;
 pub mod edge;

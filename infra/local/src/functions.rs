@@ -96,12 +96,14 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
             twilio_webhook::handle(live, &live.site, request)
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
+        http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         schedule!(sweeper, "sweeper", config, 5),
+        schedule!(access_chain, "access-chain", config, 5),
         schedule!(usage_rollup, "usage-rollup", config, 2),
     ])
 }
@@ -123,6 +125,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         credentials::openapi(),
         send_sms::openapi(),
         usage::openapi(),
+        access_log::openapi(),
         meta::openapi(),
     ] {
         api.merge(part);

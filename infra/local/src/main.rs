@@ -1,10 +1,11 @@
 //! `cargo run`: starts the local system, says where it is, stops on Ctrl-C.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use telbuddy::access_log::{Export, verify};
 use telbuddy_local::{LocalSystem, Options, StartError, env_file, functions, start_aws};
 
 /// TelBuddy on this machine: the API, every function, queues, schedules, and doubles of AWS and Twilio.
@@ -27,12 +28,19 @@ enum Command {
     Aws,
     /// Prints the API's description (OpenAPI 3.1).
     Openapi,
+    /// Checks an exported access log: a file {"account_id": …, "entries": [all data of GET /v1/access-log, in order]}.
+    VerifyAccessLog {
+        /// The export.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if matches!(arguments.command, Some(Command::Openapi)) {
-        return print_openapi();
+    match &arguments.command {
+        Some(Command::Openapi) => return print_openapi(),
+        Some(Command::VerifyAccessLog { file }) => return verify_access_log(file),
+        Some(Command::Aws) | None => {}
     }
     let filter = tracing_subscriber::EnvFilter::new(telbuddy::live::telemetry::FILTER);
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
@@ -60,6 +68,25 @@ fn print_openapi() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => fail(&format!("the description does not serialize: {error}")),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a person reads")]
+fn verify_access_log(file: &Path) -> ExitCode {
+    let text = match std::fs::read(file) {
+        Ok(text) => text,
+        Err(error) => return fail(&format!("{} cannot be read: {error}", file.display())),
+    };
+    let export: Export = match serde_json::from_slice(&text) {
+        Ok(export) => export,
+        Err(error) => return fail(&format!("{} is no export of an access log: {error}", file.display())),
+    };
+    match verify(&export) {
+        Ok(head) => {
+            println!("{} entries, whole and in order; the chain ends with {}", head.sequence, head.hash);
+            ExitCode::SUCCESS
+        }
+        Err(broken) => fail(&broken.to_string()),
     }
 }
 

@@ -8,12 +8,12 @@ use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
 use super::config::{Aws, Config, ConfigError, KMS_KEY, aws_config};
 use super::{Live, Need, not_asked_for};
+use crate::access_log::Opening;
 use crate::credential::{MintKey, OpenKey};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
@@ -153,7 +153,9 @@ impl OpenKey for Live {
         let slot = self.vault.slot((account, purpose, wrapped.version), now);
         let open = || async {
             // Before its use: an opening that leaves no trace must not be possible.
-            self.note_opening(account, purpose, wrapped.version, now).await?;
+            let id = EntryId::new(now, u128::from_be_bytes(super::clock::random()?));
+            let (function, key_version) = (self.vault.function.clone(), wrapped.version);
+            self.dynamo.note_opening(&Opening { id, account, function, purpose, key_version, at: now }).await?;
             self.vault.unwrap(account, purpose, wrapped).await
         };
         let key = slot.opened.get_or_try_init(open).await?.clone();
@@ -161,28 +163,5 @@ impl OpenKey for Live {
         let newest = memory.newest.entry((account, purpose)).or_default();
         *newest = wrapped.version.max(*newest);
         Ok(key)
-    }
-}
-
-/// That a function opened a key, not yet in the account's hash chain.
-#[derive(Serialize)]
-struct OpeningRow<'a> {
-    function: &'a str,
-    purpose: Purpose,
-    version: u32,
-    at: i64,
-}
-
-impl Live {
-    async fn note_opening(
-        &self,
-        account: AccountId,
-        purpose: Purpose,
-        version: u32,
-        now: Timestamp,
-    ) -> Result<(), Fault> {
-        let entry = EntryId::new(now, u128::from_be_bytes(super::clock::random()?));
-        let row = OpeningRow { function: &self.vault.function, purpose, version, at: now.as_millisecond() };
-        self.dynamo.put_access(account, entry, &row).await
     }
 }

@@ -223,9 +223,32 @@ fn direction_word(direction: Direction) -> &'static str {
     }
 }
 
-/// An entry of the access log that is not yet in the account's hash chain.
-pub fn pending_access(account: AccountId, entry: EntryId) -> Key {
-    Key::new(Table::AccessLog, account.to_string(), format!("PENDING#{entry}"))
+/// The partition of one shard's openings that are not in a chain yet.
+pub fn pending_shard(shard: u8) -> String {
+    format!("PENDING#{shard:02}")
+}
+
+/// An opening that is not in its account's chain yet.
+pub fn pending_access(shard: u8, entry: EntryId) -> Key {
+    Key::new(Table::AccessLog, pending_shard(shard), entry.to_string())
+}
+
+/// What sort keys of chained entries start with.
+pub const ACCESS_ENTRIES: &str = "ENTRY#";
+
+/// The sort key of an entry of an account's chain; in order of the chain.
+pub fn access_sort(sequence: u64) -> String {
+    format!("{ACCESS_ENTRIES}{sequence:020}")
+}
+
+/// An entry of an account's chain.
+pub fn access_entry(account: AccountId, sequence: u64) -> Key {
+    Key::new(Table::AccessLog, account.to_string(), access_sort(sequence))
+}
+
+/// The end of an account's chain.
+pub fn access_head(account: AccountId) -> Key {
+    Key::new(Table::AccessLog, account.to_string(), "HEAD")
 }
 
 #[cfg(test)]
@@ -262,7 +285,9 @@ mod tests {
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),
             usage(account, &slot),
-            pending_access(account, EntryId::from_bits(5)),
+            pending_access(5, EntryId::from_bits(5)),
+            access_entry(account, 7),
+            access_head(account),
         ];
         let text: Vec<_> = keys.iter().map(|key| format!("{} | {} | {}", key.table.name(), key.pk, key.sk)).collect();
         insta::assert_snapshot!(text.join("\n"));

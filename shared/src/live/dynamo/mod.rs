@@ -1,5 +1,6 @@
 //! DynamoDB: rows, conditions and transactions behind the ports. One file per family of items.
 
+mod access_log;
 mod accounts;
 mod credentials;
 pub mod keys;

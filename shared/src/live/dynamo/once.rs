@@ -25,20 +25,3 @@ impl CountTries for Live {
         Ok(counted?.is_ok())
     }
 }
-
-impl super::Dynamo {
-    /// Notes that a data key is about to be opened.
-    pub(in crate::live) async fn put_access(
-        &self,
-        account: crate::ids::AccountId,
-        entry: crate::ids::EntryId,
-        row: &impl serde::Serialize,
-    ) -> Result<(), Fault> {
-        let key = keys::pending_access(account, entry);
-        let item = super::to_item(&key, row)?;
-        match self.transact(vec![self.put_new(&key, item)?]).await? {
-            super::Transacted::Committed => Ok(()),
-            super::Transacted::Refused(_) => Err(Fault::permanent("an access-log entry was there already")),
-        }
-    }
-}

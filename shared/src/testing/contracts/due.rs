@@ -27,11 +27,11 @@ where
     let (account, now) = (AccountId::new(world.now(), fresh::dice(world)), world.now());
     let dice = fresh::dice(world);
     let mut ids = Vec::new();
-    // Recorded latest first, all in one shard.
-    for n in [3_u8, 1, 2] {
+    // All in one shard, recorded latest first; the ids sort in yet another order.
+    for (n, after) in [(1_u8, 30), (3, 10), (2, 20)] {
         let id = MessageId::from_bits((dice << 8 | u128::from(n)) << 4);
         let text = Message { id, ..fresh::inbound(world, account, now) };
-        assert_eq!(world.record_inbound(&text, now + secs(i64::from(n) * 10)).await, Ok(true));
+        assert_eq!(world.record_inbound(&text, now + secs(after)).await, Ok(true));
         ids.push(text.id);
     }
     let shard = due_shard(ids[0]);

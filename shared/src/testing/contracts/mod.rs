@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "a fact's name says it")]
 
 pub mod accepting;
+pub mod access;
 pub mod accounts;
 pub mod arriving;
 pub mod credentials;
@@ -62,6 +63,9 @@ macro_rules! contracts {
                 keys_opened_at_once_are_the_same,
                 a_version_that_is_not_there_does_not_open,
                 keys_load_by_account_and_purpose;
+            access:
+                every_opening_is_pending_until_it_is_linked,
+                of_two_writers_of_a_chain_one_appends;
             credentials:
                 a_credential_reads_back_and_its_version_rises,
                 a_version_that_does_not_follow_is_refused,

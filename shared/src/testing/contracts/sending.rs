@@ -101,6 +101,9 @@ where
         let at = now + secs(2);
         assert_eq!(world.record_outcome(&claim, &outcome, at).await, Ok(outcome.status()), "{outcome:?}");
         assert!(nothing_to_send(world, &message).await, "{outcome:?}");
+        // The claim's own fence would be given the payload again, if there were one.
+        let again = world.claim_message(account, message.id, claim.fence, at).await;
+        assert!(!matches!(again, Ok(Claim::Mine(_))), "{outcome:?}: the payload is still there");
         let mut expected = Message {
             status: outcome.status(),
             revision: claim.message.revision + 1,

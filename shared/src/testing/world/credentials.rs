@@ -6,12 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroizing;
 
 use super::{State, Strikes, World, dump};
+use crate::access_log;
 use crate::account::Stop;
 use crate::credential::{
     FindHook, FoundHook, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved, StoredCredential,
 };
 use crate::fault::Fault;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, EntryId};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKey, WrappedKeys};
 use crate::secret::HookId;
 
@@ -133,11 +134,15 @@ impl State {
     /// Notes the opening before its use, then unwraps; a remembered key costs neither.
     fn open(&mut self, account: AccountId, purpose: Purpose, wrapped: &WrappedKey) -> Result<DataKey, Fault> {
         let (now, version) = (self.now, wrapped.version);
+        let id = EntryId::new(now, u128::from_be_bytes(self.random()));
         let vault = &mut self.credentials;
         if let Some(key) = vault.remembered(account, purpose, Some(version), now) {
             return Ok(key);
         }
         vault.openings.push(Opening { account, purpose, version, at: now });
+        let (function, key_version) = ("world".to_owned(), version);
+        let opening = access_log::Opening { id, account, function, purpose, key_version, at: now };
+        self.access_log.pending.insert(id, opening);
         let clear = vault.master(account, purpose).open(WRAPPED_FIELD, &Sealed(wrapped.blob.clone()))?;
         let clear: [u8; 32] = clear.as_slice().try_into().map_err(|_| Fault::permanent("not a data key"))?;
         let key = DataKey::new(account, purpose, version, Zeroizing::new(clear));

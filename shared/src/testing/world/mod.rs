@@ -3,6 +3,7 @@
 //! Each port method is atomic. Before it acts it steps back up to two times (the seed says how often), so that futures
 //! that are joined meet each other in an order that differs by seed and is the same every time.
 
+mod access_log;
 mod accounts;
 mod credentials;
 mod ledger;
@@ -73,6 +74,7 @@ struct State {
     drawn: u64,
     now: Timestamp,
     accounts: accounts::Accounts,
+    access_log: access_log::AccessLog,
     credentials: credentials::Credentials,
     messages: messages::Messages,
     ledger: ledger::Ledger,
@@ -123,6 +125,7 @@ impl World {
             drawn: 0,
             now,
             accounts: accounts::Accounts::default(),
+            access_log: access_log::AccessLog::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
             ledger: ledger::Ledger::default(),
@@ -362,7 +365,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 47] = [
+const METHODS: [&str; 51] = [
     "check_carrier",
     "claim_message",
     "confirm_email",
@@ -380,6 +383,10 @@ const METHODS: [&str; 47] = [
     "keep_mail_token",
     "list_messages",
     "list_sessions",
+    "load_pending",
+    "load_head",
+    "append_entries",
+    "read_access",
     "load_allowance",
     "load_credential",
     "load_guards",

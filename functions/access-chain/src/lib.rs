@@ -1,0 +1,95 @@
+//! Every five minutes: links openings of data keys into their accounts' hash chains. The only writer of chains; may be
+//! stopped and run twice at any point.
+
+use std::collections::BTreeMap;
+
+use telbuddy::access_log::{LinkAccess, Opening, PENDING_SHARDS, link};
+use telbuddy::fault::Fault;
+use telbuddy::ids::AccountId;
+use telbuddy::live::Need;
+
+/// The services that it calls.
+pub const NEEDS: &[Need] = &[Need::Tables];
+
+/// Openings of one transaction: 45 entries, 45 removed openings and the head stay below DynamoDB's 100.
+const OPENINGS: u8 = 45;
+/// Rounds of one run in each shard; the next run goes on.
+const ROUNDS: u32 = 200;
+
+/// One run. AWS calls: 1 query for each of 16 shards, and for each account with news 1 read and 1 transaction.
+pub async fn handle<W: LinkAccess>(world: &W) -> Result<(), Fault> {
+    for shard in 0..PENDING_SHARDS {
+        for _ in 0..ROUNDS {
+            let openings = world.load_pending(shard, OPENINGS).await?;
+            if openings.is_empty() {
+                break;
+            }
+            link_all(world, openings).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn link_all<W: LinkAccess>(world: &W, openings: Vec<Opening>) -> Result<(), Fault> {
+    let mut by_account: BTreeMap<AccountId, Vec<Opening>> = BTreeMap::new();
+    for opening in openings {
+        by_account.entry(opening.account).or_default().push(opening);
+    }
+    for (account, openings) in by_account {
+        let head = world.load_head(account).await?;
+        if !world.append_entries(account, &head, &link(&head, openings)).await? {
+            // Another run at the same time was quicker: what is still pending comes in the next round.
+            tracing::info!(account.id = %account, "the chain of {account} grew meanwhile");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use telbuddy::access_log::{Export, ReadAccess, verify};
+    use telbuddy::credential::{MintKey, OpenKey};
+    use telbuddy::seal::{Purpose, WrappedKeys};
+    use telbuddy::testing::World;
+
+    async fn open_keys(world: &World, account: AccountId, n: u32) {
+        for version in 1..=n {
+            let (_, wrapped) = world.mint_key(account, Purpose::Send, version).await.unwrap();
+            let keys = WrappedKeys { account, purpose: Purpose::Send, versions: vec![wrapped] };
+            world.open_key(&keys, None).await.unwrap();
+        }
+    }
+
+    async fn chain(world: &World, account: AccountId) -> Export {
+        Export { account_id: account, entries: world.read_access(account, 0, u16::MAX).await.unwrap() }
+    }
+
+    #[tokio::test]
+    async fn every_opening_is_linked_once_in_its_own_accounts_chain() {
+        let world = World::new(1);
+        let (one, two) = (AccountId::from_bits(1), AccountId::from_bits(2));
+        open_keys(&world, one, 70).await;
+        open_keys(&world, two, 3).await;
+        // Two runs at the same time, then one more.
+        let (first, second) = futures::join!(handle(&world), handle(&world));
+        assert_eq!((first, second), (Ok(()), Ok(())));
+        handle(&world).await.unwrap();
+        open_keys(&world, two, 5).await;
+        handle(&world).await.unwrap();
+        assert_eq!(verify(&chain(&world, one).await).unwrap().sequence, 70);
+        let openings = world.openings().iter().filter(|opening| opening.account == two).count();
+        assert_eq!(verify(&chain(&world, two).await).unwrap().sequence, openings as u64);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_failed_half_way_is_finished_by_the_next() {
+        let world = World::new(2);
+        let account = AccountId::from_bits(1);
+        open_keys(&world, account, 40).await;
+        world.fail_next("append_entries", Fault::transient("planted"));
+        assert!(handle(&world).await.is_err());
+        handle(&world).await.unwrap();
+        assert_eq!(verify(&chain(&world, account).await).unwrap().sequence, 40);
+    }
+}

@@ -1,0 +1,230 @@
+//! The access log (promise N11): every opening of a data key, in a hash chain of its account that the customer can read
+//! and check.
+//!
+//! A function notes an opening as pending before it uses the key. A schedule, the only writer of chains, links what is
+//! pending. Entry n's hash covers its content and the hash of entry n-1, so that a removed, changed or moved entry shows.
+
+mod port;
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::ids::{AccountId, EntryId};
+use crate::seal::Purpose;
+
+pub use port::*;
+
+/// What stands before the first entry.
+pub const FIRST_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Number of shards that pending openings spread over.
+pub const PENDING_SHARDS: u8 = 16;
+
+/// The shard of a pending opening.
+pub fn pending_shard(entry: EntryId) -> u8 {
+    u8::try_from(entry.bits() % u128::from(PENDING_SHARDS)).unwrap_or(0)
+}
+
+/// That a function opened a data key, not linked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// Names it.
+    pub id: EntryId,
+    /// Whose key.
+    pub account: AccountId,
+    /// Who opened it.
+    pub function: String,
+    /// Which of the account's keys.
+    pub purpose: Purpose,
+    /// Which version.
+    pub key_version: u32,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// An entry of an account's chain, as the customer reads and exports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its place, from 1.
+    pub sequence: u64,
+    /// Names the opening.
+    #[schema(value_type = String, example = "ent_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
+    pub id: EntryId,
+    /// Who opened the key: the name of a function.
+    pub function: String,
+    /// What the key is for.
+    #[schema(value_type = String, example = "send")]
+    pub purpose: Purpose,
+    /// Version of the key.
+    pub key_version: u32,
+    /// When.
+    #[schema(value_type = String, format = "date-time")]
+    pub at: Timestamp,
+    /// Hash of the entry before; 64 zeros for the first.
+    pub previous_hash: String,
+    /// SHA-256 of account, content and `previous_hash`, in hexadecimal.
+    pub hash: String,
+}
+
+/// The end of an account's chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Sequence of the last entry; 0 before the first.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { sequence: 0, hash: FIRST_HASH.to_owned() }
+    }
+}
+
+/// Links openings of one account behind `head`, oldest first.
+pub fn link(head: &Head, mut openings: Vec<Opening>) -> Vec<Entry> {
+    openings.sort_by_key(|opening| (opening.at, opening.id));
+    let mut head = head.clone();
+    let mut entries = Vec::with_capacity(openings.len());
+    for opening in openings {
+        let mut entry = Entry {
+            sequence: head.sequence + 1,
+            id: opening.id,
+            function: opening.function,
+            purpose: opening.purpose,
+            key_version: opening.key_version,
+            at: opening.at,
+            previous_hash: head.hash,
+            hash: String::new(),
+        };
+        entry.hash = hash(opening.account, &entry);
+        head = Head { sequence: entry.sequence, hash: entry.hash.clone() };
+        entries.push(entry);
+    }
+    entries
+}
+
+/// Every field with its length in front, so that no two entries read alike.
+fn hash(account: AccountId, entry: &Entry) -> String {
+    let fields = [
+        account.to_string(),
+        entry.sequence.to_string(),
+        entry.id.to_string(),
+        entry.function.clone(),
+        entry.purpose.as_str().to_owned(),
+        entry.key_version.to_string(),
+        entry.at.as_millisecond().to_string(),
+        entry.previous_hash.clone(),
+    ];
+    let mut hasher = Sha256::new();
+    for field in fields {
+        hasher.update(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hasher.update(field.as_bytes());
+    }
+    HEXLOWER.encode(&hasher.finalize())
+}
+
+/// An exported chain: what `GET /v1/access-log` gave, page after page, from the first entry on.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The account.
+    pub account_id: AccountId,
+    /// All entries in order.
+    pub entries: Vec<Entry>,
+}
+
+/// Where a chain is broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the chain is broken at entry {sequence}: {why}")]
+pub struct Broken {
+    /// The first place that does not fit.
+    pub sequence: u64,
+    /// What does not fit.
+    pub why: &'static str,
+}
+
+/// Checks a chain from its first entry; gives its head, to compare with what was noted elsewhere. A chain that was cut
+/// at its end is a valid shorter chain: only its head shows that.
+pub fn verify(export: &Export) -> Result<Head, Broken> {
+    let mut head = Head::default();
+    for entry in &export.entries {
+        let sequence = head.sequence + 1;
+        if entry.sequence != sequence {
+            return Err(Broken { sequence, why: "an entry is missing or out of place" });
+        }
+        if entry.previous_hash != head.hash {
+            return Err(Broken { sequence, why: "it does not follow the entry before" });
+        }
+        if entry.hash != hash(export.account_id, entry) {
+            return Err(Broken { sequence, why: "its content was changed" });
+        }
+        head = Head { sequence, hash: entry.hash.clone() };
+    }
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(n: u64) -> Export {
+        let account_id = AccountId::from_bits(1);
+        let opening = |n: u64| Opening {
+            id: EntryId::from_bits(u128::from(n)),
+            account: account_id,
+            function: "sender".to_owned(),
+            purpose: Purpose::Send,
+            key_version: 1,
+            at: Timestamp::from_second(i64::try_from(n).unwrap()).unwrap(),
+        };
+        let first = link(&Head::default(), vec![opening(2), opening(1)]);
+        let last = first.last().unwrap();
+        let head = Head { sequence: last.sequence, hash: last.hash.clone() };
+        let rest = link(&head, (3..=n).map(opening).collect());
+        Export { account_id, entries: first.into_iter().chain(rest).collect() }
+    }
+
+    #[test]
+    fn linked_entries_verify_and_are_in_order_of_time() {
+        let export = chain(6);
+        assert_eq!(verify(&export).unwrap().sequence, 6);
+        let ids: Vec<_> = export.entries.iter().map(|entry| entry.id.bits()).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn every_removed_swapped_or_changed_entry_shows() {
+        for at in 0..6 {
+            let mut removed = chain(6);
+            removed.entries.remove(at);
+            // Cutting the end leaves a valid chain with another head.
+            let found = verify(&removed);
+            assert!(if at == 5 { found.unwrap().sequence == 5 } else { found.is_err() }, "removed {at}");
+            for other in 0..6 {
+                let mut swapped = chain(6);
+                swapped.entries.swap(at, other);
+                assert_eq!(verify(&swapped).is_ok(), at == other, "swapped {at} and {other}");
+            }
+            let changes: [fn(&mut Entry); 6] = [
+                |entry| entry.function.push('x'),
+                |entry| entry.purpose = Purpose::Hook,
+                |entry| entry.key_version += 1,
+                |entry| entry.at = Timestamp::UNIX_EPOCH,
+                |entry| entry.id = EntryId::from_bits(99),
+                |entry| entry.sequence += 1,
+            ];
+            for change in changes {
+                let mut changed = chain(6);
+                change(&mut changed.entries[at]);
+                assert_eq!(verify(&changed).unwrap_err().sequence, at as u64 + 1);
+            }
+        }
+        let mut foreign = chain(6);
+        foreign.account_id = AccountId::from_bits(2);
+        assert!(verify(&foreign).is_err());
+    }
+}
