@@ -26,7 +26,10 @@ server=
 # shellcheck disable=SC2317 # called by the trap
 stop() {
   local code=$?
-  if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then echo "walk: the system's last lines:" >&2; tail -5 "$work/log" >&2; fi
+  if [ "$code" -ne 0 ] && [ -s "$work/log" ]; then
+    echo "walk: the system's last lines:" >&2
+    tail -5 "$work/log" >&2
+  fi
   if [ -n "$server" ]; then kill -9 "$server" 2>/dev/null || true; gone; fi
   rm -rf "$work"
 }

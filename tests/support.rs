@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use telbuddy::live::{Live, Need};
+use telbuddy::live::{Config, Live, Need};
 use telbuddy_local::{LocalSystem, Options};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -247,40 +247,34 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     panic!("waited 20 seconds and never saw that {what}");
 }
 
-/// The real adapters on the embedded AWS, one for all contract tests of this process.
-#[derive(Clone)]
-pub struct SharedStore(Arc<(Live, telbuddy_local::LocalAwsOnly, TempDir, tokio::runtime::Handle)>);
+/// The real adapters on the embedded AWS: the AWS is one for all contract tests of this process, the adapters are the
+/// test's own, because connections live on the runtime that opened them.
+pub struct LiveStore(Live);
 
-impl Deref for SharedStore {
+impl Deref for LiveStore {
     type Target = Live;
 
     fn deref(&self) -> &Live {
-        &self.0.0
+        &self.0
     }
 }
 
 /// Every test has a runtime of its own; the servers need one that outlives them all.
-pub async fn live_store() -> SharedStore {
-    static STORE: OnceCell<SharedStore> = OnceCell::const_new();
-    STORE
-        .get_or_init(|| async {
-            let (send, receive) = tokio::sync::oneshot::channel();
-            std::thread::spawn(move || {
-                let runtime =
-                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-                runtime.block_on(async {
-                    let data = tempfile::tempdir().unwrap();
-                    let aws = telbuddy_local::start_aws(&options(data.path()), "http://127.0.0.1:1").await.unwrap();
-                    let needs =
-                        [Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues, Need::Mail, Need::Twilio];
-                    let live = Live::new(&aws.config, &needs).unwrap();
-                    let handle = tokio::runtime::Handle::current();
-                    assert!(send.send(SharedStore(Arc::new((live, aws, data, handle)))).is_ok());
-                    std::future::pending::<()>().await;
-                });
+pub async fn live_store() -> LiveStore {
+    static CONFIG: OnceCell<Config> = OnceCell::const_new();
+    let config = CONFIG.get_or_init(|| async {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let data = tempfile::tempdir().unwrap();
+                let aws = telbuddy_local::start_aws(&options(data.path()), "http://127.0.0.1:1").await.unwrap();
+                assert!(send.send(aws.config.clone()).is_ok());
+                std::future::pending::<()>().await;
             });
-            receive.await.unwrap()
-        })
-        .await
-        .clone()
+        });
+        receive.await.unwrap()
+    });
+    let needs = [Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues, Need::Mail, Need::Twilio];
+    LiveStore(Live::new(config.await, &needs).unwrap())
 }

@@ -4,8 +4,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use telbuddy::credential::{
-    Auth, Carrier, CheckCarrier, CredentialKind, HookSecrets, KeepCredential, LoadKeys, MintKey, NewCredential, Region,
-    SaveCredential, Saved, Sid, StoredCredential, accept_check,
+    Auth, Carrier, CheckCarrier, CredentialKind, HookSecret, KeepCredential, LoadKeys, MintKey, NewCredential,
+    Previous, ROTATION_WINDOW, Region, SaveCredential, Saved, Sid, StoredCredential, accept_check,
 };
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
@@ -18,15 +18,21 @@ use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 const PATH: &str = "/v1/credentials/twilio";
+const ROTATION: &str = "/v1/credentials/twilio/rotation";
 
 /// The routes of this function.
-pub const ROUTES: &[Route] =
-    &[Route { method: "PUT", path: PATH }, Route { method: "GET", path: PATH }, Route { method: "DELETE", path: PATH }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "PUT", path: PATH },
+    Route { method: "GET", path: PATH },
+    Route { method: "DELETE", path: PATH },
+    Route { method: "POST", path: ROTATION },
+];
 
 /// The services that it calls. It seals and cannot open: its policy has GenerateDataKey and no Decrypt.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::PlatformSecret, Need::Twilio];
 
-/// What to connect: an Auth Token alone, or an API key and the Auth Token for webhooks.
+/// What to connect: an Auth Token alone; an API key and the Auth Token for webhooks; or an API key and the shared key
+/// that your webhooks are signed with (a public beta at Twilio), and then no Auth Token at all.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Connect {
@@ -42,10 +48,51 @@ pub struct Connect {
     /// The API key's secret.
     #[schema(value_type = Option<String>, format = "password")]
     api_key_secret: Option<SecretString>,
+    /// Id of the shared key, as Twilio names it in `X-Twilio-Webhooks-Signature-Settings`.
+    #[schema(example = "webhooks_sharedkey_00000000000000000000000001")]
+    signing_key_id: Option<String>,
+    /// The shared key's secret.
+    #[schema(value_type = Option<String>, format = "password")]
+    signing_key: Option<SecretString>,
     /// Twilio region; us1 if left out.
     #[serde(default)]
     region: Region,
 }
+
+/// What replaces what: a new Auth Token, a new API key, or a new shared key, each of the kind that is connected.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotate {
+    /// The new Auth Token: create it at Twilio as the secondary one, rotate here, then promote it there.
+    #[schema(value_type = Option<String>, format = "password")]
+    auth_token: Option<SecretString>,
+    /// SID of the new API key.
+    #[schema(example = "SK00000000000000000000000000000000", pattern = "^SK[0-9a-f]{32}$")]
+    api_key_sid: Option<String>,
+    /// Its secret.
+    #[schema(value_type = Option<String>, format = "password")]
+    api_key_secret: Option<SecretString>,
+    /// Id of the new shared key.
+    signing_key_id: Option<String>,
+    /// Its secret.
+    #[schema(value_type = Option<String>, format = "password")]
+    signing_key: Option<SecretString>,
+}
+
+/// A Twilio permission that TelBuddy uses.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Permission {
+    /// The permission, as a restricted API key names it.
+    permission: &'static str,
+    /// What for.
+    why: &'static str,
+}
+
+/// What a restricted API key needs, and no more.
+const PERMISSIONS: [Permission; 2] = [
+    Permission { permission: "Messages: create", why: "to send what you ask us to send" },
+    Permission { permission: "Messages: list, read", why: "to check the key, and to see what became of a message" },
+];
 
 /// A connected credential. No secret is ever shown.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -68,12 +115,19 @@ pub struct CredentialView {
     connected_at: Timestamp,
     /// Version of the data keys that seal it.
     key_version: u32,
+    /// While a rotation's window is open: until when the secret before it still checks webhooks.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    previous_valid_until: Option<Timestamp>,
+    /// The Twilio permissions that are used, and why.
+    permissions: &'static [Permission],
+    /// What to know about this account.
+    notes: Vec<&'static str>,
     /// Set this as the webhook of your numbers for texts that arrive ("A message comes in", HTTP POST).
     inbound_url: String,
 }
 
 impl CredentialView {
-    fn of(stored: &StoredCredential, site: &Site) -> Self {
+    fn of(stored: &StoredCredential, site: &Site, now: Timestamp) -> Self {
         Self {
             account_sid: stored.account_sid.clone(),
             kind: stored.kind,
@@ -83,9 +137,29 @@ impl CredentialView {
             trial: stored.trial,
             connected_at: stored.connected_at,
             key_version: stored.version,
+            previous_valid_until: stored.previous.as_ref().map(|previous| previous.until).filter(|until| now < *until),
+            permissions: &PERMISSIONS,
+            notes: notes(stored),
             inbound_url: format!("{}/hooks/twilio/{}/messages", site.origin, stored.hook.reveal()),
         }
     }
+}
+
+fn notes(stored: &StoredCredential) -> Vec<&'static str> {
+    let mut notes = Vec::new();
+    if stored.trial == Some(true) {
+        notes.push("A trial account: Twilio delivers to verified numbers only, and puts a line in front of each text.");
+    }
+    match stored.kind {
+        CredentialKind::AuthToken => {
+            notes.push("An Auth Token can do everything in the account. A restricted API key would be enough for us.");
+        }
+        CredentialKind::ApiKey => {}
+        CredentialKind::ApiKeyAndSharedKey => {
+            notes.push("Signing webhooks with shared keys is a public beta at Twilio.");
+        }
+    }
+    notes
 }
 
 /// Answers one request.
@@ -97,6 +171,7 @@ where
 {
     answer(request.id, async {
         match request.route(ROUTES)?.0.method {
+            "POST" => rotate(world, site, &request).await,
             "PUT" => connect(world, site, &request).await,
             "GET" => show(world, site, &request).await,
             _ => disconnect(world, site, &request).await,
@@ -119,7 +194,6 @@ where
     let account = caller(world, site, request).await?.account;
     let new = parse(request.json()?)?;
     let (friendly_name, trial) = accept_check(world.check_carrier(&new.carrier).await?)?;
-    let platform = world.platform().await?;
     let before = world.load_credential(account).await?;
     let version = world.credential_version(account).await? + 1;
     let (send_key, send_keys) = next_key(world, account, Purpose::Send, version).await?;
@@ -134,21 +208,122 @@ where
         version,
         account_sid: new.carrier.account_sid.clone(),
         region: new.carrier.region,
-        kind: new.carrier.kind(),
+        kind: new.kind(),
         friendly_name,
         trial,
         connected_at: request.now,
         hook,
         send: new.carrier.seal(&send_key, world.random()?)?,
         verify: new.hook.seal(&hook_key, world.random()?)?,
+        previous: None,
     };
-    let view = CredentialView::of(&credential, site);
+    save(world, site, request, credential, before.as_ref(), vec![send_keys, hook_keys]).await
+}
+
+/// Rotate a secret without losing a webhook.
+///
+/// The new secret is used from now on; the one before still checks webhooks for 24 hours, since Twilio signs with the
+/// primary Auth Token until the secondary one is promoted.
+#[utoipa::path(post, path = "/v1/credentials/twilio/rotation", tag = "credential", request_body = Rotate, responses(
+    (status = 200, description = "Both count for the window", body = CredentialView),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 404, description = "Nothing is connected", body = telbuddy::edge::ProblemBody),
+    (status = 422, description = "Fields do not fit, or Twilio refused it", body = telbuddy::edge::ProblemBody),
+    (status = 503, description = "Twilio cannot be asked", body = telbuddy::edge::ProblemBody)))]
+async fn rotate<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
+{
+    let account = caller(world, site, request).await?.account;
+    let ask = parse_rotation(request.json()?)?;
+    let before = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
+    let rotation = fit(ask, before.kind)?;
+    if let Some(auth) = rotation.to_check() {
+        let carrier = Carrier { account_sid: before.account_sid.clone(), region: before.region, auth };
+        accept_check(world.check_carrier(&carrier).await?)?;
+    }
+    let version = world.credential_version(account).await? + 1;
+    let mut credential = StoredCredential { version, ..before.clone() };
+    let mut keys = Vec::new();
+    if let Some(auth) = rotation.auth {
+        let carrier = Carrier { account_sid: before.account_sid.clone(), region: before.region, auth };
+        let (key, wrapped) = next_key(world, account, Purpose::Send, version).await?;
+        credential.send = carrier.seal(&key, world.random()?)?;
+        keys.push(wrapped);
+    }
+    if let Some(hook) = rotation.hook {
+        let (key, wrapped) = next_key(world, account, Purpose::Hook, version).await?;
+        credential.verify = hook.seal(&key, world.random()?)?;
+        credential.previous = Some(Previous { verify: before.verify.clone(), until: request.now + ROTATION_WINDOW });
+        keys.push(wrapped);
+    }
+    save(world, site, request, credential, Some(&before), keys).await
+}
+
+/// What a rotation replaces.
+struct Rotation {
+    auth: Option<Auth>,
+    hook: Option<HookSecret>,
+}
+
+impl Rotation {
+    /// What Twilio can be asked about: the new secret for calls, or a new Auth Token for webhooks. A shared key has no
+    /// call that it could sign.
+    fn to_check(&self) -> Option<Auth> {
+        match (&self.auth, &self.hook) {
+            (Some(auth), _) => Some(auth.clone()),
+            (None, Some(HookSecret::AuthToken(token))) => Some(Auth::AuthToken(token.clone())),
+            (None, Some(HookSecret::SharedKey(..)) | None) => None,
+        }
+    }
+}
+
+/// The rotation for the kind that is connected.
+fn fit(ask: Secrets, kind: CredentialKind) -> Result<Rotation, Problem> {
+    let Secrets { token, key, shared } = ask;
+    let wrong = |field, detail: &str| Err(Problem::field(field, "not_of_this_kind", detail));
+    match (kind, token, key, shared) {
+        (CredentialKind::AuthToken, Some(token), None, None) => {
+            Ok(Rotation { auth: Some(Auth::AuthToken(token.clone())), hook: Some(HookSecret::AuthToken(token)) })
+        }
+        (CredentialKind::AuthToken, ..) => {
+            wrong("auth_token", "an Auth Token is connected: give the new one, and it alone")
+        }
+        (CredentialKind::ApiKey, token, key, None) if token.is_some() || key.is_some() => {
+            Ok(Rotation { auth: key, hook: token.map(HookSecret::AuthToken) })
+        }
+        (CredentialKind::ApiKey, ..) => {
+            wrong("api_key_sid", "give a new API key, a new Auth Token for webhooks, or both")
+        }
+        (CredentialKind::ApiKeyAndSharedKey, None, key, shared) if shared.is_some() || key.is_some() => {
+            Ok(Rotation { auth: key, hook: shared })
+        }
+        (CredentialKind::ApiKeyAndSharedKey, ..) => {
+            wrong("signing_key", "give a new API key, a new shared key, or both; no Auth Token")
+        }
+    }
+}
+
+/// Stores a credential in the place of the one before it.
+async fn save<W>(
+    world: &W,
+    site: &Site,
+    request: &Request,
+    credential: StoredCredential,
+    before: Option<&StoredCredential>,
+    keys: Vec<WrappedKeys>,
+) -> Result<Reply, Problem>
+where
+    W: KeepCredential + PlatformKeys,
+{
+    let platform = world.platform().await?;
     let hash = |sid: &Sid| platform.hash("carrier", sid.as_str());
+    let view = CredentialView::of(&credential, site, request.now);
     let save = SaveCredential {
         sid_hash: hash(&credential.account_sid),
         replaced_sid_hash: before.map(|before| hash(&before.account_sid)),
         credential,
-        keys: [send_keys, hook_keys],
+        keys,
     };
     match world.save_credential(save).await? {
         Saved::Stored => Ok(Reply::json(StatusCode::OK, &view)),
@@ -160,7 +335,7 @@ where
     }
 }
 
-/// A new version of a key. The one before stays for those who read it a moment ago.
+/// A new version of a key. The one before stays: for those who read it a moment ago, and for a rotation's window.
 async fn next_key<W>(
     world: &W,
     account: AccountId,
@@ -177,13 +352,24 @@ where
     Ok((key, WrappedKeys { account, purpose, versions }))
 }
 
-fn parse(ask: Connect) -> Result<NewCredential, Problem> {
-    let mut fields = Fields::default();
-    let account_sid = fields.take("account_sid", Sid::parse("AC", &ask.account_sid));
-    let token = ask.auth_token.filter(|token| !token.expose_secret().is_empty());
-    for (name, secret) in [("auth_token", token.as_ref()), ("api_key_secret", ask.api_key_secret.as_ref())] {
-        let text = secret.map_or("x", ExposeSecret::expose_secret);
-        if text.is_empty() || text.len() > 128 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+/// Secrets as they came, checked for form.
+struct Secrets {
+    token: Option<SecretString>,
+    key: Option<Auth>,
+    shared: Option<HookSecret>,
+}
+
+/// Checks the secrets of a request for form; each pair has to be whole.
+fn parse_secrets(
+    fields: &mut Fields,
+    token: Option<SecretString>,
+    key: (Option<String>, Option<SecretString>),
+    shared: (Option<String>, Option<SecretString>),
+) -> Secrets {
+    let whole = |text: &str| (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let secrets = [("auth_token", &token), ("api_key_secret", &key.1), ("signing_key", &shared.1)];
+    for (name, secret) in secrets {
+        if secret.as_ref().is_some_and(|secret| !whole(secret.expose_secret())) {
             fields.add(
                 name,
                 "invalid",
@@ -191,12 +377,8 @@ fn parse(ask: Connect) -> Result<NewCredential, Problem> {
             );
         }
     }
-    let Some(token) = token else {
-        fields.add("auth_token", "missing", "the Auth Token is needed to check the signatures of webhooks".to_owned());
-        return Err(fields.into_problem());
-    };
-    let auth = match (ask.api_key_sid, ask.api_key_secret) {
-        (None, None) => Some(Auth::AuthToken(token.clone())),
+    let key = match key {
+        (None, None) => None,
         (Some(sid), Some(secret)) => {
             fields.take("api_key_sid", Sid::parse("SK", &sid)).map(|sid| Auth::ApiKey(sid, secret))
         }
@@ -209,13 +391,67 @@ fn parse(ask: Connect) -> Result<NewCredential, Problem> {
             None
         }
     };
-    match (account_sid, auth) {
-        (Some(account_sid), Some(auth)) => {
-            let carrier = Carrier { account_sid, region: ask.region, auth };
-            fields.done(NewCredential { carrier, hook: HookSecrets { auth_tokens: vec![token] } })
+    let shared = match shared {
+        (None, None) => None,
+        (Some(id), Some(secret)) if whole(&id) => Some(HookSecret::SharedKey(id, secret)),
+        (Some(_), Some(_)) => {
+            fields.add("signing_key_id", "invalid", "copy the key's id as Twilio shows it".to_owned());
+            None
+        }
+        (Some(_), None) => {
+            fields.add("signing_key", "missing", "a shared key needs its secret".to_owned());
+            None
+        }
+        (None, Some(_)) => {
+            fields.add("signing_key_id", "missing", "a shared key's secret needs its id".to_owned());
+            None
+        }
+    };
+    Secrets { token, key, shared }
+}
+
+fn parse(ask: Connect) -> Result<NewCredential, Problem> {
+    let mut fields = Fields::default();
+    let account_sid = fields.take("account_sid", Sid::parse("AC", &ask.account_sid));
+    let api_key = (ask.api_key_sid, ask.api_key_secret);
+    let secrets = parse_secrets(&mut fields, ask.auth_token, api_key, (ask.signing_key_id, ask.signing_key));
+    let secrets = match secrets {
+        Secrets { token: Some(token), key: None, shared: None } => {
+            Some((Auth::AuthToken(token.clone()), HookSecret::AuthToken(token)))
+        }
+        Secrets { token: Some(token), key: Some(key), shared: None } => Some((key, HookSecret::AuthToken(token))),
+        Secrets { token: None, key: Some(key), shared: Some(shared) } => Some((key, shared)),
+        Secrets { token: Some(_), shared: Some(_), .. } => {
+            fields.add(
+                "auth_token",
+                "not_needed",
+                "with a shared key leave the Auth Token out: we would rather not hold it".to_owned(),
+            );
+            None
+        }
+        Secrets { token: None, .. } => {
+            fields.add(
+                "auth_token",
+                "missing",
+                "give the Auth Token, or an API key and a shared key: signatures of webhooks have to be checked"
+                    .to_owned(),
+            );
+            None
+        }
+    };
+    match (account_sid, secrets) {
+        (Some(account_sid), Some((auth, hook))) => {
+            fields.done(NewCredential { carrier: Carrier { account_sid, region: ask.region, auth }, hook })
         }
         _ => Err(fields.into_problem()),
     }
+}
+
+fn parse_rotation(ask: Rotate) -> Result<Secrets, Problem> {
+    let mut fields = Fields::default();
+    let api_key = (ask.api_key_sid, ask.api_key_secret);
+    let secrets = parse_secrets(&mut fields, ask.auth_token, api_key, (ask.signing_key_id, ask.signing_key));
+    fields.done(secrets)
 }
 
 /// Show what is connected.
@@ -229,7 +465,7 @@ where
 {
     let account = caller(world, site, request).await?.account;
     let stored = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
-    Ok(Reply::json(StatusCode::OK, &CredentialView::of(&stored, site)))
+    Ok(Reply::json(StatusCode::OK, &CredentialView::of(&stored, site, request.now)))
 }
 
 fn nothing_connected() -> Problem {
@@ -255,10 +491,13 @@ where
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(connect, show, disconnect))]
+#[openapi(paths(connect, show, disconnect, rotate))]
 struct Api;
 
 /// This function's part of the API's description.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     Api::openapi()
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,3 +94,6 @@ fn letter(profile: &Profile, subject: &str, text: String) -> Result<Letter, Faul
     let to = Email::parse(&profile.email).map_err(|_| Fault::permanent("a stored address does not read"))?;
     Ok(Letter { to, subject: subject.to_owned(), text })
 }
+
+#[cfg(test)]
+mod tests;

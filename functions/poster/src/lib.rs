@@ -50,3 +50,6 @@ where
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,3 +225,6 @@ where
 fn delay_secs(wait: SignedDuration) -> u16 {
     u16::try_from(wait.as_secs() + 1).unwrap_or(900).min(900)
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,3 +50,6 @@ where
     world.enqueue(job, 0).await?;
     world.look_again(message, now + LOOK_AGAIN).await.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;

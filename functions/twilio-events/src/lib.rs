@@ -125,3 +125,6 @@ where
 fn due(at: Timestamp) -> Timestamp {
     at + LOOK_AGAIN
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
 
 use http::StatusCode;
-use telbuddy::credential::{FindHook, FoundHook, HookSecrets, OpenKey};
+use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
 use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::MessageId;
-use telbuddy::inbound::signature::{Params, Presented, SigningKeys, Verified, as_signed, verified};
+use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
 use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, consent, message_sid, status_news};
 use telbuddy::live::Need;
 use telbuddy::message::{Format, number_hash};
@@ -65,7 +65,8 @@ fn no_reply() -> Reply {
     Reply::text(StatusCode::OK, "text/xml", "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>".to_owned())
 }
 
-/// The parameters, once Twilio's signature over the exact public URL fits one of the account's tokens.
+/// The parameters, once Twilio's signature over the exact public URL fits one of the account's secrets: the current one,
+/// or in a rotation the one before.
 async fn check_signature<W: OpenKey>(
     world: &W,
     site: &Site,
@@ -73,9 +74,6 @@ async fn check_signature<W: OpenKey>(
     found: &FoundHook,
 ) -> Result<Verified<Params>, Problem> {
     let stored = &found.credential;
-    let key = key(world, &found.hook_keys, Some(stored.verify.key_version().map_err(Fault::from)?)).await?;
-    let secrets = HookSecrets::open(&stored.verify, &key)?;
-    let tokens: Vec<&str> = secrets.auth_tokens.iter().map(ExposeSecret::expose_secret).collect();
     let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
     // From configuration and the raw path, never from Host: what a proxy does to the request must not count.
     let url = format!("{}{}{query}", as_signed(&site.origin), request.path);
@@ -87,15 +85,27 @@ async fn check_signature<W: OpenKey>(
         body: &request.body,
     };
     let refused = |cause: &str| {
-        tracing::warn!(account.id = %stored.account, request.id = %request.id, cause, "a webhook's signature does not fit");
+        let rotating = stored.verifiers(request.now).count() > 1;
+        tracing::warn!(account.id = %stored.account, request.id = %request.id, cause, rotating, "a webhook's signature does not fit");
         Problem::new(
             Kind::BadSignature,
             "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
              connect the account again",
         )
     };
-    let params = verified(&presented, &SigningKeys { auth_tokens: &tokens, shared_key: None })
-        .map_err(|rejection| refused(rejection.code()))?;
+    let mut fits = Err(Rejection::NoKey);
+    for sealed in stored.verifiers(request.now) {
+        let key = key(world, &found.hook_keys, Some(sealed.key_version().map_err(Fault::from)?)).await?;
+        let secret = HookSecret::open(sealed, &key)?;
+        let keys = match &secret {
+            HookSecret::AuthToken(token) => SigningKeys { auth_tokens: &[token.expose_secret()], shared_key: None },
+            HookSecret::SharedKey(id, secret) => {
+                SigningKeys { auth_tokens: &[], shared_key: Some((id, secret.expose_secret())) }
+            }
+        };
+        fits = fits.or_else(|_| verified(&presented, &keys));
+    }
+    let params = fits.map_err(|rejection| refused(rejection.code()))?;
     if params.get().get("AccountSid") != Some(stored.account_sid.as_str()) {
         return Err(refused("other_account"));
     }
@@ -155,3 +165,6 @@ where
 fn own_address(to: &str) -> String {
     parse_address(to).map_or_else(|| to.to_owned(), |(_, number)| number.as_str().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,3 +32,6 @@ async fn count_shard<W: RollUpUsage>(world: &W, shard: u8) -> Result<(), Fault> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

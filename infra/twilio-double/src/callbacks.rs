@@ -104,7 +104,11 @@ impl Inner {
             target.query_pairs_mut().extend_pairs(&hook.params);
         }
         let params: &[(String, String)] = if in_query { &[] } else { &hook.params };
-        let signature = signature::sign(&account.token, &signed_url(&target, hook.voice), params);
+        let signed = signed_url(&target, hook.voice);
+        let signature = match &account.shared_key {
+            Some((_, secret)) => signature::sign_with_shared_key(secret, &signed, params),
+            None => signature::sign(&account.token, &signed, params),
+        };
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
 
         let started = Instant::now();
@@ -118,6 +122,10 @@ impl Inner {
             if !in_query {
                 let form = "application/x-www-form-urlencoded; charset=UTF-8";
                 request = request.header(CONTENT_TYPE, form).body(body.clone());
+            }
+            if let Some((id, _)) = &account.shared_key {
+                let settings = format!("key={id},algorithm=HMAC_SHA256");
+                request = request.header("X-Twilio-Webhooks-Signature-Settings", settings);
             }
             if with_login {
                 request = request.basic_auth(&login.0, login.1.as_ref());

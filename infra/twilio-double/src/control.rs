@@ -31,6 +31,9 @@ pub(crate) fn router(double: Arc<Inner>) -> Router {
         .route("/_local/twilio/accounts", post(new_account))
         .route("/_local/twilio/accounts/{sid}", post(change_account))
         .route("/_local/twilio/accounts/{sid}/keys", post(new_key))
+        .route("/_local/twilio/accounts/{sid}/secondary-token", post(new_secondary))
+        .route("/_local/twilio/accounts/{sid}/secondary-token/promote", post(promote))
+        .route("/_local/twilio/accounts/{sid}/shared-key", post(new_shared_key))
         .with_state(double)
 }
 
@@ -232,6 +235,39 @@ async fn new_key(State(double): Double, Path(sid): Path<String>) -> Answer {
         let key = lists::new_key(&sid, "made by /_local/twilio");
         tx.put(&key)?;
         Ok(Json(json!({"sid": key.sid, "secret": key.secret})))
+    })
+}
+
+/// Makes a secondary Auth Token: both tokens call, the primary signs.
+async fn new_secondary(State(double): Double, Path(sid): Path<String>) -> Answer {
+    double.store.change(|tx| {
+        let mut account = tx.get::<Account>(&sid)?.ok_or_else(|| no_account(&sid))?;
+        let token = new_sid("");
+        account.secondary = Some(token.clone());
+        tx.put(&account)?;
+        Ok(Json(json!({"secondary_auth_token": token})))
+    })
+}
+
+/// Promotes it: it signs from now on, and the token before it is refused at once.
+async fn promote(State(double): Double, Path(sid): Path<String>) -> Answer {
+    double.store.change(|tx| {
+        let mut account = tx.get::<Account>(&sid)?.ok_or_else(|| no_account(&sid))?;
+        let none = || Wrong(format!("make one first: POST /_local/twilio/accounts/{sid}/secondary-token"));
+        account.token = account.secondary.take().ok_or_else(none)?;
+        tx.put(&account)?;
+        Ok(Json(json!({"auth_token": account.token})))
+    })
+}
+
+/// Has webhooks signed with a new shared key in place of the Auth Token.
+async fn new_shared_key(State(double): Double, Path(sid): Path<String>) -> Answer {
+    double.store.change(|tx| {
+        let mut account = tx.get::<Account>(&sid)?.ok_or_else(|| no_account(&sid))?;
+        let (id, secret) = (new_sid("webhooks_sharedkey_"), new_sid(""));
+        account.shared_key = Some((id.clone(), secret.clone()));
+        tx.put(&account)?;
+        Ok(Json(json!({"id": id, "secret": secret})))
     })
 }
 

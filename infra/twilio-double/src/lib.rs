@@ -211,6 +211,8 @@ fn open_account(tx: &Tx<'_>) -> Result<(Account, Vec<String>), StoreError> {
         account: sid.clone(),
         sid,
         token: new_sid(""),
+        secondary: None,
+        shared_key: None,
         status: "active".into(),
         kind: "Full".into(),
         created: now,

@@ -239,7 +239,7 @@ fn authenticate(
         double.store.get::<Account>(&key.account)?.ok_or_else(refused)?
     } else {
         let account: Account = double.store.get(&user)?.ok_or_else(refused)?;
-        if account.token != secret {
+        if account.token != secret && account.secondary.as_deref() != Some(&secret) {
             return Err(refused());
         }
         account

@@ -48,6 +48,12 @@ pub(crate) struct Account {
     /// Its own SID: an account is its own parent.
     pub account: String,
     pub token: String,
+    /// The secondary Auth Token: calls may use it, webhooks are signed with it once it is promoted.
+    #[serde(default)]
+    pub secondary: Option<String>,
+    /// The shared key that webhooks are signed with in place of the Auth Token: id and secret.
+    #[serde(default)]
+    pub shared_key: Option<(String, String)>,
     pub status: String,
     pub kind: String,
     pub created: Timestamp,

@@ -2,7 +2,7 @@
 
 mod port;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -88,11 +88,14 @@ pub struct Carrier {
     pub auth: Auth,
 }
 
-/// What checks Twilio's signatures.
+/// What checks Twilio's signatures: the Auth Token, or the shared key that an account's webhooks are signed with
+/// (Twilio's Webhooks configuration API, public beta; then no Auth Token is held at all).
 #[derive(Clone)]
-pub struct HookSecrets {
-    /// Auth Tokens that may sign: the current one and, in a rotation, the previous one.
-    pub auth_tokens: Vec<SecretString>,
+pub enum HookSecret {
+    /// The Auth Token.
+    AuthToken(SecretString),
+    /// A shared key: its id, as Twilio names it in a header, and its secret.
+    SharedKey(String, SecretString),
 }
 
 /// What a customer wants to connect, checked for form.
@@ -100,7 +103,7 @@ pub struct NewCredential {
     /// For calls.
     pub carrier: Carrier,
     /// For webhooks.
-    pub hook: HookSecrets,
+    pub hook: HookSecret,
 }
 
 /// The kind of a credential, as answers show it.
@@ -111,6 +114,8 @@ pub enum CredentialKind {
     AuthToken,
     /// API key, with the Auth Token for webhooks only.
     ApiKey,
+    /// API key, with a shared key for webhooks: no Auth Token is held. Twilio calls shared keys a public beta.
+    ApiKeyAndSharedKey,
 }
 
 /// A credential as stored: secrets sealed, each half under the key of its purpose.
@@ -138,6 +143,28 @@ pub struct StoredCredential {
     pub send: Sealed,
     /// Sealed for purpose hook.
     pub verify: Sealed,
+    /// What checked signatures before a rotation, while it still counts.
+    pub previous: Option<Previous>,
+}
+
+/// How long the secret before a rotation still checks signatures.
+pub const ROTATION_WINDOW: SignedDuration = SignedDuration::from_hours(24);
+
+/// The webhook secret before a rotation, sealed with its own version of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Previous {
+    /// Sealed for purpose hook.
+    pub verify: Sealed,
+    /// It counts until then.
+    pub until: Timestamp,
+}
+
+impl StoredCredential {
+    /// The sealed secrets that may check a signature at `now`, the current one first.
+    pub fn verifiers(&self, now: Timestamp) -> impl Iterator<Item = &Sealed> {
+        let previous = self.previous.as_ref().filter(|previous| now < previous.until);
+        std::iter::once(&self.verify).chain(previous.map(|previous| &previous.verify))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,9 +173,11 @@ struct SendSecret {
     secret: String,
 }
 
+/// As sealed: `key_id` is there for a shared key.
 #[derive(Serialize, Deserialize)]
-struct HookSecret {
-    auth_tokens: Vec<String>,
+struct HookRow {
+    key_id: Option<String>,
+    secret: String,
 }
 
 impl Drop for SendSecret {
@@ -157,9 +186,9 @@ impl Drop for SendSecret {
     }
 }
 
-impl Drop for HookSecret {
+impl Drop for HookRow {
     fn drop(&mut self) {
-        self.auth_tokens.zeroize();
+        self.secret.zeroize();
     }
 }
 
@@ -193,29 +222,40 @@ impl Carrier {
         };
         Ok(Self { account_sid: stored.account_sid.clone(), region: stored.region, auth })
     }
+}
 
+impl NewCredential {
     /// Which kind it is.
     pub fn kind(&self) -> CredentialKind {
-        match self.auth {
-            Auth::AuthToken(_) => CredentialKind::AuthToken,
-            Auth::ApiKey(..) => CredentialKind::ApiKey,
+        match (&self.carrier.auth, &self.hook) {
+            (Auth::AuthToken(_), _) => CredentialKind::AuthToken,
+            (Auth::ApiKey(..), HookSecret::AuthToken(_)) => CredentialKind::ApiKey,
+            (Auth::ApiKey(..), HookSecret::SharedKey(..)) => CredentialKind::ApiKeyAndSharedKey,
         }
     }
 }
 
-impl HookSecrets {
+impl HookSecret {
     /// Seals what checks signatures, under the account's key of purpose hook.
     pub fn seal(&self, key: &DataKey, nonce: [u8; 12]) -> Result<Sealed, Fault> {
-        let auth_tokens = self.auth_tokens.iter().map(|token| token.expose_secret().to_owned()).collect();
-        Ok(key.seal(HOOK_FIELD, &to_json(&HookSecret { auth_tokens })?, nonce)?)
+        let (key_id, secret) = match self {
+            Self::AuthToken(token) => (None, token),
+            Self::SharedKey(id, secret) => (Some(id.clone()), secret),
+        };
+        let row = HookRow { key_id, secret: secret.expose_secret().to_owned() };
+        Ok(key.seal(HOOK_FIELD, &to_json(&row)?, nonce)?)
     }
 
     /// What checks the signatures of a stored credential's webhooks.
     pub fn open(sealed: &Sealed, key: &DataKey) -> Result<Self, Fault> {
         let clear = key.open(HOOK_FIELD, sealed)?;
-        let secret: HookSecret =
+        let row: HookRow =
             serde_json::from_slice(&clear).map_err(|_| Fault::permanent("a stored webhook secret does not read"))?;
-        Ok(Self { auth_tokens: secret.auth_tokens.iter().cloned().map(SecretString::from).collect() })
+        let secret = SecretString::from(row.secret.clone());
+        Ok(match &row.key_id {
+            None => Self::AuthToken(secret),
+            Some(id) => Self::SharedKey(id.clone(), secret),
+        })
     }
 }
 
@@ -246,7 +286,8 @@ pub fn accept_check(check: Check) -> Result<(Option<String>, Option<bool>), Prob
         Check::Refused => Err(Problem::new(
             Kind::CarrierRefusedCredential,
             "Twilio refused it: copy Account SID and Auth Token (or API key SID and secret) from the Twilio Console \
-             again, and check that they belong together and to this region",
+             again, and check that they belong together and to this region; a subaccount has a token of its own, its parent's \
+             does not count",
         )),
         Check::Inactive => Err(Problem::new(
             Kind::CarrierAccountInactive,
@@ -272,8 +313,8 @@ pub struct SaveCredential {
     pub sid_hash: String,
     /// Platform hash of the Account SID that it replaces, if that was another.
     pub replaced_sid_hash: Option<String>,
-    /// The wrapped keys of purpose send and hook: the new version and the one before.
-    pub keys: [WrappedKeys; 2],
+    /// The wrapped keys of the purposes that were sealed anew (send, hook or both): the new version and the one before.
+    pub keys: Vec<WrappedKeys>,
 }
 
 /// What became of it.
@@ -307,23 +348,24 @@ mod tests {
         let key = |purpose| DataKey::new(account, purpose, 1, Zeroizing::new([1; 32]));
         let sid = Sid::parse("AC", &format!("AC{}", "00".repeat(16))).unwrap();
         let carrier = Carrier { account_sid: sid.clone(), region: Region::Us1, auth: Auth::AuthToken("t".into()) };
-        let hook = HookSecrets { auth_tokens: vec!["t".into()] };
+        let hook = HookSecret::AuthToken("t".into());
         let stored = StoredCredential {
             account,
             version: 1,
             account_sid: sid,
             region: Region::Us1,
-            kind: carrier.kind(),
+            kind: CredentialKind::AuthToken,
             friendly_name: None,
             trial: None,
             connected_at: Timestamp::UNIX_EPOCH,
             hook: HookId::new(account, [0; 16]),
             send: carrier.seal(&key(Purpose::Send), [0; 12]).unwrap(),
             verify: hook.seal(&key(Purpose::Hook), [0; 12]).unwrap(),
+            previous: None,
         };
         assert!(Carrier::open(&stored, &key(Purpose::Send)).is_ok());
         assert!(Carrier::open(&stored, &key(Purpose::Hook)).is_err());
-        assert!(HookSecrets::open(&stored.verify, &key(Purpose::Hook)).is_ok());
-        assert!(HookSecrets::open(&stored.send, &key(Purpose::Hook)).is_err());
+        assert!(HookSecret::open(&stored.verify, &key(Purpose::Hook)).is_ok());
+        assert!(HookSecret::open(&stored.send, &key(Purpose::Hook)).is_err());
     }
 }

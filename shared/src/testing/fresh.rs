@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, NewAccount, SignedUp, User};
 use crate::credential::{
-    Auth, Carrier, HookSecrets, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid, StoredCredential,
+    Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid, StoredCredential,
 };
 use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{JournalItem, MicroCredits, Settlement, settle};
@@ -106,24 +106,25 @@ pub async fn credential<W: MintKey + Clock + Chance>(
     let token = format!("token-{}", account_sid.as_str());
     let auth = Auth::AuthToken(token.clone().into());
     let carrier = Carrier { account_sid: account_sid.clone(), region: Region::Us1, auth };
-    let hook = HookSecrets { auth_tokens: vec![token.into()] };
+    let hook = HookSecret::AuthToken(token.into());
     SaveCredential {
         credential: StoredCredential {
             account,
             version,
             account_sid: account_sid.clone(),
             region: Region::Us1,
-            kind: carrier.kind(),
+            kind: CredentialKind::AuthToken,
             friendly_name: Some("A Twilio account".to_owned()),
             trial: Some(false),
             connected_at: world.now(),
             hook: HookId::new(account, world.random().unwrap()),
             send: carrier.seal(&send_key, world.random().unwrap()).unwrap(),
             verify: hook.seal(&hook_key, world.random().unwrap()).unwrap(),
+            previous: None,
         },
         sid_hash: sid_hash(account_sid),
         replaced_sid_hash: None,
-        keys: [send_wrapped, hook_wrapped],
+        keys: vec![send_wrapped, hook_wrapped],
     }
 }
 

@@ -11,6 +11,7 @@
 
 pub mod contracts;
 pub mod fresh;
+pub mod setup;
 mod world;
 
 pub use world::{Checked, Opening, Queued, SentMail, Taken, TwilioView, World};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
 use crate::account::{Gate, Hashed, Stop, User};
-use crate::credential::{CredentialKind, Region, Sid, StoredCredential};
+use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
@@ -209,6 +209,15 @@ pub(super) struct CredentialRow {
     send: Vec<u8>,
     #[serde(with = "binary")]
     verify: Vec<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<PreviousRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PreviousRow {
+    #[serde(with = "binary")]
+    verify: Vec<u8>,
+    until: i64,
 }
 
 impl From<&StoredCredential> for CredentialRow {
@@ -224,6 +233,10 @@ impl From<&StoredCredential> for CredentialRow {
             hook: stored.hook.reveal(),
             send: stored.send.0.clone(),
             verify: stored.verify.0.clone(),
+            previous: stored.previous.as_ref().map(|previous| PreviousRow {
+                verify: previous.verify.0.clone(),
+                until: previous.until.as_millisecond(),
+            }),
         }
     }
 }
@@ -242,6 +255,10 @@ impl CredentialRow {
             hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
             send: Sealed(self.send),
             verify: Sealed(self.verify),
+            previous: match self.previous {
+                Some(row) => Some(Previous { verify: Sealed(row.verify), until: at(row.until)? }),
+                None => None,
+            },
         })
     }
 }

@@ -5,7 +5,7 @@ use futures::future::join;
 use super::count;
 use crate::account::{CreateAccount, Stop};
 use crate::credential::{
-    Carrier, FindHook, HookSecrets, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved,
+    Carrier, FindHook, HookSecret, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved,
 };
 use crate::ids::AccountId;
 use crate::message::{LoadSender, RecordOutcome};
@@ -165,7 +165,7 @@ where
     let found = world.find_hook(&stored.hook).await.unwrap().unwrap();
     assert_eq!(found.credential, stored);
     let key = world.open_key(&found.hook_keys, None).await.unwrap();
-    assert!(HookSecrets::open(&found.credential.verify, &key).is_ok());
+    assert!(HookSecret::open(&found.credential.verify, &key).is_ok());
     assert_eq!((found.match_keys.account, found.match_keys.purpose), (account, Purpose::Match));
     let guessed = HookId::new(account, world.random().unwrap());
     assert_eq!(world.find_hook(&guessed).await, Ok(None));
