@@ -115,7 +115,14 @@ impl Request {
         let mut fields = Fields::default();
         for (name, value) in form_urlencoded::parse(self.query.as_bytes()) {
             match known.iter().find(|k| **k == name) {
-                None => fields.add(&name, "unknown", format!("unknown parameter; known are: {}", known.join(", "))),
+                None => fields.add(
+                    &name,
+                    "unknown",
+                    format!(
+                        "unknown parameter; known are: {}",
+                        if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                    ),
+                ),
                 Some(k) if values.iter().any(|(n, _)| n == k) => {
                     fields.add(&name, "repeated", "give this parameter once".to_owned());
                 }
@@ -282,6 +289,8 @@ pub enum Kind {
     CarrierUnavailable,
     /// The credit does not cover the message.
     NotEnoughCredit,
+    /// The account's segments of the day are used up.
+    DailyCeiling,
     /// The account's sending is frozen or paused.
     SendingStopped,
     /// The destination country is not on the account's list.
@@ -341,6 +350,7 @@ impl Kind {
                 ("carrier-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Twilio cannot be asked right now")
             }
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
+            Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
             Self::CountryNotAllowed => {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")

@@ -13,7 +13,7 @@ use telbuddy::live::Need;
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
     Ask, Body, Direction, Format, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey, LoadSender, Loaded, MAX_MEDIA,
-    Message, Outgoing, Payload, Quote, ReadMessages, Reason, RecordMessage, Recorded, Sender, Status, decide,
+    Message, Outgoing, Payload, Quote, ReadMessages, Reason, RecordMessage, Recorded, Sender, Standing, Status, decide,
     number_hash,
 };
 use telbuddy::number::{Country, E164, SenderId};
@@ -98,7 +98,7 @@ pub struct MessageView {
     segments: u32,
     /// Alphabet of the segments.
     encoding: Option<Encoding>,
-    /// The price, in millionths of a credit.
+    /// The price, in millionths of a credit; 0 for what was never sent.
     credits_micro: MicroCredits,
     /// The price list that it was priced with.
     price_version: String,
@@ -138,7 +138,7 @@ impl From<Message> for MessageView {
             country: message.country,
             segments: message.segments,
             encoding: message.encoding,
-            credits_micro: message.held,
+            credits_micro: if message.status.standing() == Standing::Over { MicroCredits(0) } else { message.held },
             price_version: message.price_version,
             error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
             error_code: message.error_code,
@@ -275,7 +275,7 @@ fn parse(ask: SendMessage, home: Country) -> Result<Ask, Problem> {
         (Some(from), None) => fields.take("from", SenderId::parse(&from)).map(Sender::Id),
         (None, Some(sid)) => fields.take("messaging_service_sid", Sid::parse("MG", &sid)).map(Sender::Service),
         _ => {
-            fields.add("from", "missing", "give either from or messaging_service_sid".to_owned());
+            fields.add("from", "one_of", "give either from or messaging_service_sid, and not both".to_owned());
             None
         }
     };

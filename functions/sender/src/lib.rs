@@ -6,9 +6,10 @@ use telbuddy::account::Stop;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
+use telbuddy::inbound::{Consent, RecordConsent};
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, Outcome, Payload, Reason,
+    Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, Message, Outcome, Payload, Reason,
     RecordOutcome, Standing, VALIDITY, retry_at,
 };
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
@@ -20,6 +21,9 @@ pub const QUEUE: Queue = Queue::Send;
 
 /// The services that it calls. It may open the purposes send and payload.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
+
+/// Twilio's error for a recipient who has opted out.
+const OPTED_OUT: u32 = 21610;
 
 /// What is sent needs these two keys.
 const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
@@ -33,6 +37,7 @@ where
     W: ClaimMessage
         + LoadGuards
         + RecordOutcome
+        + RecordConsent
         + CreateMessage
         + OpenKey
         + LoadKeys
@@ -73,7 +78,16 @@ async fn claim<W: ClaimMessage + Clock + Chance>(world: &W, job: &Job) -> Result
 
 async fn dispatch<W>(world: &W, site: &Site, mine: &[Claimed])
 where
-    W: LoadGuards + RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+    W: LoadGuards
+        + RecordOutcome
+        + RecordConsent
+        + CreateMessage
+        + OpenKey
+        + LoadKeys
+        + EnqueueJob
+        + Clock
+        + Chance
+        + Sync,
 {
     let mut keys: Vec<(AccountId, Purpose)> = Vec::new();
     for claimed in mine {
@@ -97,7 +111,7 @@ where
 /// One message to Twilio and its outcome into its row.
 async fn send_one<W>(world: &W, site: &Site, claimed: &Claimed, guard: &Guard)
 where
-    W: RecordOutcome + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+    W: RecordOutcome + RecordConsent + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
 {
     let credential = match last_check(claimed, guard, world.now()) {
         Ok(credential) => credential,
@@ -126,8 +140,21 @@ where
                     tracing::error!(account.id = %account, %fault, "sending could not be stopped");
                 }
             }
+            if code == Some(OPTED_OUT) {
+                note_opt_out(world, claimed).await;
+            }
             record(world, claimed, Outcome::Rejected { code }).await;
         }
+    }
+}
+
+/// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).
+async fn note_opt_out<W: RecordConsent + Clock>(world: &W, claimed: &Claimed) {
+    let Message { account, id, own, other_hash, .. } = &claimed.message;
+    let source = format!("error {OPTED_OUT} for {id}");
+    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &source, world.now()).await;
+    if let Err(fault) = noted {
+        tracing::error!(message.id = %id, %fault, "Twilio told of an opt-out that could not be stored");
     }
 }
 

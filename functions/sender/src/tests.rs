@@ -1,0 +1,419 @@
+//! What stories cannot reach: faults, crashes and races between the claim, Twilio and the outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+
+use futures::future::join;
+use futures::poll;
+use telbuddy::credential::KeepCredential;
+use telbuddy::ids::MessageId;
+use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::ledger::PostOutcome;
+use telbuddy::message::{DUE_SHARDS, FindDue, LEASE, LOOK_AGAIN, Message, Report, Status, UpdateMessage, apply_report};
+use telbuddy::testing::fresh::{self, secs};
+use telbuddy::testing::setup::{BODY, Customer, TO, called, crash_after, row, site};
+use telbuddy::testing::{Queued, World};
+
+use super::*;
+
+fn send(message: &Message) -> Job {
+    Job::Send { account: message.account, message: message.id }
+}
+
+fn post(message: &Message) -> Job {
+    Job::Post { account: message.account, message: message.id }
+}
+
+async fn handled(world: &World, messages: &[&Message]) -> Vec<Handled> {
+    handle(world, &site(), messages.iter().map(|message| send(message)).collect()).await
+}
+
+async fn customer_with_message(world: &World) -> (Customer, Message) {
+    let customer = Customer::new(world).await;
+    let message = customer.message(world).await;
+    (customer, message)
+}
+
+async fn messages(world: &World, customer: &Customer, n: usize) -> Vec<Message> {
+    let mut messages = Vec::new();
+    for _ in 0..n {
+        messages.push(customer.message(world).await);
+    }
+    messages
+}
+
+/// What the sweeper would find now.
+async fn due(world: &World) -> Vec<MessageId> {
+    let mut found = Vec::new();
+    for shard in 0..DUE_SHARDS {
+        found.extend(world.find_due(shard, world.now(), 500).await.unwrap().into_iter().map(|(_, message)| message));
+    }
+    found
+}
+
+/// Twilio's signed word arrives.
+async fn reported(world: &World, message: &Message, sid: &str, status: Status) {
+    let report = Report { sid: sid.to_owned(), status, error_code: None };
+    let after = apply_report(&row(world, message), &report, world.now()).unwrap();
+    assert_eq!(world.update_message(&after, Some(world.now() + LOOK_AGAIN)).await, Ok(true));
+}
+
+fn has_payload(world: &World, message: &Message) -> bool {
+    world.payload_of(message.account, message.id).is_some()
+}
+
+#[tokio::test]
+async fn a_message_costs_one_claim_one_guard_one_post_one_outcome_one_hint_and_two_openings_when_cold() {
+    let world = World::new(1);
+    let (customer, message) = customer_with_message(&world).await;
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+    let each = BTreeMap::from([
+        ("claim_message", 1),
+        ("load_guards", 1),
+        ("create_message", 1),
+        ("record_outcome", 1),
+        ("enqueue", 1),
+    ]);
+    // What opening costs is not the call of the port but the opening, which is remembered.
+    let costs = || called(&world).into_iter().filter(|(method, _)| *method != "open_key").collect::<BTreeMap<_, _>>();
+    assert_eq!((costs(), world.openings().len()), (each.clone(), 2));
+    let next = customer.message(&world).await;
+    handled(&world, &[&next]).await;
+    assert_eq!((costs(), world.openings().len()), (each, 2));
+    let taken = &world.twilio().taken()[0];
+    assert_eq!((taken.to.as_str(), taken.body.as_str(), taken.sender.as_str()), (TO, BODY, fresh::OWN));
+}
+
+#[tokio::test]
+async fn a_cold_batch_of_ten_opens_each_key_once_and_loads_guards_once() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let messages = messages(&world, &customer, 10).await;
+    assert_eq!(handled(&world, &messages.iter().collect::<Vec<_>>()).await, [Handled::Done; 10]);
+    let mut purposes: Vec<_> = world.openings().iter().map(|opening| opening.purpose).collect();
+    purposes.sort_unstable();
+    assert_eq!(purposes, PURPOSES);
+    let calls = called(&world);
+    assert_eq!((calls["load_guards"], calls["claim_message"], calls["create_message"]), (1, 10, 10));
+    assert_eq!((calls["record_outcome"], calls["enqueue"], calls.get("load_keys")), (10, 10, None));
+}
+
+/// Each of the seven calls of one message steps back at most twice: 15 polls. One after the other, ten take far more.
+#[tokio::test]
+async fn ten_messages_are_under_way_at_the_same_time() {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let jobs = messages(&world, &customer, 10).await.iter().map(send).collect();
+        assert!(crash_after(15, handle(&world, &site(), jobs)).is_some(), "seed {seed}");
+        assert_eq!(world.twilio().taken().len(), 10);
+    }
+}
+
+#[tokio::test]
+async fn each_answer_of_twilio_has_its_status_its_payload_and_its_hint() {
+    let sid = "SM0123456789abcdef0123456789abcdef".to_owned();
+    for (answer, status, keeps_payload, hint) in [
+        (Created::Accepted { sid }, Status::Sent, false, Some(post as fn(&Message) -> Job)),
+        (Created::Rejected { http: 400, code: Some(21_610) }, Status::Rejected, false, Some(post)),
+        (Created::Rejected { http: 401, code: None }, Status::Rejected, false, Some(post)),
+        (Created::NotProcessed { retry_after_secs: None }, Status::Retryable, true, Some(send)),
+        (Created::Unknown, Status::Unknown, true, None),
+    ] {
+        let world = World::new(1);
+        let (_, message) = customer_with_message(&world).await;
+        world.twilio().answer_next(answer.clone());
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+        let after = row(&world, &message);
+        assert_eq!((after.status, has_payload(&world, &message)), (status, keeps_payload), "{answer:?}");
+        assert_eq!(world.jobs(), hint.map(|job| job(&message)).into_iter().collect::<Vec<_>>(), "{answer:?}");
+        assert_eq!(world.twilio().posts(), 1);
+        if let Created::Rejected { code, .. } = answer {
+            assert_eq!(after.error_code, code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn faults_before_twilio_put_the_message_back_and_it_goes_out_later() {
+    for method in ["load_guards", "open_key", "create_message"] {
+        let world = World::new(1);
+        let (_, message) = customer_with_message(&world).await;
+        world.fail_next(method, Fault::transient("busy"));
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+        assert_eq!(
+            (row(&world, &message).status, has_payload(&world, &message)),
+            (Status::Retryable, true),
+            "{method}"
+        );
+        assert!(world.twilio().taken().is_empty(), "{method}");
+        world.advance(secs(5));
+        assert_eq!(world.take_jobs(Queue::Send), [send(&message)], "{method}");
+        handled(&world, &[&message]).await;
+        assert_eq!((row(&world, &message).status, world.twilio().taken().len()), (Status::Sent, 1), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn one_accounts_fault_does_not_hold_up_the_others_of_a_batch() {
+    let world = World::new(1);
+    let (_, one) = customer_with_message(&world).await;
+    let (_, two) = customer_with_message(&world).await;
+    world.fail_next("open_key", Fault::permanent("KMS says no"));
+    handled(&world, &[&one, &two]).await;
+    let statuses = BTreeSet::from([row(&world, &one).status, row(&world, &two).status]);
+    assert_eq!(statuses, BTreeSet::from([Status::Retryable, Status::Sent]));
+}
+
+#[tokio::test]
+async fn a_claim_that_fails_goes_back_to_the_queue_and_the_rest_of_the_batch_goes_on() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let messages = messages(&world, &customer, 3).await;
+    world.fail_next("claim_message", Fault::transient("busy"));
+    let mut handled = handled(&world, &messages.iter().collect::<Vec<_>>()).await;
+    handled.sort_unstable_by_key(|handled| *handled == Handled::Again);
+    assert_eq!(handled, [Handled::Done, Handled::Done, Handled::Again]);
+    assert_eq!(world.twilio().taken().len(), 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_claim_is_not_sent_by_anybody_and_becomes_unknown() {
+    let world = World::new(1);
+    let (_, message) = customer_with_message(&world).await;
+    world.lose_answer("claim_message", Fault::Ambiguous("reset".to_owned()));
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Again]);
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+    assert_eq!((row(&world, &message).status, world.twilio().posts()), (Status::Dispatching, 0));
+    world.advance(LEASE);
+    assert_eq!(due(&world).await, [message.id]);
+}
+
+#[tokio::test]
+async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_charged_once() {
+    let world = World::new(1);
+    let (customer, message) = customer_with_message(&world).await;
+    world.fail_next("record_outcome", Fault::transient("busy"));
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+    assert_eq!((row(&world, &message).status, world.twilio().taken().len()), (Status::Dispatching, 1));
+    assert_eq!(world.jobs(), []);
+
+    world.advance(LEASE);
+    assert_eq!(due(&world).await, [message.id]);
+    assert_eq!(world.end_lease(&row(&world, &message), world.now()).await, Ok(true));
+    assert_eq!(row(&world, &message).status, Status::Unknown);
+    handled(&world, &[&message]).await;
+    assert_eq!(world.twilio().posts(), 1, "what is unknown is never sent again");
+
+    reported(&world, &message, &world.twilio().taken()[0].sid, Status::Delivered).await;
+    assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Delivered, false));
+    let delivered = row(&world, &message);
+    let item = fresh::charge(&world, &delivered, world.now());
+    assert_eq!(world.post_charge(&delivered, item.clone(), world.now()).await, Ok(true));
+    assert_eq!(world.post_charge(&delivered, item, world.now()).await, Ok(false));
+    assert_eq!(world.entries(customer.account).len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_outcome_loses_only_the_hint_and_the_sweeper_finds_it() {
+    for lost in ["record_outcome", "enqueue"] {
+        let world = World::new(1);
+        let (_, message) = customer_with_message(&world).await;
+        match lost {
+            "enqueue" => world.fail_next(lost, Fault::transient("busy")),
+            _ => world.lose_answer(lost, Fault::Ambiguous("reset".to_owned())),
+        }
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+        assert_eq!((row(&world, &message).status, world.jobs()), (Status::Sent, Vec::new()), "{lost}");
+        world.advance(LOOK_AGAIN);
+        assert_eq!(due(&world).await, [message.id], "{lost}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_point_never_sends_twice_and_leaves_nothing_waiting_for_nobody() {
+    let mut ends = BTreeSet::new();
+    for (seed, polls) in (0..4).flat_map(|seed| (0..16).map(move |polls| (seed, polls))) {
+        let world = World::new(seed);
+        let (_, message) = customer_with_message(&world).await;
+        crash_after(polls, handle(&world, &site(), vec![send(&message)]));
+        // SQS gives it again: while the lease is there, and after the sweeper has ended it.
+        handled(&world, &[&message]).await;
+        world.advance(LEASE);
+        let _ = world.end_lease(&row(&world, &message), world.now()).await;
+        handled(&world, &[&message]).await;
+        ends.insert((row(&world, &message).status, world.twilio().taken().len()));
+    }
+    assert_eq!(ends, BTreeSet::from([(Status::Unknown, 0), (Status::Unknown, 1), (Status::Sent, 1)]));
+}
+
+#[tokio::test]
+async fn copies_of_one_job_send_once_in_one_batch_and_in_two_workers() {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let (_, message) = customer_with_message(&world).await;
+        let copies = [&message, &message, &message];
+        let (one, two) = join(handled(&world, &copies), handled(&world, &copies)).await;
+        assert_eq!((one, two), (vec![Handled::Done; 3], vec![Handled::Done; 3]));
+        assert_eq!((world.twilio().posts(), row(&world, &message).status), (1, Status::Sent));
+        assert_eq!(world.jobs(), [post(&message)]);
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_is_quicker_than_our_own_write_stands() {
+    let mut quicker = 0;
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (_, message) = customer_with_message(&world).await;
+        let site = site();
+        let mut sending = pin!(handle(&world, &site, vec![send(&message)]));
+        while poll!(&mut sending).is_pending() && world.twilio().posts() == 0 {}
+        if row(&world, &message).status != Status::Dispatching {
+            continue;
+        }
+        quicker += 1;
+        reported(&world, &message, &world.twilio().taken()[0].sid, Status::Delivered).await;
+        sending.await;
+        assert_eq!(row(&world, &message).status, Status::Delivered);
+        assert!(world.jobs().contains(&post(&message)), "and it is posted");
+    }
+    assert!(quicker > 3, "{quicker}");
+}
+
+#[tokio::test]
+async fn what_was_stored_between_acceptance_and_sending_wins() {
+    for (reason, stop) in [
+        (Reason::OptedOut, None),
+        (Reason::Frozen, Some(Stop::Frozen)),
+        (Reason::CredentialRefused, Some(Stop::CredentialRefused)),
+        (Reason::NotConnected, None),
+    ] {
+        let world = World::new(1);
+        let (customer, message) = customer_with_message(&world).await;
+        match (reason, stop) {
+            (_, Some(stop)) => world.stop(customer.account, stop),
+            (Reason::OptedOut, _) => {
+                let (own, other) = (&message.own, &message.other_hash);
+                let said = world.record_consent(customer.account, own, other, Consent::Stop, "a text", world.now());
+                said.await.unwrap();
+            }
+            _ => {
+                let hash = fresh::sid_hash(&customer.credential.account_sid);
+                assert_eq!(world.remove_credential(&customer.credential, &hash).await, Ok(true));
+            }
+        }
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+        let after = row(&world, &message);
+        assert_eq!((after.status, after.reason), (Status::Refused, Some(reason)));
+        assert_eq!((has_payload(&world, &message), world.twilio().posts()), (false, 0), "{reason:?}");
+        assert_eq!(world.openings(), [], "{reason:?}: nothing is opened for what is not sent");
+        assert_eq!(world.jobs(), [post(&message)], "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_sent_in_its_last_second_and_expires_after_it() {
+    for (late, status, reason) in [(-1, Status::Sent, None), (0, Status::Expired, Some(Reason::TooOld))] {
+        let world = World::new(1);
+        let (_, message) = customer_with_message(&world).await;
+        world.advance(VALIDITY + secs(late));
+        handled(&world, &[&message]).await;
+        let after = row(&world, &message);
+        assert_eq!((after.status, after.reason, has_payload(&world, &message)), (status, reason, false));
+        assert_eq!(world.jobs(), [post(&message)]);
+    }
+}
+
+#[tokio::test]
+async fn a_credential_replaced_after_acceptance_is_the_one_that_sends() {
+    let world = World::new(1);
+    let (customer, before) = customer_with_message(&world).await;
+    let after = customer.message(&world).await;
+    // The old keys are warm.
+    handled(&world, &[&before]).await;
+    let mut save = fresh::credential(&world, customer.account, 2, &fresh::sid(&world, "AC")).await;
+    save.replaced_sid_hash = Some(fresh::sid_hash(&customer.credential.account_sid));
+    let new = save.credential.account_sid.clone();
+    world.save_credential(save).await.unwrap();
+    handled(&world, &[&after]).await;
+    let taken: Vec<_> = world.twilio().taken().into_iter().map(|taken| taken.carrier.account_sid).collect();
+    assert_eq!(taken, [customer.credential.account_sid, new]);
+}
+
+#[tokio::test]
+async fn a_busy_twilio_is_asked_again_when_it_said_and_not_before() {
+    for (retry_after_secs, shortest, longest) in [(None, 2, 4), (Some(30), 30, 46), (Some(4_000), 900, 900)] {
+        let world = World::new(1);
+        let (_, message) = customer_with_message(&world).await;
+        world.twilio().answer_next(Created::NotProcessed { retry_after_secs });
+        handled(&world, &[&message]).await;
+        let queued = world.queued();
+        let [Queued { job, delay_secs, ready }] = queued.as_slice() else { panic!("{queued:?}") };
+        assert_eq!(*job, send(&message));
+        assert!((shortest..=longest).contains(delay_secs), "{retry_after_secs:?}: {delay_secs}");
+        handled(&world, &[&message]).await;
+        assert_eq!(world.twilio().posts(), 1, "too early");
+        world.set_now(*ready);
+        handled(&world, &[&message]).await;
+        // What waits longer than a queue can is the sweeper's.
+        let posts = if *delay_secs < 900 { 2 } else { 1 };
+        assert_eq!(world.twilio().posts(), posts, "{retry_after_secs:?}");
+        world.advance(secs(6_000));
+        assert_eq!(due(&world).await, [message.id]);
+    }
+}
+
+#[tokio::test]
+async fn waiting_that_would_outlive_the_message_ends_it_now() {
+    let world = World::new(1);
+    let (_, message) = customer_with_message(&world).await;
+    world.twilio().answer_next(Created::NotProcessed { retry_after_secs: Some(4 * 3_600) });
+    handled(&world, &[&message]).await;
+    assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Expired, false));
+    assert_eq!(world.jobs(), [post(&message)]);
+}
+
+#[tokio::test]
+async fn a_refused_credential_stops_every_later_message_even_if_the_hint_is_lost() {
+    let world = World::new(1);
+    let (customer, first) = customer_with_message(&world).await;
+    let second = customer.message(&world).await;
+    world.twilio().answer_next(Created::Rejected { http: 401, code: Some(20_003) });
+    world.fail_next("enqueue", Fault::transient("busy"));
+    handled(&world, &[&first]).await;
+    assert_eq!(world.gate(customer.account).unwrap().stopped(), Some(Stop::CredentialRefused));
+    handled(&world, &[&second]).await;
+    assert_eq!(row(&world, &second).reason, Some(Reason::CredentialRefused));
+    assert_eq!(world.twilio().posts(), 1);
+}
+
+#[tokio::test]
+async fn a_job_for_another_queue_goes_back_and_a_message_that_is_gone_is_done() {
+    let world = World::new(1);
+    let (_, message) = customer_with_message(&world).await;
+    assert_eq!(handle(&world, &site(), vec![post(&message)]).await, [Handled::Again]);
+    let gone = Message { id: MessageId::from_bits(1), ..message };
+    assert_eq!(handled(&world, &[&gone]).await, [Handled::Done]);
+    assert_eq!((world.twilio().posts(), world.jobs()), (0, Vec::new()));
+}
+
+#[tokio::test]
+async fn twilio_reports_to_the_accounts_hook_with_our_id_in_the_path() {
+    let world = World::new(1);
+    let (customer, message) = customer_with_message(&world).await;
+    handled(&world, &[&message]).await;
+    let (hook, id) = (customer.credential.hook.reveal(), message.id);
+    let expected = format!("https://api.example.com/hooks/twilio/{hook}/status/{id}#rc=2&rp=5xx,ct,rt");
+    assert_eq!(world.twilio().taken()[0].status_callback, expected);
+}
+
+#[tokio::test]
+async fn an_opt_out_that_twilio_knows_and_we_cannot_store_still_ends_its_message() {
+    let world = World::new(1);
+    let (_, message) = customer_with_message(&world).await;
+    world.twilio().answer_next(Created::Rejected { http: 400, code: Some(21_610) });
+    world.fail_next("record_consent", Fault::transient("busy"));
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+    assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Rejected, false));
+}

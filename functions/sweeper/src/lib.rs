@@ -1,8 +1,9 @@
 //! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from here.
 
 use telbuddy::fault::Fault;
+use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
-use telbuddy::message::{DUE_SHARDS, FindDue, LOOK_AGAIN, Message, ReadMessages, Standing, Status};
+use telbuddy::message::{DUE_SHARDS, FindDue, LOOK_AGAIN, Message, ReadMessages, Standing, Status, UpdateMessage};
 use telbuddy::platform::{Clock, EnqueueJob, Job};
 
 /// The services that it calls.
@@ -14,23 +15,28 @@ const AT_MOST: u16 = 500;
 /// One run. AWS calls: 1 query for each of 16 shards, and for each message that is due 1 read, 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
-    W: FindDue + ReadMessages + EnqueueJob + Clock + Sync,
+    W: FindDue + ReadMessages + UpdateMessage + EnqueueJob + Clock + Sync,
 {
+    let mut first_fault = Ok(());
     for shard in 0..DUE_SHARDS {
         for (account, message) in world.find_due(shard, world.now(), AT_MOST).await? {
-            if let Some(message) = world.load_message(account, message).await? {
-                look_at(world, &message).await?;
+            // One message that cannot be looked at must not keep the others from it.
+            if let Err(fault) = look_at(world, account, message).await {
+                tracing::error!(message.id = %message, %fault, "{message} could not be looked at");
+                first_fault = first_fault.and(Err(fault));
             }
         }
     }
-    Ok(())
+    first_fault
 }
 
-async fn look_at<W>(world: &W, message: &Message) -> Result<(), Fault>
+async fn look_at<W>(world: &W, account: AccountId, id: MessageId) -> Result<(), Fault>
 where
-    W: FindDue + EnqueueJob + Clock,
+    W: FindDue + ReadMessages + UpdateMessage + EnqueueJob + Clock,
 {
-    let (account, id, now) = (message.account, message.id, world.now());
+    let Some(message) = world.load_message(account, id).await? else { return Ok(()) };
+    let message = &message;
+    let now = world.now();
     let job = match (message.status, message.status.standing()) {
         (Status::Accepted | Status::Retryable, _) => Job::Send { account, message: id },
         (Status::Dispatching, _) => {
@@ -39,6 +45,15 @@ where
                 tracing::warn!(message.id = %id, "the worker of {id} is gone: unknown until Twilio reports");
             }
             return Ok(());
+        }
+        (Status::Unknown, _) => {
+            let revision = message.revision + 1;
+            let given_up = Message { status: Status::Unconfirmed, revision, updated: now, ..message.clone() };
+            if !world.update_message(&given_up, Some(now + LOOK_AGAIN)).await? {
+                return Ok(());
+            }
+            tracing::warn!(message.id = %id, "Twilio never reported on {id}: unconfirmed");
+            return world.enqueue(Job::Post { account, message: id }, 0).await;
         }
         (_, Standing::AtCarrier | Standing::Over | Standing::Arrived) if !message.settled => {
             Job::Post { account, message: id }

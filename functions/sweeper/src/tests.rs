@@ -1,0 +1,211 @@
+//! What is lost is found, and what is under way is left alone.
+
+use jiff::SignedDuration;
+use telbuddy::ledger::PostOutcome;
+use telbuddy::message::{
+    Claimed, GIVE_UP, LEASE, Outcome, Reason, RecordInbound, RecordOutcome, Report, UpdateMessage, apply_report,
+    due_shard,
+};
+use telbuddy::testing::World;
+use telbuddy::testing::fresh::{self, secs};
+use telbuddy::testing::setup::{Customer, called, row};
+
+use super::*;
+
+const MOMENT: SignedDuration = SignedDuration::from_millis(1);
+
+fn send(message: &Message) -> Job {
+    Job::Send { account: message.account, message: message.id }
+}
+
+fn post(message: &Message) -> Job {
+    Job::Post { account: message.account, message: message.id }
+}
+
+/// A message that was accepted and whose hint got lost.
+async fn accepted(world: &World) -> Message {
+    Customer::new(world).await.message(world).await
+}
+
+async fn ended(world: &World, claimed: &Claimed, outcome: Outcome) {
+    world.record_outcome(claimed, &outcome, world.now()).await.unwrap();
+    world.forget_calls();
+}
+
+#[tokio::test]
+async fn a_lost_hint_is_made_up_for_after_a_minute_and_not_before() {
+    let world = World::new(1);
+    let message = accepted(&world).await;
+    world.advance(LOOK_AGAIN - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), []);
+    world.advance(MOMENT);
+    world.forget_calls();
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [send(&message)]);
+    let calls = [("find_due", 16), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(world.payload_of(message.account, message.id).map(|payload| payload.0.is_empty()), Some(false));
+}
+
+#[tokio::test]
+async fn who_was_woken_is_not_woken_again_within_the_minute() {
+    let world = World::new(1);
+    let message = accepted(&world).await;
+    world.advance(LOOK_AGAIN);
+    handle(&world).await.unwrap();
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs().len(), 1);
+    world.advance(LOOK_AGAIN);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [send(&message), send(&message)]);
+}
+
+#[tokio::test]
+async fn a_worker_with_a_live_lease_is_left_alone_and_a_dead_one_leaves_unknown() {
+    let world = World::new(1);
+    let message = accepted(&world).await;
+    fresh::claimed(&world, &message, world.now()).await;
+    world.advance(LEASE - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(row(&world, &message).status, Status::Dispatching);
+    world.advance(MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(row(&world, &message).status, Status::Unknown);
+    assert_eq!(world.jobs(), [], "nothing is ever sent from here");
+}
+
+#[tokio::test]
+async fn what_nobody_reports_on_for_a_day_is_given_up_without_its_payload_and_posted() {
+    let world = World::new(1);
+    let message = accepted(&world).await;
+    let claimed = fresh::claimed(&world, &message, world.now()).await;
+    ended(&world, &claimed, Outcome::Unknown).await;
+    world.advance(GIVE_UP - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!((row(&world, &message).status, world.jobs()), (Status::Unknown, Vec::new()));
+    world.advance(MOMENT);
+    // The hint is lost on top; the next look makes up for it.
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    let after = (row(&world, &message).status, world.payload_of(message.account, message.id));
+    assert_eq!(after, (Status::Unconfirmed, None));
+    world.advance(LOOK_AGAIN);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [post(&message)]);
+}
+
+#[tokio::test]
+async fn a_message_put_back_is_woken_when_it_said() {
+    let world = World::new(1);
+    let message = accepted(&world).await;
+    let claimed = fresh::claimed(&world, &message, world.now()).await;
+    ended(&world, &claimed, Outcome::Retry { not_before: world.now() + secs(200) }).await;
+    world.advance(secs(199));
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), []);
+    world.advance(secs(1));
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [send(&message)]);
+}
+
+#[tokio::test]
+async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_looked_at_again() {
+    for outcome in [
+        Outcome::Sent { sid: "SM0123456789abcdef0123456789abcdef".to_owned() },
+        Outcome::Rejected { code: None },
+        Outcome::Refused(Reason::Frozen),
+        Outcome::Expired,
+    ] {
+        let world = World::new(1);
+        let message = accepted(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        ended(&world, &claimed, outcome.clone()).await;
+        world.advance(LOOK_AGAIN);
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs(), [post(&message)], "{outcome:?}");
+
+        let over = row(&world, &message);
+        let posted = match outcome {
+            Outcome::Sent { .. } => {
+                world.post_charge(&over, fresh::charge(&world, &over, world.now()), world.now()).await
+            }
+            _ => world.post_release(&over, world.now()).await,
+        };
+        assert_eq!(posted, Ok(true));
+        world.advance(SignedDuration::from_hours(100));
+        world.forget_calls();
+        handle(&world).await.unwrap();
+        assert_eq!(called(&world), [("find_due", 16)].into_iter().collect(), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_arrived_and_was_not_posted_is_posted() {
+    let world = World::new(1);
+    let account = Customer::new(&world).await.account;
+    let message = fresh::inbound(&world, account, world.now());
+    assert_eq!(world.record_inbound(&message, world.now() + LOOK_AGAIN).await, Ok(true));
+    world.advance(LOOK_AGAIN);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [post(&message)]);
+}
+
+#[tokio::test]
+async fn a_fault_with_one_message_keeps_no_other_from_being_woken_and_the_next_run_makes_up_for_it() {
+    for method in ["load_message", "enqueue", "look_again"] {
+        let world = World::new(1);
+        let mut messages = Vec::new();
+        for _ in 0..4 {
+            messages.push(accepted(&world).await);
+        }
+        messages.sort_by_key(|message| (due_shard(message.id), message.id));
+        world.advance(LOOK_AGAIN);
+        world.fail_next(method, Fault::permanent("a damaged row"));
+        assert_eq!(handle(&world).await, Err(Fault::permanent("a damaged row")), "the run says so: {method}");
+        let woken = world.jobs();
+        assert!(messages[1..].iter().all(|message| woken.contains(&send(message))), "{method}: {woken:?}");
+        handle(&world).await.unwrap();
+        assert!(world.jobs().contains(&send(&messages[0])), "{method}");
+    }
+}
+
+/// Between the sweeper's read and its write the message moves on: the write must not bring the old look back.
+#[tokio::test]
+async fn a_message_that_moves_on_meanwhile_keeps_its_own_next_look() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let message = accepted(&world).await;
+        world.advance(LOOK_AGAIN);
+        let claiming = async { fresh::claimed(&world, &message, world.now()).await };
+        let (swept, _) = tokio::join!(handle(&world), claiming);
+        swept.unwrap();
+        world.advance(LEASE);
+        handle(&world).await.unwrap();
+        assert_eq!(row(&world, &message).status, Status::Unknown, "its lease was found when it was over");
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_comes_while_giving_up_wins() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let message = accepted(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        ended(&world, &claimed, Outcome::Unknown).await;
+        world.advance(GIVE_UP);
+        let sid = "SM0123456789abcdef0123456789abcdef".to_owned();
+        let report = Report { sid, status: Status::Delivered, error_code: None };
+        let reporting = async {
+            loop {
+                let after = apply_report(&row(&world, &message), &report, world.now()).unwrap();
+                if world.update_message(&after, Some(world.now() + LOOK_AGAIN)).await.unwrap() {
+                    return;
+                }
+            }
+        };
+        let (swept, ()) = tokio::join!(handle(&world), reporting);
+        swept.unwrap();
+        assert_eq!(row(&world, &message).status, Status::Delivered, "seed {seed}");
+    }
+}

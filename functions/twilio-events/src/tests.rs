@@ -1,0 +1,213 @@
+//! Events that come twice, at once, before or after what they are about, and with faults between.
+
+use telbuddy::inbound::Consent;
+use telbuddy::ledger::PostOutcome;
+use telbuddy::message::{Claimed, DUE_SHARDS, FindDue, Outcome, RecordOutcome};
+use telbuddy::testing::World;
+use telbuddy::testing::fresh;
+use telbuddy::testing::setup::{Customer, called, row};
+
+use super::*;
+
+const SID: &str = "SM0123456789abcdef0123456789abcdef";
+
+fn post_of(message: &Message) -> Job {
+    Job::Post { account: message.account, message: message.id }
+}
+
+fn status(message: &Message, status: Status) -> Job {
+    let news = News::Status { message: message.id, sid: SID.to_owned(), status, error_code: None };
+    Job::Twilio(TwilioEvent { account: message.account, at: message.created, news })
+}
+
+/// A text of STOP to a number in a messaging service; every delivery gets an id of its own, as the webhook gives it.
+fn stop(world: &World, account: AccountId) -> Job {
+    let news = News::Text {
+        message: MessageId::new(world.now(), fresh::dice(world)),
+        sid: SID.to_owned(),
+        own: fresh::OWN.to_owned(),
+        service: Some("MG0123456789abcdef0123456789abcdef".to_owned()),
+        other_hash: "who".to_owned(),
+        country: None,
+        format: telbuddy::message::Format::Sms,
+        segments: 1,
+        consent: Some(Consent::Stop),
+    };
+    Job::Twilio(TwilioEvent { account, at: world.now(), news })
+}
+
+/// A message that a worker has claimed and handed to Twilio.
+async fn dispatching(world: &World) -> (Message, Claimed) {
+    let message = Customer::new(world).await.message(world).await;
+    let claimed = fresh::claimed(world, &message, world.now()).await;
+    world.forget_calls();
+    (message, claimed)
+}
+
+async fn due_later(world: &World) -> Vec<MessageId> {
+    let mut found = Vec::new();
+    for shard in 0..DUE_SHARDS {
+        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
+        found.extend(due.into_iter().map(|(_, message)| message));
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_status_costs_one_read_one_write_one_hint_and_its_copies_one_read() {
+    let world = World::new(1);
+    let (message, _) = dispatching(&world).await;
+    assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
+    let calls = [("load_message", 1), ("update_message", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(world.payload_of(message.account, message.id), None);
+    world.forget_calls();
+    assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
+    assert_eq!(called(&world), [("load_message", 1)].into_iter().collect());
+}
+
+#[tokio::test]
+async fn a_status_of_a_posted_message_is_noted_and_not_posted_again() {
+    let world = World::new(1);
+    let (message, claimed) = dispatching(&world).await;
+    world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
+    let sent = row(&world, &message);
+    world.post_charge(&sent, fresh::charge(&world, &sent, world.now()), world.now()).await.unwrap();
+    assert_eq!(handle(&world, vec![status(&message, Status::Delivered)]).await, [Handled::Done]);
+    assert_eq!((row(&world, &message).status, world.jobs()), (Status::Delivered, Vec::new()));
+    assert_eq!(due_later(&world).await, []);
+}
+
+#[tokio::test]
+async fn a_status_for_a_message_that_is_not_there_is_dropped() {
+    let world = World::new(1);
+    let (message, _) = dispatching(&world).await;
+    let gone = Message { id: MessageId::from_bits(1), ..message };
+    assert_eq!(handle(&world, vec![status(&gone, Status::Delivered)]).await, [Handled::Done]);
+    assert_eq!(called(&world), [("load_message", 1)].into_iter().collect());
+}
+
+#[tokio::test]
+async fn statuses_that_meet_read_again_and_end_in_the_highest() {
+    let mut read_again = 0;
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (message, _) = dispatching(&world).await;
+        let words = [Status::Sent, Status::Delivered, Status::Sending, Status::Sent];
+        let jobs = words.map(|word| status(&message, word)).to_vec();
+        assert_eq!(handle(&world, jobs).await, [Handled::Done; 4]);
+        assert_eq!(row(&world, &message).status, Status::Delivered);
+        assert!(world.jobs().contains(&post_of(&message)));
+        read_again += usize::from(called(&world)["load_message"] > 4);
+    }
+    assert!(read_again > 5, "{read_again}");
+}
+
+#[tokio::test]
+async fn a_status_that_meets_our_own_write_of_the_outcome_is_not_undone() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (message, claimed) = dispatching(&world).await;
+        let sent = Outcome::Sent { sid: SID.to_owned() };
+        let recording = world.record_outcome(&claimed, &sent, world.now());
+        let (handled, recorded) =
+            futures::future::join(handle(&world, vec![status(&message, Status::Delivered)]), recording).await;
+        assert_eq!(handled, [Handled::Done]);
+        recorded.unwrap();
+        assert_eq!(row(&world, &message).status, Status::Delivered, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_gives_the_event_back_and_changes_nothing() {
+    for (method, fault) in
+        [("load_message", Fault::transient("busy")), ("update_message", Fault::Ambiguous("reset".to_owned()))]
+    {
+        let world = World::new(1);
+        let (message, _) = dispatching(&world).await;
+        world.fail_next(method, fault);
+        let job = status(&message, Status::Sent);
+        assert_eq!(handle(&world, vec![job.clone()]).await, [Handled::Again], "{method}");
+        assert_eq!(row(&world, &message).status, Status::Dispatching);
+        assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
+        assert_eq!((row(&world, &message).status, world.jobs()), (Status::Sent, vec![post_of(&message)]));
+    }
+}
+
+#[tokio::test]
+async fn a_hint_that_is_lost_after_the_status_was_written_is_the_sweepers() {
+    let world = World::new(1);
+    let (message, _) = dispatching(&world).await;
+    world.fail_next("enqueue", Fault::transient("busy"));
+    let job = status(&message, Status::Delivered);
+    assert_eq!(handle(&world, vec![job.clone()]).await, [Handled::Again]);
+    assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
+    assert_eq!((row(&world, &message).status, world.jobs()), (Status::Delivered, Vec::new()));
+    assert_eq!(due_later(&world).await, [message.id]);
+}
+
+#[tokio::test]
+async fn stop_to_a_number_in_a_service_blocks_both_and_costs_two_writes_one_transaction_one_hint() {
+    let world = World::new(1);
+    let account = Customer::new(&world).await.account;
+    assert_eq!(handle(&world, vec![stop(&world, account)]).await, [Handled::Done]);
+    for own in [fresh::OWN, "MG0123456789abcdef0123456789abcdef"] {
+        assert_eq!(world.consent(account, own, "who"), Some(Consent::Stop), "{own}");
+    }
+    let calls = [("record_consent", 2), ("record_inbound", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+}
+
+#[tokio::test]
+async fn copies_of_a_text_are_one_row_and_one_hint() {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let account = Customer::new(&world).await.account;
+        let copies = vec![stop(&world, account), stop(&world, account), stop(&world, account)];
+        assert_eq!(handle(&world, copies).await, [Handled::Done; 3]);
+        assert_eq!(handle(&world, vec![stop(&world, account)]).await, [Handled::Done]);
+        let rows = world.messages_of(account);
+        assert_eq!((rows.len(), world.jobs()), (1, vec![post_of(&rows[0])]));
+    }
+}
+
+#[tokio::test]
+async fn consent_counts_before_the_text_is_recorded_so_that_no_fault_loses_it() {
+    for (method, known_after) in [("record_consent", 0), ("record_inbound", 2)] {
+        let world = World::new(1);
+        let account = Customer::new(&world).await.account;
+        let job = stop(&world, account);
+        world.fail_next(method, Fault::transient("busy"));
+        assert_eq!(handle(&world, vec![job.clone()]).await, [Handled::Again], "{method}");
+        let known = [fresh::OWN, "MG0123456789abcdef0123456789abcdef"].map(|own| world.consent(account, own, "who"));
+        assert_eq!(known.iter().flatten().count(), known_after, "{method}");
+        assert_eq!(world.messages_of(account).len(), 0);
+        assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
+        assert_eq!(world.consent(account, "MG0123456789abcdef0123456789abcdef", "who"), Some(Consent::Stop));
+        assert_eq!(world.messages_of(account).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_hint_that_is_lost_after_a_text_was_recorded_is_the_sweepers() {
+    let world = World::new(1);
+    let account = Customer::new(&world).await.account;
+    let job = stop(&world, account);
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert_eq!(handle(&world, vec![job.clone()]).await, [Handled::Again]);
+    assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
+    let rows = world.messages_of(account);
+    assert_eq!((rows.len(), world.jobs()), (1, Vec::new()));
+    assert_eq!(due_later(&world).await, [rows[0].id]);
+}
+
+#[tokio::test]
+async fn one_event_that_fails_keeps_no_other_of_its_batch() {
+    let world = World::new(1);
+    let (one, _) = dispatching(&world).await;
+    let (two, _) = dispatching(&world).await;
+    let wrong = post_of(&one);
+    let handled = handle(&world, vec![wrong, status(&one, Status::Sent), status(&two, Status::Sent)]).await;
+    assert_eq!(handled, [Handled::Again, Handled::Done, Handled::Done]);
+    assert_eq!((row(&world, &one).status, row(&world, &two).status), (Status::Sent, Status::Sent));
+}

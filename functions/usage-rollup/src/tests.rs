@@ -1,0 +1,162 @@
+//! The sums are the same however often, at whatever time and up to whatever point the roll-up runs.
+
+use futures::future::join3;
+use telbuddy::ids::{AccountId, EntryId};
+use telbuddy::ledger::{Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
+use telbuddy::message::{Message, Outcome, RecordOutcome};
+use telbuddy::platform::Clock;
+use telbuddy::testing::World;
+use telbuddy::testing::fresh::{self, secs};
+use telbuddy::testing::setup::{called, crash_after, row};
+
+use super::*;
+
+/// A message that Twilio took.
+async fn sent(world: &World, account: AccountId) -> Message {
+    let message = fresh::accepted(world, account, world.now()).await;
+    let claimed = fresh::claimed(world, &message, world.now()).await;
+    let sid = fresh::sid(world, "SM").as_str().to_owned();
+    world.record_outcome(&claimed, &Outcome::Sent { sid }, world.now()).await.unwrap();
+    row(world, &message)
+}
+
+async fn post(world: &World, message: &Message) {
+    let posted = world.post_charge(message, fresh::charge(world, message, world.now()), world.now()).await;
+    assert_eq!(posted, Ok(true));
+}
+
+async fn posted(world: &World, account: AccountId, n: usize) {
+    for _ in 0..n {
+        post(world, &sent(world, account).await).await;
+    }
+    world.forget_calls();
+}
+
+/// Messages by day, as customers see them, and the same by hour and month.
+async fn messages(world: &World, account: AccountId) -> u64 {
+    let count = async |granularity| {
+        let page = world.read_usage(account, granularity, ("2026", "2027"), None, 1000).await.unwrap();
+        let sums = page.rows.into_iter().fold(UsageSums::default(), |all, (_, sums)| all.plus(sums));
+        assert_eq!((sums.units, sums.credits.0), (sums.events, sums.events * 1_000_000));
+        sums.events
+    };
+    let [hour, day, month] =
+        [count(Granularity::Hour).await, count(Granularity::Day).await, count(Granularity::Month).await];
+    assert_eq!((hour, month), (day, day));
+    day
+}
+
+#[tokio::test]
+async fn an_empty_journal_costs_one_query_for_each_shard() {
+    let world = World::new(1);
+    handle(&world).await.unwrap();
+    assert_eq!(called(&world), [("load_journal", 16)].into_iter().collect());
+}
+
+#[tokio::test]
+async fn a_shard_with_more_than_twenty_events_takes_a_query_and_a_transaction_for_each_twenty() {
+    let world = World::new(1);
+    let account = fresh::account(&world, 100).await;
+    for n in 0..45 {
+        let message = sent(&world, account).await;
+        let item = JournalItem { id: EntryId::from_bits(16 * n + 3), ..fresh::charge(&world, &message, world.now()) };
+        assert_eq!(world.post_charge(&message, item, world.now()).await, Ok(true));
+    }
+    world.forget_calls();
+    handle(&world).await.unwrap();
+    assert_eq!(called(&world), [("load_journal", 16 + 3), ("count_journal", 3)].into_iter().collect());
+    assert_eq!(messages(&world, account).await, 45);
+}
+
+#[tokio::test]
+async fn twenty_events_of_twenty_accounts_and_hours_fit_into_one_transaction() {
+    let world = World::new(1);
+    let mut accounts = Vec::new();
+    for n in 0..20 {
+        let account = fresh::account(&world, 1).await;
+        let message = sent(&world, account).await;
+        let item = JournalItem { id: EntryId::from_bits(16 * n), ..fresh::charge(&world, &message, world.now()) };
+        world.post_charge(&message, item, world.now()).await.unwrap();
+        world.advance(secs(3_600));
+        accounts.push(account);
+    }
+    world.forget_calls();
+    handle(&world).await.unwrap();
+    assert_eq!(called(&world)["count_journal"], 1);
+    for account in accounts {
+        assert_eq!(messages(&world, account).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn running_again_adds_nothing() {
+    let world = World::new(1);
+    let account = fresh::account(&world, 100).await;
+    posted(&world, account, 30).await;
+    for _ in 0..3 {
+        handle(&world).await.unwrap();
+        assert_eq!(messages(&world, account).await, 30);
+    }
+}
+
+#[tokio::test]
+async fn two_runs_at_once_while_more_is_posted_count_everything_once() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let account = fresh::account(&world, 100).await;
+        posted(&world, account, 10).await;
+        let late = [sent(&world, account).await, sent(&world, account).await, sent(&world, account).await];
+        let posting = async {
+            for message in &late {
+                post(&world, message).await;
+            }
+        };
+        let (one, two, ()) = join3(handle(&world), handle(&world), posting).await;
+        assert_eq!((one, two), (Ok(()), Ok(())));
+        handle(&world).await.unwrap();
+        assert_eq!(messages(&world, account).await, 13, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_stopped_anywhere_is_made_up_for_by_the_next() {
+    for polls in 0..60 {
+        let world = World::new(u64::try_from(polls).unwrap());
+        let account = fresh::account(&world, 100).await;
+        posted(&world, account, 25).await;
+        crash_after(polls, handle(&world));
+        handle(&world).await.unwrap();
+        assert_eq!(messages(&world, account).await, 25, "{polls} polls");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_counts_nothing_and_a_lost_answer_counts_once() {
+    let world = World::new(1);
+    let account = fresh::account(&world, 100).await;
+    posted(&world, account, 1).await;
+    world.fail_next("count_journal", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    assert_eq!(messages(&world, account).await, 0);
+    world.lose_answer("count_journal", Fault::Ambiguous("reset".to_owned()));
+    assert!(handle(&world).await.is_err());
+    handle(&world).await.unwrap();
+    assert_eq!(messages(&world, account).await, 1);
+}
+
+/// What fails in every run, such as a damaged item, must not hold up the other shards for good.
+#[tokio::test]
+async fn a_fault_in_one_shard_keeps_no_other_from_being_counted_and_the_run_says_so() {
+    for method in ["load_journal", "count_journal"] {
+        let world = World::new(1);
+        let account = fresh::account(&world, 100).await;
+        for shard in 0..16 {
+            let message = sent(&world, account).await;
+            let item = JournalItem { id: EntryId::from_bits(shard), ..fresh::charge(&world, &message, world.now()) };
+            world.post_charge(&message, item, world.now()).await.unwrap();
+        }
+        world.fail_next(method, Fault::permanent("a damaged item"));
+        assert_eq!(handle(&world).await, Err(Fault::permanent("a damaged item")));
+        assert_eq!(messages(&world, account).await, 15, "{method}");
+    }
+}

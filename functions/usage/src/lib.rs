@@ -110,7 +110,14 @@ where
     let limit = query.limit(100, 1000)?;
     let (granularity, from, to) = range(&query, request.now)?;
     let cursor = query.get("cursor");
-    if cursor.is_some_and(|cursor| cursor.len() > 100 || !cursor.contains('#')) {
+    // A cursor is the end of a row's key: outside the range it is nobody's.
+    let within = |cursor: &str| {
+        cursor.len() <= 100
+            && cursor >= from.as_str()
+            && cursor.starts_with(char::is_numeric)
+            && cursor <= format!("{to}$").as_str()
+    };
+    if cursor.is_some_and(|cursor| !within(cursor)) {
         return Err(Problem::field("cursor", "invalid", "give next_cursor of the page before"));
     }
     let page = world.read_usage(account, granularity, (&from, &to), cursor, limit).await?;

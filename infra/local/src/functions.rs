@@ -34,7 +34,7 @@ pub enum Trigger {
 
 macro_rules! function {
     ($module:ident, $name:literal, $config:expr, |$live:ident| $trigger:expr) => {{
-        let $live = Arc::new(Live::new($config, $module::NEEDS)?);
+        let $live = Arc::new(Live::new(&$config.named($name), $module::NEEDS)?);
         Function { name: $name, needs: $module::NEEDS, trigger: $trigger }
     }};
 }

@@ -10,8 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use telbuddy::edge::{Kind, Problem, Reply};
-use telbuddy::ids::RequestId;
-use telbuddy::live::serve::{GATEWAY_LIMIT, apigw};
+use telbuddy::live::serve::{self, GATEWAY_LIMIT, apigw};
 
 use crate::functions::{Function, Trigger};
 
@@ -27,7 +26,7 @@ async fn handle(
 ) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, GATEWAY_LIMIT).await else {
-        return problem(Problem::new(Kind::BodyTooLarge, "the gateway takes no body of this size"));
+        return problem(Problem::new(Kind::BodyTooLarge, "the gateway takes no body of this size")).await;
     };
     let path = head.uri.path();
     // The function whose route this is; a known path with another method goes there too and gets its 405.
@@ -43,7 +42,9 @@ async fn handle(
     }
     match of_path {
         Some(call) => invoke(call, &head, &body, peer).await,
-        None => problem(Problem::not_found("there is nothing at this path; GET /v1/openapi.json lists the routes")),
+        None => {
+            problem(Problem::not_found("there is nothing at this path; GET /v1/openapi.json lists the routes")).await
+        }
     }
 }
 
@@ -57,7 +58,7 @@ async fn invoke(call: &HttpCall, head: &http::request::Parts, body: &[u8], peer:
         Ok(event) => response(call(event).await),
         Err(error) => {
             tracing::error!(%error, "a request made no event");
-            problem(Problem::new(Kind::MalformedJson, "the request does not read: look at its headers"))
+            problem(Problem::new(Kind::MalformedJson, "the request does not read: look at its headers")).await
         }
     }
 }
@@ -120,7 +121,8 @@ fn response(answer: apigw::ApiGatewayV2httpResponse) -> Response {
 }
 
 /// A problem of the gateway itself, in the same form as the functions'.
-fn problem(problem: Problem) -> Response {
-    let Reply { status, headers, body, .. } = problem.into_reply(RequestId::from_bits(0));
+async fn problem(problem: Problem) -> Response {
+    let id = serve::new_request_id();
+    let Reply { status, headers, body, .. } = telbuddy::edge::answer(id, async { Err(problem) }).await;
     (status, headers, body).into_response()
 }

@@ -13,10 +13,10 @@ use telbuddy_local::{LocalSystem, Options, StartError, env_file, functions, star
 #[command(name = "cargo run --", version, about, after_help = "The README shows a first message with curl.")]
 struct Arguments {
     /// Port of the API; the three ports after it are for the doubles of AWS and Twilio. 0 takes any free ones.
-    #[arg(long, default_value_t = 8787, value_parser = clap::value_parser!(u16).range(0..=65_000))]
+    #[arg(long, global = true, default_value_t = 8787, value_parser = clap::value_parser!(u16).range(0..=65_000))]
     port: u16,
     /// Folder for all data; it survives restarts and kill -9.
-    #[arg(long, default_value = ".telbuddy")]
+    #[arg(long, global = true, default_value = ".telbuddy")]
     data: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
@@ -28,7 +28,8 @@ enum Command {
     Aws,
     /// Prints the API's description (OpenAPI 3.1).
     Openapi,
-    /// Checks an exported access log: a file {"account_id": …, "entries": [all data of GET /v1/access-log, in order]}.
+    /// Checks an exported access log: a JSON object of `account_id` and `entries`, which are the data of all pages of
+    /// GET /v1/access-log in order.
     VerifyAccessLog {
         /// The export.
         file: PathBuf,

@@ -209,7 +209,7 @@ mod tests {
                 swapped.entries.swap(at, other);
                 assert_eq!(verify(&swapped).is_ok(), at == other, "swapped {at} and {other}");
             }
-            let changes: [fn(&mut Entry); 6] = [
+            let edits: [fn(&mut Entry); 6] = [
                 |entry| entry.function.push('x'),
                 |entry| entry.purpose = Purpose::Hook,
                 |entry| entry.key_version += 1,
@@ -217,9 +217,9 @@ mod tests {
                 |entry| entry.id = EntryId::from_bits(99),
                 |entry| entry.sequence += 1,
             ];
-            for change in changes {
+            for edit in edits {
                 let mut changed = chain(6);
-                change(&mut changed.entries[at]);
+                edit(&mut changed.entries[at]);
                 assert_eq!(verify(&changed).unwrap_err().sequence, at as u64 + 1);
             }
         }

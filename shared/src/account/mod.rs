@@ -119,8 +119,10 @@ pub struct User {
 /// What every send has to check, in one small item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
-    /// Why sending is stopped, if it is.
-    pub stopped: Option<Stop>,
+    /// Twilio refused the credential; over with the next one that is connected.
+    pub credential_refused: bool,
+    /// Frozen because of an unusual pattern; over when the customer lifts it.
+    pub frozen: bool,
     /// Whether a carrier credential is connected.
     pub connected: bool,
     /// Version of the newest carrier credential; it only ever rises, also over a removal, so that a cached credential
@@ -151,12 +153,26 @@ impl Gate {
     /// The gate of a new account: its own country only, nothing connected.
     pub fn new(home: Country) -> Self {
         Self {
-            stopped: None,
+            credential_refused: false,
+            frozen: false,
             connected: false,
             credential_version: 0,
             countries: vec![home],
             home,
             daily_ceiling: Self::FIRST_CEILING,
+        }
+    }
+
+    /// Why sending is stopped, if it is; a freeze is named first.
+    pub fn stopped(&self) -> Option<Stop> {
+        if self.frozen { Some(Stop::Frozen) } else { self.credential_refused.then_some(Stop::CredentialRefused) }
+    }
+
+    /// Stops sending for a reason; each reason ends by itself.
+    pub fn stop(&mut self, stop: Stop) {
+        match stop {
+            Stop::CredentialRefused => self.credential_refused = true,
+            Stop::Frozen => self.frozen = true,
         }
     }
 }

@@ -57,6 +57,9 @@ pub const MAIL_FROM: &str = "TELBUDDY_MAIL_FROM";
 /// Where Twilio's API is, if not at Twilio: a loopback address, at stage `local` only.
 pub const TWILIO_URL: &str = "TELBUDDY_TWILIO_URL";
 
+/// Set by Lambda.
+const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
+
 /// How AWS is reached.
 #[derive(Clone)]
 pub(super) struct Aws {
@@ -75,7 +78,7 @@ impl Config {
         let endpoints =
             ["DYNAMODB", "KMS", "SECRETS_MANAGER", "SQS", "SESV2"].map(|name| format!("AWS_ENDPOINT_URL_{name}"));
         let names = VARIABLES.into_iter().chain(aws).chain(endpoints.iter().map(String::as_str));
-        let lambda = ["AWS_LAMBDA_FUNCTION_NAME"];
+        let lambda = [FUNCTION_NAME];
         let read = |name: &str| std::env::var(name).ok().map(|value| (name.to_owned(), value));
         Self { values: names.chain(lambda).filter_map(read).collect() }
     }
@@ -83,6 +86,14 @@ impl Config {
     /// From given values: the local system and tests.
     pub fn from_values(values: impl IntoIterator<Item = (String, String)>) -> Self {
         Self { values: values.into_iter().collect() }
+    }
+
+    /// The same for one function: AWS sets its name, the local system does it here.
+    #[must_use]
+    pub fn named(&self, function: &str) -> Self {
+        let mut values = self.values.clone();
+        values.insert(FUNCTION_NAME.to_owned(), function.to_owned());
+        Self { values }
     }
 
     /// The values, to hand on to a child process.
@@ -111,7 +122,7 @@ impl Config {
 
     /// The function's name, for the access log.
     pub(super) fn function(&self) -> String {
-        self.optional("AWS_LAMBDA_FUNCTION_NAME").unwrap_or("local").to_owned()
+        self.optional(FUNCTION_NAME).unwrap_or("local").to_owned()
     }
 
     pub(super) fn site(&self) -> Result<Site, ConfigError> {

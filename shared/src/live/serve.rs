@@ -100,11 +100,14 @@ where
     response(reply)
 }
 
+/// A name for a request.
+pub fn new_request_id() -> RequestId {
+    RequestId::new(super::clock::now(), super::clock::random().map_or(0, u128::from_be_bytes))
+}
+
 /// A request from its event. Path and query are kept as the caller wrote them: Twilio signs them so.
 fn request(event: ApiGatewayV2httpRequest) -> Request {
     let http = event.request_context.http;
-    let now = super::clock::now();
-    let dice = super::clock::random().map_or(0, u128::from_be_bytes);
     let mut headers = event.headers;
     if let Some(cookies) = event.cookies.filter(|cookies| !cookies.is_empty())
         && let Ok(line) = http::HeaderValue::from_str(&cookies.join("; "))
@@ -126,8 +129,8 @@ fn request(event: ApiGatewayV2httpRequest) -> Request {
         _ => raw,
     };
     Request {
-        id: RequestId::new(now, dice),
-        now,
+        id: new_request_id(),
+        now: super::clock::now(),
         method: http.method,
         path,
         query: event.raw_query_string.unwrap_or_default(),

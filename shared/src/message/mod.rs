@@ -321,7 +321,7 @@ impl From<Refusal> for Problem {
                 format!("the message needs {} micro-credits and {} are left", needed.0, available.0),
             ),
             Refusal::DailyCeiling(ceiling) => Self::new(
-                Kind::NotEnoughCredit,
+                Kind::DailyCeiling,
                 format!("the account's {ceiling} segments of this UTC day are used up; more tomorrow"),
             ),
         }
@@ -343,7 +343,7 @@ pub fn decide(facts: &SenderFacts, ask: &Ask, now: Timestamp) -> Result<Quote, R
     if !gate.connected {
         return Err(Refusal::NotConnected);
     }
-    if let Some(stop) = gate.stopped {
+    if let Some(stop) = gate.stopped() {
         return Err(Refusal::Stopped(stop));
     }
     let country = ask.to.country();
@@ -410,7 +410,7 @@ mod tests {
             decide(&facts, &good, now).unwrap_err()
         };
         assert_eq!(refused(|f| f.gate.connected = false), Refusal::NotConnected);
-        assert_eq!(refused(|f| f.gate.stopped = Some(Stop::Frozen)), Refusal::Stopped(Stop::Frozen));
+        assert_eq!(refused(|f| f.gate.frozen = true), Refusal::Stopped(Stop::Frozen));
         assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
         assert_eq!(
             refused(|f| f.allowance.available = MicroCredits(999_999)),

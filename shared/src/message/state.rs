@@ -5,6 +5,7 @@
 //!    │ │            │ 429, or no byte was written ─> retryable(not_before) ─> dispatching
 //!    │ └> expired   │ 4xx ─> rejected(code)     the last check says no ─> refused(reason)
 //!    └> canceled    └ time-out, reset, 408, 5xx, unreadable 201, lease over ─> unknown ─> sent, by a signed callback
+//!                                            no callback for a day ─> unconfirmed ─> sent, by a callback even later
 //! ```
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,6 +16,10 @@ use crate::account::Stop;
 
 /// How long a claim holds. HTTP 10 s < function 30 s < lease 60 s < visibility 180 s.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What Twilio has not reported on for this long is `unconfirmed`: shown to the customer, its payload gone, its hold given
+/// back. A callback that comes even later still counts.
+pub const GIVE_UP: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -61,7 +66,7 @@ pub enum Standing {
     Waiting,
     /// Twilio has it: it is charged.
     AtCarrier,
-    /// It was never sent and will not be: nothing is charged.
+    /// It was not sent as far as anybody knows, and will not be: nothing is charged.
     Over,
     /// It came to us.
     Arrived,
@@ -91,11 +96,11 @@ impl Status {
     /// What it means.
     pub fn standing(self) -> Standing {
         match self {
-            Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown | Self::Unconfirmed => {
-                Standing::Waiting
-            }
+            Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown => Standing::Waiting,
             Self::Sent | Self::Sending | Self::Delivered | Self::Undelivered | Self::Failed => Standing::AtCarrier,
-            Self::Rejected | Self::Refused | Self::Expired | Self::Canceled | Self::Dropped => Standing::Over,
+            Self::Unconfirmed | Self::Rejected | Self::Refused | Self::Expired | Self::Canceled | Self::Dropped => {
+                Standing::Over
+            }
             Self::Received => Standing::Arrived,
         }
     }
@@ -191,8 +196,8 @@ impl Outcome {
 pub fn due(message: &Message, outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Retry { not_before } => Some(*not_before),
-        // Settled by a signed callback; listing at Twilio needs a key that the sweeper may not open.
-        Outcome::Unknown => None,
+        // A signed callback settles it; if none comes, it is given up and shown.
+        Outcome::Unknown => Some(now + GIVE_UP),
         Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
             (!message.settled).then(|| now + LOOK_AGAIN)
         }
@@ -257,7 +262,7 @@ pub fn apply_report(message: &Message, report: &Report, now: Timestamp) -> Optio
 /// wins, so that the order of arrival does not matter. What we ended ourselves without a SID is not reopened.
 fn climbs(message: &Message, report: &Report) -> bool {
     let (held, told) = (message.status, report.status);
-    if held.standing() == Standing::Over && message.sid.is_none() {
+    if held.standing() == Standing::Over && held != Status::Unconfirmed && message.sid.is_none() {
         return false;
     }
     (told.rank(), told) > (held.rank(), held)

@@ -4,7 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, NewAccount, SignedUp, User};
 use crate::credential::{
-    Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid, StoredCredential,
+    Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
+    StoredCredential,
 };
 use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{JournalItem, MicroCredits, Settlement, settle};

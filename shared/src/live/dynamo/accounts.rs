@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::keys::{self, Key, Table};
+use super::keys::{self, Table};
 use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
-use super::{Transacted, all, blocker, fault, from_item, millis, s, seconds, text, to_item};
+use super::{Transacted, blocker, fault, from_item, millis, s, to_item};
 use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
 };
@@ -14,7 +14,7 @@ use crate::ledger::Allowance;
 use crate::live::Live;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
-use crate::session::{ABSOLUTE_LIFE, KeepSessions, Session};
+use crate::session::{KeepSessions, Session};
 
 impl CreateAccount for Live {
     /// 1 transaction of e-mail index, profile, user, gate, allowance and data keys; 1 read more if the address is known.
@@ -127,72 +127,56 @@ impl KeepSessions for Live {
     }
 
     async fn list_sessions(&self, account: AccountId, now: Timestamp) -> Result<Vec<Session>, Fault> {
-        let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Accounts))
-            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
-            .filter_expression("#ttl > :now")
-            .expression_attribute_names("#ttl", "ttl")
-            .expression_attribute_values(":pk", s(account.to_string()))
-            .expression_attribute_values(":sk", s(keys::SESSIONS))
-            .expression_attribute_values(":now", seconds(now))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| fault("list sessions", &error))?;
-        let mut sessions = Vec::new();
-        for item in answer.items.unwrap_or_default() {
-            let session = from_item::<SessionRow>(item)?.session(account)?;
-            if session.alive(now) {
-                sessions.push(session);
-            }
-        }
+        let mut sessions = self.all_sessions(account).await?;
+        sessions.retain(|session| session.alive(now));
         sessions.sort_by_key(|session| std::cmp::Reverse(session.started));
         Ok(sessions)
     }
 
+    /// 1 query, and 1 delete.
     async fn end_session(&self, account: AccountId, session: SessionId) -> Result<bool, Fault> {
-        // From the start of time: also ended ones may be removed.
-        let long_ago = Timestamp::UNIX_EPOCH - ABSOLUTE_LIFE;
-        let sessions = self.list_sessions_of(account, session, long_ago).await?;
-        let ended = all(sessions.into_iter().map(|key| async move {
-            self.dynamo
-                .client()?
-                .delete_item()
-                .table_name(self.dynamo.name(key.table))
-                .set_key(Some(key.attributes()))
-                .send()
-                .await
-                .map_err(|error| fault("end session", &error))
-        }));
-        Ok(!ended.await?.is_empty())
+        let found = self.all_sessions(account).await?.into_iter().find(|found| found.id == session);
+        let Some(found) = found else { return Ok(false) };
+        let key = keys::session(account, &found.hash);
+        self.dynamo
+            .client()?
+            .delete_item()
+            .table_name(self.dynamo.name(key.table))
+            .set_key(Some(key.attributes()))
+            .send()
+            .await
+            .map_err(|error| fault("end session", &error))?;
+        Ok(true)
     }
 }
 
 impl Live {
-    async fn list_sessions_of(&self, account: AccountId, id: SessionId, since: Timestamp) -> Result<Vec<Key>, Fault> {
+    /// Every stored session of an account, ended or not: 1 query for each megabyte of them.
+    async fn all_sessions(&self, account: AccountId) -> Result<Vec<Session>, Fault> {
         let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Accounts))
-            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
-            .filter_expression("id = :id AND started > :since")
-            .expression_attribute_values(":pk", s(account.to_string()))
-            .expression_attribute_values(":sk", s(keys::SESSIONS))
-            .expression_attribute_values(":id", s(id.to_string()))
-            .expression_attribute_values(":since", millis(since))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| fault("find session", &error))?;
-        let items = answer.items.unwrap_or_default();
-        items
-            .iter()
-            .map(|item| Ok(Key { table: Table::Accounts, pk: text(item, "pk")?, sk: text(item, "sk")? }))
-            .collect()
+        let mut sessions = Vec::new();
+        let mut start = None;
+        loop {
+            let answer = db
+                .client()?
+                .query()
+                .table_name(db.name(Table::Accounts))
+                .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+                .expression_attribute_values(":pk", s(account.to_string()))
+                .expression_attribute_values(":sk", s(keys::SESSIONS))
+                .consistent_read(true)
+                .set_exclusive_start_key(start)
+                .send()
+                .await
+                .map_err(|error| fault("list sessions", &error))?;
+            for item in answer.items.unwrap_or_default() {
+                sessions.push(from_item::<SessionRow>(item)?.session(account)?);
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(sessions);
+            }
+        }
     }
 
     /// An account's gate.
@@ -200,18 +184,14 @@ impl Live {
         Ok(self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::from))
     }
 
-    /// Stops an account's sending, unless it is stopped already: the first reason stays until it is cleared.
+    /// Stops an account's sending for one reason.
     pub(super) async fn close_gate(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
-        let stop = serde_dynamo::to_attribute_value(stop).map_err(|_| Fault::permanent("a stop did not serialize"))?;
-        let closed = self
-            .dynamo
-            .update_one(
-                &keys::gate(account),
-                "SET stopped = :stop",
-                "attribute_exists(pk) AND attribute_not_exists(stopped)",
-                &[(":stop", stop)],
-            )
-            .await;
-        closed.map(|_| ())
+        let expression = match stop {
+            Stop::CredentialRefused => "SET credential_refused = :yes",
+            Stop::Frozen => "SET frozen = :yes",
+        };
+        let yes = aws_sdk_dynamodb::types::AttributeValue::Bool(true);
+        let key = keys::gate(account);
+        self.dynamo.update_one(&key, expression, "attribute_exists(pk)", &[(":yes", yes)]).await.map(|_| ())
     }
 }

@@ -46,13 +46,13 @@ impl KeepCredential for Live {
             // The version only rises, and only by one: of two changes at the same time one wins.
             db.update(
                 &keys::gate(account),
-                "SET connected = :yes, credential_version = :version REMOVE stopped",
-                "credential_version = :before AND (attribute_not_exists(stopped) OR stopped = :refused)",
+                "SET connected = :yes, credential_version = :version, credential_refused = :no",
+                "credential_version = :before",
                 &[
                     (":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true)),
                     (":version", n(stored.version)),
                     (":before", n(before)),
-                    (":refused", s("credential_refused")),
+                    (":no", aws_sdk_dynamodb::types::AttributeValue::Bool(false)),
                 ],
             )?,
             db.put(

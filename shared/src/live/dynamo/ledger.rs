@@ -20,6 +20,9 @@ impl PostOutcome for Live {
     async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<bool, Fault> {
         let db = &self.dynamo;
         let event = &item.event;
+        if event.credits > message.held {
+            return Err(Fault::permanent("a charge above its hold: credit would appear from nowhere"));
+        }
         let entry = keys::entry(message.account, &event.sid, event.kind);
         let journal = keys::journal(journal_shard(item.id), item.id);
         let row = UsageEventRow::from(&item);

@@ -14,9 +14,9 @@ use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
-    Claim, ClaimMessage, Claimed, Fence, FindDue, Guard, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender,
-    Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome, Recorded,
-    Refusal, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards,
+    LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome,
+    Recorded, Refusal, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
@@ -209,7 +209,12 @@ impl ClaimMessage for Live {
         let item = match claimed {
             Ok(item) => item,
             // The SDK repeated our own write after its answer was lost: the fence says so.
-            Err(Some(item)) if item.get("fence") == Some(&s(fence.0.to_string())) => item,
+            Err(Some(item))
+                if item.get("fence") == Some(&s(fence.0.to_string()))
+                    && item.get("status") == Some(&word(Status::Dispatching)?) =>
+            {
+                item
+            }
             Err(None) => return Ok(Claim::Done),
             Err(Some(item)) => {
                 let wait =
@@ -258,7 +263,7 @@ impl LoadGuards for Live {
             }
             guards.push(Guard {
                 opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
-                stopped: gate.as_ref().and_then(|gate| gate.stopped),
+                stopped: gate.as_ref().and_then(Gate::stopped),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -403,13 +408,14 @@ impl FindDue for Live {
             .dynamo
             .update_one(
                 &keys::message(message.account, message.id),
-                "SET #status = :unknown, revision = revision + :one, updated = :now REMOVE lease, due_shard, due_at",
+                "SET #status = :unknown, revision = revision + :one, updated = :now, due_at = :give_up REMOVE lease",
                 "#status = :dispatching AND lease <= :now",
                 &[
                     (":unknown", word(Status::Unknown)?),
                     (":dispatching", word(Status::Dispatching)?),
                     (":one", n(1)),
                     (":now", millis(now)),
+                    (":give_up", millis(now + GIVE_UP)),
                 ],
             )
             .await;

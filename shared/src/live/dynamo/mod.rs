@@ -16,7 +16,6 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, CancellationReason, KeysAndAttributes, TransactWriteItem};
-use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -203,15 +202,6 @@ fn n(value: impl std::fmt::Display) -> AttributeValue {
 
 fn millis(at: Timestamp) -> AttributeValue {
     n(at.as_millisecond())
-}
-
-fn seconds(at: Timestamp) -> AttributeValue {
-    n(at.as_second())
-}
-
-/// Runs several futures at once and gives all results, or the first fault.
-async fn all<T, F: Future<Output = Result<T, Fault>>>(futures: impl IntoIterator<Item = F>) -> Result<Vec<T>, Fault> {
-    try_join_all(futures).await
 }
 
 /// Builders of the parts of a transaction.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
-use crate::account::{Gate, Hashed, Stop, User};
+use crate::account::{Gate, Hashed, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
@@ -91,8 +91,8 @@ impl UserRow {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct GateRow {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stopped: Option<Stop>,
+    credential_refused: bool,
+    frozen: bool,
     connected: bool,
     credential_version: u32,
     countries: Vec<Country>,
@@ -103,7 +103,8 @@ pub(super) struct GateRow {
 impl From<&Gate> for GateRow {
     fn from(gate: &Gate) -> Self {
         Self {
-            stopped: gate.stopped,
+            credential_refused: gate.credential_refused,
+            frozen: gate.frozen,
             connected: gate.connected,
             credential_version: gate.credential_version,
             countries: gate.countries.clone(),
@@ -116,7 +117,8 @@ impl From<&Gate> for GateRow {
 impl From<GateRow> for Gate {
     fn from(row: GateRow) -> Self {
         Self {
-            stopped: row.stopped,
+            credential_refused: row.credential_refused,
+            frozen: row.frozen,
             connected: row.connected,
             credential_version: row.credential_version,
             countries: row.countries,

@@ -180,10 +180,10 @@ where
     let account = account(world, 1).await;
     let old = connect(world, account).await;
     assert_eq!(world.stop_sending(account, Stop::CredentialRefused).await, Ok(()));
-    assert_eq!(gate(world, account).await.stopped, Some(Stop::CredentialRefused));
+    assert_eq!(gate(world, account).await.stopped(), Some(Stop::CredentialRefused));
     let save = credential(world, account, 2, &old.account_sid).await;
     assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
-    assert_eq!(gate(world, account).await.stopped, None);
+    assert_eq!(gate(world, account).await.stopped(), None);
 }
 
 pub async fn a_new_credential_does_not_lift_a_freeze<W>(world: &W)
@@ -195,16 +195,25 @@ where
     assert_eq!(world.stop_sending(account, Stop::Frozen).await, Ok(()));
     let save = credential(world, account, 2, &old.account_sid).await;
     world.save_credential(save).await.unwrap();
-    assert_eq!(gate(world, account).await.stopped, Some(Stop::Frozen));
+    assert_eq!(gate(world, account).await.stopped(), Some(Stop::Frozen));
 }
 
-pub async fn the_first_stop_stays<W>(world: &W)
+pub async fn each_stop_ends_by_itself<W>(world: &W)
 where
-    W: CreateAccount + RecordOutcome + LoadSender + Clock + Chance,
+    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
 {
-    let account = account(world, 1).await;
-    assert_eq!(gate(world, account).await.stopped, None);
-    assert_eq!(world.stop_sending(account, Stop::Frozen).await, Ok(()));
-    assert_eq!(world.stop_sending(account, Stop::CredentialRefused).await, Ok(()));
-    assert_eq!(gate(world, account).await.stopped, Some(Stop::Frozen));
+    for stops in [[Stop::Frozen, Stop::CredentialRefused], [Stop::CredentialRefused, Stop::Frozen]] {
+        let account = account(world, 1).await;
+        let old = connect(world, account).await;
+        assert_eq!(gate(world, account).await.stopped(), None);
+        for stop in stops {
+            assert_eq!(world.stop_sending(account, stop).await, Ok(()));
+        }
+        let stopped = gate(world, account).await;
+        assert_eq!((stopped.frozen, stopped.credential_refused), (true, true), "{stops:?}");
+        let save = credential(world, account, 2, &old.account_sid).await;
+        assert_eq!(world.save_credential(save).await, Ok(Saved::Stored), "a frozen account may renew its credential");
+        let renewed = gate(world, account).await;
+        assert_eq!((renewed.frozen, renewed.credential_refused), (true, false), "{stops:?}");
+    }
 }

@@ -2,8 +2,9 @@
 
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, MessageId};
+use crate::ledger::PostOutcome;
 use crate::message::{
-    ClaimMessage, FindDue, LEASE, LOOK_AGAIN, Message, Outcome, ReadMessages, RecordInbound, RecordMessage,
+    ClaimMessage, FindDue, GIVE_UP, LEASE, LOOK_AGAIN, Message, Outcome, ReadMessages, RecordInbound, RecordMessage,
     RecordOutcome, Status, due_shard,
 };
 use crate::platform::{Chance, Clock};
@@ -42,18 +43,18 @@ where
     assert_eq!(due_of(world, account, (shard + 1) % 16, now + secs(60)).await, []);
 }
 
-pub async fn an_outcome_takes_a_message_off_the_list<W>(world: &W)
+pub async fn an_outcome_moves_a_message_to_its_next_time<W>(world: &W)
 where
     W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + FindDue + Clock + Chance,
 {
     let (account, now) = (account(world, 10).await, world.now());
-    let late = now + secs(86_400);
     let [unknown, sent] = [accepted(world, account, now).await, accepted(world, account, now).await];
     assert!(!is_due(world, &unknown, now + LOOK_AGAIN - secs(1)).await);
     assert!(is_due(world, &unknown, now + LOOK_AGAIN).await, "a lost hint is found");
     let claim = claimed(world, &unknown, now).await;
     assert_eq!(world.record_outcome(&claim, &Outcome::Unknown, now).await, Ok(Status::Unknown));
-    assert!(!is_due(world, &unknown, late).await);
+    assert!(!is_due(world, &unknown, now + GIVE_UP - secs(1)).await);
+    assert!(is_due(world, &unknown, now + GIVE_UP).await, "it is not forgotten");
     let claim = claimed(world, &sent, now).await;
     let outcome = Outcome::Sent { sid: fresh::word(world) };
     assert_eq!(world.record_outcome(&claim, &outcome, now + secs(5)).await, Ok(Status::Sent));
@@ -91,12 +92,21 @@ where
     assert_eq!(world.end_lease(&claim.message, now + LEASE).await, Ok(false));
     let row = world.load_message(account, message.id).await.unwrap().unwrap();
     assert_eq!((row.status, row.revision), (Status::Unknown, claim.message.revision + 1));
-    assert!(!is_due(world, &message, now + secs(86_400)).await);
+    assert!(!is_due(world, &message, now + LEASE + GIVE_UP - secs(1)).await);
+    assert!(is_due(world, &message, now + LEASE + GIVE_UP).await, "it is not forgotten");
 }
 
 pub async fn a_later_look_needs_the_same_revision<W>(world: &W)
 where
-    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + FindDue + Clock + Chance,
+    W: CreateAccount
+        + RecordMessage
+        + ReadMessages
+        + ClaimMessage
+        + RecordOutcome
+        + PostOutcome
+        + FindDue
+        + Clock
+        + Chance,
 {
     let (account, now) = (account(world, 10).await, world.now());
     let message = accepted(world, account, now).await;
@@ -106,8 +116,10 @@ where
     let claim = claimed(world, &message, now).await;
     assert_eq!(world.look_again(&message, now + secs(900)).await, Ok(false), "it moved on");
     assert!(is_due(world, &message, now + LEASE).await);
-    world.record_outcome(&claim, &Outcome::Unknown, now).await.unwrap();
-    let unknown = Message { revision: claim.message.revision + 1, ..claim.message };
-    assert_eq!(world.look_again(&unknown, now + secs(900)).await, Ok(false), "what left the list does not come back");
+    world.record_outcome(&claim, &Outcome::Sent { sid: "SM1".to_owned() }, now).await.unwrap();
+    let sent = world.load_message(account, message.id).await.unwrap().unwrap();
+    assert!(world.post_release(&sent, now).await.unwrap());
+    let posted = Message { revision: sent.revision + 1, ..sent };
+    assert_eq!(world.look_again(&posted, now + secs(900)).await, Ok(false), "what left the list does not come back");
     assert!(!is_due(world, &message, now + secs(900)).await);
 }

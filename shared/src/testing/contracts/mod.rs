@@ -78,7 +78,7 @@ macro_rules! contracts {
                 a_hook_is_found_by_its_secret_only,
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
-                the_first_stop_stays;
+                each_stop_ends_by_itself;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -120,7 +120,7 @@ macro_rules! contracts {
                 the_same_sid_in_another_account_is_another_text;
             due:
                 due_messages_come_earliest_first_and_not_before_their_time,
-                an_outcome_takes_a_message_off_the_list,
+                an_outcome_moves_a_message_to_its_next_time,
                 a_claim_is_due_when_its_lease_ends,
                 a_lease_ends_once_and_not_early,
                 a_later_look_needs_the_same_revision;

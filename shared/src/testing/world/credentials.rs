@@ -7,7 +7,6 @@ use zeroize::Zeroizing;
 
 use super::{State, Strikes, World, dump};
 use crate::access_log;
-use crate::account::Stop;
 use crate::credential::{
     FindHook, FoundHook, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved, StoredCredential,
 };
@@ -183,15 +182,14 @@ impl KeepCredential for World {
             let version = save.credential.version;
             let next = gate.credential_version == version.saturating_sub(1)
                 && credentials.stored.get(&account).is_none_or(|stored| stored.version < version);
-            let frozen = gate.stopped == Some(Stop::Frozen);
             let replaced = save.replaced_sid_hash.filter(|old| *old != save.sid_hash);
             let lost = replaced.as_ref().is_some_and(|old| !mine(credentials.claims.get(old)));
-            if !next || frozen || lost {
+            if !next || lost {
                 return Ok(Saved::Raced);
             }
             gate.connected = true;
             gate.credential_version = version;
-            gate.stopped = None;
+            gate.credential_refused = false;
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);
             }

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::account::Stop;
+use crate::account::{Gate, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::Granularity;
 use crate::message::{
-    Claim, ClaimMessage, Claimed, Fence, FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards,
-    LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome,
-    Recorded, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN,
+    LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage,
+    RecordOutcome, Recorded, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
@@ -196,7 +196,7 @@ impl ClaimMessage for World {
                 (row.lease, row.due) = (Some(now + LEASE), Some(now + LEASE));
                 return mine(row);
             }
-            if row.fence == Some(fence) {
+            if row.fence == Some(fence) && row.message.status == Status::Dispatching {
                 return mine(row);
             }
             Ok(match (row.message.status, row.not_before.or(row.lease)) {
@@ -217,7 +217,7 @@ impl LoadGuards for World {
                 let owned = wanted.iter().filter(|(owner, _)| owner == account);
                 Guard {
                     opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
-                    stopped: gate.and_then(|gate| gate.stopped),
+                    stopped: gate.and_then(Gate::stopped),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -260,7 +260,7 @@ impl RecordOutcome for World {
     async fn stop_sending(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
         self.call("stop_sending", |state| {
             if let Some(gate) = state.accounts.gates.get_mut(&account) {
-                gate.stopped.get_or_insert(stop);
+                gate.stop(stop);
             }
             Ok(())
         })
@@ -329,7 +329,7 @@ impl FindDue for World {
             };
             let Some(row) = row.filter(over) else { return Ok(false) };
             row.written(Status::Unknown, now);
-            (row.lease, row.due) = (None, None);
+            (row.lease, row.due) = (None, Some(now + GIVE_UP));
             Ok(true)
         })
         .await

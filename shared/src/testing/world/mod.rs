@@ -260,7 +260,7 @@ impl World {
 
     /// Stops an account's sending from outside.
     pub fn stop(&self, account: AccountId, stop: Stop) {
-        self.change_gate(account, |gate| gate.stopped = Some(stop));
+        self.change_gate(account, |gate| gate.stop(stop));
     }
 
     /// The ledger's entries of an account.
