@@ -130,12 +130,14 @@ GET /v1/sessions 401
 GET /v1/sessions/current 401
 DELETE /v1/sessions/ses_01KAV0ZA0B1C2D3E4F5G6H7J8K 401
 PUT /v1/credentials/twilio 401
+POST /v1/credentials/twilio/rotation 401
 POST /v1/messages 401
 GET /v1/messages?limit=5 401
 GET /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
 DELETE /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 405
 GET /v1/usage?granularity=day 401
 GET /v1/credits 401
+GET /v1/access-log 401
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 ROUTES

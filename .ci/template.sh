@@ -152,7 +152,7 @@ for name in sorted(set(of_name) & set(functions)):
     if ("kms:Decrypt" in actions) and not notes:
         wrong.append(f"{name}: may open keys and cannot write it down")
 
-# Purposes, in the role and again in the key's own policy.
+# Purposes (docs/ARCHITECTURE.md), in the role and again in the key's own policy.
 purposes = {
     "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),
     "credentials": ("kms:GenerateDataKey", {"send", "hook"}),
@@ -177,9 +177,9 @@ for name, role in roles.items():
     in_roles |= grants([s for p in role["Properties"]["Policies"] for s in p["PolicyDocument"]["Statement"]], lambda s: name)
 vault = resources["VaultKey"]["Properties"]["KeyPolicy"]["Statement"]
 in_key = grants(vault, lambda s: s["Condition"]["ArnEquals"]["aws:PrincipalArn"]["Sub"].split("-${Stage}-")[1])
-for where, found in (("roles", in_roles), ("the vault's key policy", in_key)):
-    if found != purposes:
-        wrong.append(f"purposes in {where}: {found} instead of {purposes}")
+words = lambda found: {f"{n} {action} {purpose}" for n, (action, several) in found.items() for purpose in several}
+same("purposes in roles", words(in_roles), words(purposes))
+same("purposes in the vault's key policy", words(in_key), words(purposes))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})
 
 # The router of `cargo lambda watch`.

@@ -54,7 +54,7 @@ async fn unknown_address_and_wrong_password_look_the_same() {
     let mut client = running.client();
     client.sign_up("ann@example.com", PASSWORD).await;
     let unconfirmed = client.log_in("ann@example.com", PASSWORD).await;
-    assert_eq!(unconfirmed.problem(StatusCode::FORBIDDEN), "email-not-verified");
+    assert_eq!(unconfirmed.problem(StatusCode::UNAUTHORIZED), "wrong-credentials");
     let wrong = client.log_in("ann@example.com", "wrong password here").await;
     let unknown = client.log_in("nobody@example.com", "wrong password here").await;
     assert_eq!(wrong.status, StatusCode::UNAUTHORIZED);

@@ -133,6 +133,18 @@ impl Request {
         Ok(Query(values))
     }
 
+    /// What counts as one caller in limits: an IPv4 address, or the /64 network of an IPv6 one, all of which one caller
+    /// usually has.
+    pub fn peer_network(&self) -> String {
+        match self.peer.parse::<std::net::IpAddr>() {
+            Ok(std::net::IpAddr::V6(address)) => {
+                let [a, b, c, d, ..] = address.segments();
+                format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+            }
+            _ => self.peer.clone(),
+        }
+    }
+
     /// A cookie's value by name.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.headers
@@ -259,8 +271,6 @@ pub enum Kind {
     NotSignedIn,
     /// E-mail address or password is wrong.
     WrongCredentials,
-    /// The e-mail address has to be confirmed first.
-    EmailNotVerified,
     /// A mail's link is used up, too old or wrong.
     LinkNotValid,
     /// The request came from another site.
@@ -315,7 +325,6 @@ impl Kind {
             Self::WrongCredentials => {
                 ("wrong-credentials", StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong")
             }
-            Self::EmailNotVerified => ("email-not-verified", StatusCode::FORBIDDEN, "Confirm the e-mail address first"),
             Self::LinkNotValid => ("link-not-valid", StatusCode::UNPROCESSABLE_ENTITY, "The link is not valid"),
             Self::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "The request came from another site"),
             Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "Nothing is here"),
@@ -449,8 +458,11 @@ impl From<Fault> for Problem {
         match &fault {
             Fault::Transient(what) => {
                 tracing::warn!(fault = %what, "transient fault");
-                Self::new(Kind::Unavailable, "try again in a few seconds; nothing was changed")
-                    .with_header(header::RETRY_AFTER, "2")
+                Self::new(
+                    Kind::Unavailable,
+                    "try again in a few seconds, where an Idempotency-Key is taken with the same one",
+                )
+                .with_header(header::RETRY_AFTER, "2")
             }
             Fault::Ambiguous(what) => {
                 tracing::warn!(fault = %what, "outcome not known");
@@ -587,6 +599,14 @@ mod tests {
         assert_eq!(route.captures("/v1/messages/"), None);
         assert_eq!(route.captures("/v1/messages"), None);
         assert_eq!(route.captures("/v1/messages/a/b"), None);
+    }
+
+    #[test]
+    fn callers_of_one_ipv6_network_are_one_caller() {
+        let mut request = request("");
+        assert_eq!(request.peer_network(), "192.0.2.1");
+        request.peer = "2001:db8:1:2:3:4:5:6".to_owned();
+        assert_eq!(request.peer_network(), "2001:db8:1:2::/64");
     }
 
     #[test]

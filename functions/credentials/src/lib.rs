@@ -164,7 +164,8 @@ fn notes(stored: &StoredCredential) -> Vec<&'static str> {
 
 /// Answers one request.
 ///
-/// Connecting, calls: 1 read (session), 1 Twilio, 1 secret (first time), 4 reads, 2 data keys, 1 transaction.
+/// Connecting or rotating an Auth Token, calls: 1 read (session), 1 Twilio, 1 secret (first time), 4 reads, 2 data keys,
+/// 1 transaction.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,

@@ -1,1 +1,270 @@
+//! The old credential works until the new one does, whatever fails on the way.
 
+use http::{Method, header};
+use telbuddy::account::Stop;
+use telbuddy::credential::{Check, OpenKey};
+use telbuddy::platform::Clock;
+use telbuddy::testing::World;
+use telbuddy::testing::fresh::secs;
+use telbuddy::testing::setup::{Customer, called, request, site, with_header};
+
+use super::*;
+
+const SID: &str = "AC0123456789abcdef0123456789abcdef";
+
+fn put(world: &World, customer: &Customer, account_sid: &str, token: &str) -> Request {
+    let body = format!(r#"{{"account_sid":"{account_sid}","auth_token":"{token}"}}"#);
+    customer.request(world, Method::PUT, PATH, &body)
+}
+
+fn rotate_to(world: &World, customer: &Customer, token: &str) -> Request {
+    customer.request(world, Method::POST, ROTATION, &format!(r#"{{"auth_token":"{token}"}}"#))
+}
+
+async fn stored(world: &World, customer: &Customer) -> StoredCredential {
+    world.load_credential(customer.account).await.unwrap().expect("something is connected")
+}
+
+async fn opened(world: &World, customer: &Customer, purpose: Purpose, version: u32) -> DataKey {
+    let keys = world.load_keys(customer.account, purpose).await.unwrap().unwrap();
+    world.open_key(&keys, Some(version)).await.unwrap()
+}
+
+/// The Auth Token that a send would use now.
+async fn sends_with(world: &World, customer: &Customer) -> String {
+    let stored = stored(world, customer).await;
+    let key = opened(world, customer, Purpose::Send, stored.send.key_version().unwrap()).await;
+    match Carrier::open(&stored, &key).unwrap().auth {
+        Auth::AuthToken(token) => token.expose_secret().to_owned(),
+        Auth::ApiKey(..) => panic!("an API key"),
+    }
+}
+
+/// The Auth Tokens that a webhook may be signed with now.
+async fn verifies(world: &World, customer: &Customer) -> Vec<String> {
+    let stored = stored(world, customer).await;
+    let mut tokens = Vec::new();
+    for sealed in stored.verifiers(world.now()) {
+        let key = opened(world, customer, Purpose::Hook, sealed.key_version().unwrap()).await;
+        let HookSecret::AuthToken(token) = HookSecret::open(sealed, &key).unwrap() else { panic!("a shared key") };
+        tokens.push(token.expose_secret().to_owned());
+    }
+    tokens
+}
+
+fn first_token(customer: &Customer) -> String {
+    format!("token-{}", customer.credential.account_sid.as_str())
+}
+
+#[tokio::test]
+async fn connecting_and_rotating_cost_a_check_four_reads_two_data_keys_and_a_transaction_and_open_nothing() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let calls = [
+        ("load_session", 1),
+        ("check_carrier", 1),
+        ("platform", 1),
+        ("load_credential", 1),
+        ("credential_version", 1),
+        ("load_keys", 2),
+        ("mint_key", 2),
+        ("save_credential", 1),
+    ];
+    for asking in [put(&world, &customer, SID, "second"), rotate_to(&world, &customer, "third")] {
+        world.forget_calls();
+        assert_eq!(handle(&world, &site(), asking).await.status, StatusCode::OK);
+        assert_eq!((called(&world), world.openings()), (calls.into_iter().collect(), Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_replaced_credential_keeps_its_hook_and_the_key_version_before() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    assert_eq!(handle(&world, &site(), put(&world, &customer, SID, "second")).await.status, StatusCode::OK);
+    let now = stored(&world, &customer).await;
+    assert_eq!((now.hook, now.version, now.account_sid.as_str()), (customer.credential.hook, 2, SID));
+    assert_eq!((sends_with(&world, &customer).await, verifies(&world, &customer).await).0, "second");
+    assert_eq!(verifies(&world, &customer).await, ["second"]);
+    // A worker that read the old credential a moment ago.
+    let old_key = opened(&world, &customer, Purpose::Send, 1).await;
+    assert!(Carrier::open(&customer.credential, &old_key).is_ok());
+}
+
+#[tokio::test]
+async fn a_fault_at_any_step_leaves_the_old_credential_working() {
+    for method in [
+        "load_session",
+        "check_carrier",
+        "platform",
+        "load_credential",
+        "credential_version",
+        "load_keys",
+        "mint_key",
+        "random",
+        "save_credential",
+    ] {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        for asking in [put(&world, &customer, SID, "second"), rotate_to(&world, &customer, "second")] {
+            world.fail_next(method, Fault::transient("busy"));
+            let reply = handle(&world, &site(), asking).await;
+            assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{method}");
+            assert_eq!(stored(&world, &customer).await, customer.credential, "{method}");
+            assert_eq!(sends_with(&world, &customer).await, first_token(&customer), "{method}");
+            assert_eq!(verifies(&world, &customer).await, [first_token(&customer)], "{method}");
+        }
+        let reply = handle(&world, &site(), put(&world, &customer, SID, "second")).await;
+        assert_eq!(
+            (reply.status, sends_with(&world, &customer).await.as_str()),
+            (StatusCode::OK, "second"),
+            "{method}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_the_save_leaves_the_new_one_working_and_asking_again_works_too() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    world.lose_answer("save_credential", Fault::Ambiguous("reset".to_owned()));
+    let reply = handle(&world, &site(), put(&world, &customer, SID, "second")).await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(sends_with(&world, &customer).await, "second");
+    assert_eq!(handle(&world, &site(), put(&world, &customer, SID, "second")).await.status, StatusCode::OK);
+    assert_eq!((stored(&world, &customer).await.version, sends_with(&world, &customer).await.as_str()), (3, "second"));
+}
+
+#[tokio::test]
+async fn what_twilio_does_not_confirm_is_not_stored() {
+    for (check, status) in [
+        (Check::Busy, StatusCode::SERVICE_UNAVAILABLE),
+        (Check::Unreachable, StatusCode::SERVICE_UNAVAILABLE),
+        (Check::Refused, StatusCode::UNPROCESSABLE_ENTITY),
+        (Check::Inactive, StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        world.twilio().check_says(SID, check.clone());
+        world.twilio().check_says(customer.credential.account_sid.as_str(), check.clone());
+        for asking in [put(&world, &customer, SID, "second"), rotate_to(&world, &customer, "second")] {
+            assert_eq!(handle(&world, &site(), asking).await.status, status, "{check:?}");
+            let calls = called(&world);
+            assert!(!calls.contains_key("save_credential") && !calls.contains_key("mint_key"), "{check:?}");
+            assert_eq!(sends_with(&world, &customer).await, first_token(&customer), "{check:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_changes_at_once_the_stored_one_is_whole() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let site = site();
+        let (one, two) = tokio::join!(
+            handle(&world, &site, put(&world, &customer, SID, "one")),
+            handle(&world, &site, put(&world, &customer, SID, "two")),
+        );
+        let stored_by = [(one, "one"), (two, "two")].into_iter().filter(|(reply, _)| reply.status == StatusCode::OK);
+        let stored_by: Vec<_> = stored_by.map(|(_, token)| token).collect();
+        assert!(!stored_by.is_empty(), "seed {seed}");
+        let token = sends_with(&world, &customer).await;
+        assert!(stored_by.contains(&token.as_str()), "seed {seed}: who was told no is not the one that counts");
+        assert_eq!(verifies(&world, &customer).await, [token]);
+        assert_eq!(stored(&world, &customer).await.version as usize, 1 + stored_by.len());
+    }
+}
+
+#[tokio::test]
+async fn a_new_credential_ends_a_refusal_and_leaves_a_freeze() {
+    for (stop, after) in [(Stop::CredentialRefused, None), (Stop::Frozen, Some(Stop::Frozen))] {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        world.stop(customer.account, stop);
+        assert_eq!(handle(&world, &site(), put(&world, &customer, SID, "second")).await.status, StatusCode::OK);
+        assert_eq!(world.gate(customer.account).unwrap().stopped(), after);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_sends_with_the_new_token_and_verifies_with_both_for_a_day() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    assert_eq!(handle(&world, &site(), rotate_to(&world, &customer, "second")).await.status, StatusCode::OK);
+    let now = stored(&world, &customer).await;
+    assert_eq!((now.hook, now.account_sid), (customer.credential.hook, customer.credential.account_sid.clone()));
+    assert_eq!(sends_with(&world, &customer).await, "second");
+    world.advance(ROTATION_WINDOW - secs(1));
+    assert_eq!(verifies(&world, &customer).await, ["second".to_owned(), first_token(&customer)]);
+    world.advance(secs(1));
+    assert_eq!(verifies(&world, &customer).await, ["second"]);
+}
+
+#[tokio::test]
+async fn a_rotation_before_the_last_ones_window_closes_keeps_the_one_before_it() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for token in ["second", "third"] {
+        assert_eq!(handle(&world, &site(), rotate_to(&world, &customer, token)).await.status, StatusCode::OK);
+    }
+    assert_eq!(verifies(&world, &customer).await, ["third", "second"]);
+}
+
+#[tokio::test]
+async fn a_taken_twilio_account_is_refused_without_touching_the_old_credential() {
+    let world = World::new(1);
+    let (ann, bob) = (Customer::new(&world).await, Customer::new(&world).await);
+    let bobs = bob.credential.account_sid.as_str().to_owned();
+    let reply = handle(&world, &site(), put(&world, &ann, &bobs, "second")).await;
+    assert_eq!((reply.status, stored(&world, &ann).await), (StatusCode::CONFLICT, ann.credential.clone()));
+    assert_eq!(sends_with(&world, &ann).await, first_token(&ann));
+}
+
+#[tokio::test]
+async fn removing_takes_the_keys_with_it_and_a_fault_leaves_it_whole() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    world.fail_next("remove_credential", Fault::transient("busy"));
+    let remove = || customer.request(&world, Method::DELETE, PATH, "");
+    assert_eq!(handle(&world, &site(), remove()).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(sends_with(&world, &customer).await, first_token(&customer));
+    world.forget_calls();
+    assert_eq!(handle(&world, &site(), remove()).await.status, StatusCode::NO_CONTENT);
+    let calls = [("load_session", 1), ("load_credential", 1), ("platform", 1), ("remove_credential", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    for purpose in [Purpose::Send, Purpose::Hook] {
+        assert_eq!(world.load_keys(customer.account, purpose).await, Ok(None));
+    }
+    // Connected again, it counts on: a remembered key of the old version is never taken for the new one.
+    assert_eq!(handle(&world, &site(), put(&world, &customer, SID, "second")).await.status, StatusCode::OK);
+    assert_eq!((stored(&world, &customer).await.version, sends_with(&world, &customer).await.as_str()), (2, "second"));
+}
+
+#[tokio::test]
+async fn no_answer_and_no_row_holds_a_secret() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for asking in [
+        put(&world, &customer, SID, "a-very-secret-token"),
+        rotate_to(&world, &customer, "another-secret-token"),
+        customer.request(&world, Method::GET, PATH, ""),
+    ] {
+        let reply = handle(&world, &site(), asking).await;
+        assert!(!reply.body.contains("secret-token"), "{}", reply.body);
+    }
+    assert!(!world.holds_in_clear("secret-token"));
+}
+
+#[tokio::test]
+async fn who_is_not_signed_in_makes_no_call_to_twilio() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let asking = put(&world, &customer, SID, "second");
+    let nobody = with_header(request(&world, Method::PUT, PATH, ""), header::COOKIE, "");
+    world.advance(telbuddy::session::IDLE_LIFE);
+    for asking in [nobody, Request { now: world.now(), ..asking }] {
+        assert_eq!(handle(&world, &site(), asking).await.status, StatusCode::UNAUTHORIZED);
+    }
+    assert!(world.twilio().checked().is_empty());
+}

@@ -22,7 +22,8 @@ pub const LINK_PREFIX: &str = "tbv_";
 
 /// Works through a batch. A job that comes twice sends a second mail with a second link; both work.
 ///
-/// AWS calls for each mail: 3 reads, 1 write of a token's hash, 1 mail; once in five minutes and account 1 KMS call.
+/// AWS calls for each mail: 2 reads, 1 write of a token's hash, 1 mail; once in five minutes and account 1 read more and
+/// 1 KMS call with its entry in the access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
@@ -64,9 +65,8 @@ where
     let token = new_token(world, user.account, user.id).await?;
     let link = format!("{}/verify-email?token={}", site.app, token.reveal(LINK_PREFIX).expose_secret());
     let text = format!(
-        "Hello {},\n\nplease confirm this address for your TelBuddy account:\n\n{link}\n\nThe link works for a day. If \
-         you did not sign up, ignore this mail.\n",
-        profile.name
+        "Hello,\n\nplease confirm this address for your TelBuddy account:\n\n{link}\n\nThe link works for a day, with the \
+         password given at that sign-up. If you did not sign up, ignore this mail.\n"
     );
     letter(profile, "Confirm your address", text)
 }

@@ -56,7 +56,7 @@ async fn the_token_is_in_the_mail_only_and_its_hash_confirms_the_address() {
     mailed(&world, &new).await;
     let token = token(&world, 0);
     let mail = &world.mails()[0];
-    assert_eq!((mail.to.as_str(), mail.text.starts_with("Hello Ann,\n")), (ADDRESS, true));
+    assert_eq!((mail.to.as_str(), mail.text.contains("Ann")), (ADDRESS, false));
     let text = token.reveal(LINK_PREFIX);
     assert!(!world.holds_in_clear(&text.expose_secret()[30..]) && world.holds_in_clear(&token.hash().0));
     assert!(!world.holds_in_clear(ADDRESS));

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use telbuddy::fault::Fault;
 use telbuddy::ids::EntryId;
-use telbuddy::ledger::{JournalItem, PostOutcome, Settlement, settle};
+use telbuddy::ledger::{JournalItem, PostOutcome, Posted, Settlement, settle};
 use telbuddy::live::Need;
 use telbuddy::message::ReadMessages;
 use telbuddy::platform::{Chance, Clock, Handled, Job, Queue};
@@ -41,7 +41,10 @@ where
     match settle(&message) {
         Settlement::Charge(event) => {
             let item = JournalItem { id: EntryId::new(now, world.dice()?), event };
-            world.post_charge(&message, item, now).await?;
+            if world.post_charge(&message, item, now).await? == Posted::SidTaken {
+                tracing::error!(message.id = %message.id, "another message was charged for the SID of {}", message.id);
+                world.post_release(&message, now).await?;
+            }
         }
         Settlement::Release => {
             world.post_release(&message, now).await?;

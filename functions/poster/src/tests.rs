@@ -125,3 +125,21 @@ async fn a_message_that_is_gone_is_done_and_a_job_for_another_queue_goes_back() 
     assert_eq!(handled, [Handled::Done, Handled::Again, Handled::Done]);
     assert_eq!(credits(&world, &message), (99, 0, 1));
 }
+
+/// Two of our messages with one of Twilio's SIDs: only a confused or forged report could make them.
+#[tokio::test]
+async fn one_sid_is_charged_once_and_the_second_message_gets_its_hold_back() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let mut messages = Vec::new();
+    for _ in 0..2 {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        world.record_outcome(&claimed, &sent(), world.now()).await.unwrap();
+        messages.push(message);
+    }
+    for _ in 0..2 {
+        assert_eq!(handle(&world, messages.iter().map(post_of).collect()).await, [Handled::Done; 2]);
+        assert_eq!((credits(&world, &messages[0]), world.entries(customer.account).len()), ((99, 0, 1), 1));
+    }
+}

@@ -136,7 +136,7 @@ where
             if http == 401 {
                 let account = claimed.message.account;
                 tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
-                if let Err(fault) = world.stop_sending(account, Stop::CredentialRefused).await {
+                if let Err(fault) = world.stop_sending(account, Stop::CredentialRefused, credential.version).await {
                     tracing::error!(account.id = %account, %fault, "sending could not be stopped");
                 }
             }

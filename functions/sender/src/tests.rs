@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use telbuddy::ledger::Posted;
 
 use futures::future::join;
 use futures::poll;
@@ -209,8 +210,8 @@ async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_char
     assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Delivered, false));
     let delivered = row(&world, &message);
     let item = fresh::charge(&world, &delivered, world.now());
-    assert_eq!(world.post_charge(&delivered, item.clone(), world.now()).await, Ok(true));
-    assert_eq!(world.post_charge(&delivered, item, world.now()).await, Ok(false));
+    assert_eq!(world.post_charge(&delivered, item.clone(), world.now()).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&delivered, item, world.now()).await, Ok(Posted::Before));
     assert_eq!(world.entries(customer.account).len(), 1);
 }
 
@@ -299,8 +300,8 @@ async fn what_was_stored_between_acceptance_and_sending_wins() {
                 said.await.unwrap();
             }
             _ => {
-                let hash = fresh::sid_hash(&customer.credential.account_sid);
-                assert_eq!(world.remove_credential(&customer.credential, &hash).await, Ok(true));
+                let removed = world.remove_credential(&customer.credential, &customer.sid_hash).await;
+                assert_eq!(removed, Ok(true));
             }
         }
         assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
@@ -333,7 +334,7 @@ async fn a_credential_replaced_after_acceptance_is_the_one_that_sends() {
     // The old keys are warm.
     handled(&world, &[&before]).await;
     let mut save = fresh::credential(&world, customer.account, 2, &fresh::sid(&world, "AC")).await;
-    save.replaced_sid_hash = Some(fresh::sid_hash(&customer.credential.account_sid));
+    save.replaced_sid_hash = Some(customer.sid_hash);
     let new = save.credential.account_sid.clone();
     world.save_credential(save).await.unwrap();
     handled(&world, &[&after]).await;

@@ -2,6 +2,8 @@
 
 use jiff::SignedDuration;
 use telbuddy::ledger::PostOutcome;
+use telbuddy::ledger::Posted;
+use telbuddy::message::Seen;
 use telbuddy::message::{
     Claimed, GIVE_UP, LEASE, Outcome, Reason, RecordInbound, RecordOutcome, Report, UpdateMessage, apply_report,
     due_shard,
@@ -128,7 +130,8 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         let over = row(&world, &message);
         let posted = match outcome {
             Outcome::Sent { .. } => {
-                world.post_charge(&over, fresh::charge(&world, &over, world.now()), world.now()).await
+                let charge = fresh::charge(&world, &over, world.now());
+                world.post_charge(&over, charge, world.now()).await.map(|posted| posted == Posted::Charged)
             }
             _ => world.post_release(&over, world.now()).await,
         };
@@ -145,7 +148,7 @@ async fn a_text_that_arrived_and_was_not_posted_is_posted() {
     let world = World::new(1);
     let account = Customer::new(&world).await.account;
     let message = fresh::inbound(&world, account, world.now());
-    assert_eq!(world.record_inbound(&message, world.now() + LOOK_AGAIN).await, Ok(true));
+    assert_eq!(world.record_inbound(&message, world.now() + LOOK_AGAIN).await, Ok(Seen::First));
     world.advance(LOOK_AGAIN);
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [post(&message)]);

@@ -1,14 +1,13 @@
 //! Queue `twilio-events`: applies what Twilio told us, once, in whatever order it comes.
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::inbound::{News, RecordConsent, TwilioEvent};
 use telbuddy::ledger::PRICES;
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Status, UpdateMessage, apply_report,
+    Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Seen, Status, UpdateMessage, apply_report,
 };
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
 
@@ -21,7 +20,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Works through a batch, its events at the same time.
 ///
 /// AWS calls for a status: 1 read, 1 conditional write, and 1 hint when the message is to be posted. For a text: 1
-/// transaction, 1 hint, and for STOP or START 1 or 2 conditional writes before it.
+/// transaction, 1 hint, and for STOP or START 1 or 2 conditional writes between them.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
@@ -77,7 +76,8 @@ async fn post<W: EnqueueJob>(world: &W, account: AccountId, message: MessageId) 
     world.enqueue(Job::Post { account, message }, 0).await
 }
 
-/// A text that arrived: what it says about consent counts first, then the row is written once.
+/// A text that arrived: the row is written once; what it says about consent is noted each time that it comes, so that a
+/// crash in between loses nothing.
 async fn text<W>(world: &W, event: TwilioEvent) -> Result<(), Fault>
 where
     W: RecordInbound + RecordConsent + EnqueueJob,
@@ -87,13 +87,6 @@ where
     else {
         return Ok(());
     };
-    if let Some(consent) = consent {
-        let source = format!("text {sid}");
-        // A number in a messaging service: Twilio blocks the whole service, so both are noted.
-        for sender in [Some(&own), service.as_ref()].into_iter().flatten() {
-            world.record_consent(account, sender, &other_hash, consent, &source, at).await?;
-        }
-    }
     let message = Message {
         id,
         account,
@@ -101,9 +94,9 @@ where
         format,
         status: Status::Received,
         revision: 0,
-        sid: Some(sid),
-        own,
-        other_hash,
+        sid: Some(sid.clone()),
+        own: own.clone(),
+        other_hash: other_hash.clone(),
         country,
         segments,
         encoding: None,
@@ -116,14 +109,23 @@ where
         created: at,
         updated: at,
     };
-    if world.record_inbound(&message, due(at)).await? {
-        post(world, account, id).await?;
+    let seen = world.record_inbound(&message, at + LOOK_AGAIN).await?;
+    // A word counts as of the text's first arrival: one that comes again, even much later, lifts nothing.
+    let said_at = match seen {
+        Seen::First => at,
+        Seen::Before(first) => first,
+    };
+    if let Some(consent) = consent {
+        let source = format!("text {sid}");
+        // A number in a messaging service: Twilio blocks the whole service, so both are noted.
+        for sender in [Some(&own), service.as_ref()].into_iter().flatten() {
+            world.record_consent(account, sender, &other_hash, consent, &source, said_at).await?;
+        }
     }
-    Ok(())
-}
-
-fn due(at: Timestamp) -> Timestamp {
-    at + LOOK_AGAIN
+    match seen {
+        Seen::First => post(world, account, id).await,
+        Seen::Before(_) => Ok(()),
+    }
 }
 
 #[cfg(test)]

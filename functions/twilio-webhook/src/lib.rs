@@ -1,7 +1,7 @@
 //! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
 
 use http::StatusCode;
-use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
+use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
 use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::MessageId;
@@ -9,7 +9,7 @@ use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Ve
 use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, consent, message_sid, status_news};
 use telbuddy::live::Need;
 use telbuddy::message::{Format, number_hash};
-use telbuddy::number::parse_address;
+use telbuddy::number::{Channel, parse_address};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
 use telbuddy::seal::{DataKey, WrappedKeys};
 use telbuddy::secret::{ExposeSecret, HookId};
@@ -143,7 +143,9 @@ where
     let from = parameter("From")?;
     let match_key = key(world, &found.match_keys, None).await?;
     let (other_hash, country) = match parse_address(from) {
-        Some((_, number)) => (number_hash(&match_key, &number), number.country()),
+        Some((Channel::Sms, number)) => (number_hash(&match_key, &number), number.country()),
+        // WhatsApp and others: what somebody says there is not said about texts.
+        Some((Channel::Whatsapp | Channel::Other, number)) => (match_key.keyed_hash("address", from), number.country()),
         // A short code or a name: no number, but still somebody.
         None => (match_key.keyed_hash("address", from), None),
     };
@@ -151,8 +153,8 @@ where
     Ok(News::Text {
         message: MessageId::new(request.now, world.dice()?),
         sid,
-        own: own_address(parameter("To")?),
-        service: params.get("MessagingServiceSid").map(str::to_owned),
+        own: own_address(parameter("To")?)?,
+        service: params.get("MessagingServiceSid").filter(|sid| Sid::parse("MG", sid).is_ok()).map(str::to_owned),
         other_hash,
         country,
         format: if count("NumMedia").unwrap_or(0) > 0 { Format::Mms } else { Format::Sms },
@@ -161,10 +163,17 @@ where
     })
 }
 
-/// The customer's own number as sends name it.
-fn own_address(to: &str) -> String {
-    parse_address(to).map_or_else(|| to.to_owned(), |(_, number)| number.as_str().to_owned())
+/// The customer's own number as sends name it; an address of another channel as Twilio names it.
+fn own_address(to: &str) -> Result<String, Problem> {
+    match parse_address(to) {
+        Some((Channel::Sms, number)) => Ok(number.as_str().to_owned()),
+        _ if to.len() <= MAX_ADDRESS_BYTES => Ok(to.to_owned()),
+        _ => Err(malformed(NotAnEvent::Parameter("To"))),
+    }
 }
+
+/// Longer than any address that Twilio has.
+const MAX_ADDRESS_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::{Method, header};
-use telbuddy::credential::KeepCredential;
+use telbuddy::credential::{KeepCredential, Saved};
 use telbuddy::inbound::signature::sign;
 use telbuddy::inbound::{Consent, News};
 use telbuddy::message::Status;
@@ -111,10 +111,10 @@ async fn a_text_is_queued_without_its_words_and_without_its_senders_number() {
 }
 
 #[tokio::test]
-async fn one_sender_has_one_hash_and_a_short_code_has_one_too() {
+async fn one_sender_has_one_hash_in_each_channel_and_a_short_code_has_one_too() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    for from in [FROM, FROM, "72975", "72975", "VENDOR"] {
+    for from in [FROM, FROM, "72975", "72975", "VENDOR", "whatsapp:+14155552671"] {
         let params = pairs(&customer, &[("From", from), ("To", fresh::OWN), ("Body", "hi")]);
         posted(&world, &customer, &messages_path(&customer), &params).await;
     }
@@ -127,7 +127,7 @@ async fn one_sender_has_one_hash_and_a_short_code_has_one_too() {
         })
         .collect();
     assert_eq!((&hashes[0], &hashes[2]), (&hashes[1], &hashes[3]));
-    assert_eq!(std::collections::BTreeSet::from_iter(&hashes).len(), 3);
+    assert_eq!(std::collections::BTreeSet::from_iter(&hashes).len(), 4);
 }
 
 #[tokio::test]
@@ -234,8 +234,7 @@ async fn the_hook_of_a_removed_credential_is_gone_and_costs_the_read_only() {
     let customer = Customer::new(&world).await;
     // Its key is warm.
     posted(&world, &customer, &status_path(&customer), &status_params(&customer, "sent")).await;
-    let hash = fresh::sid_hash(&customer.credential.account_sid);
-    assert_eq!(world.remove_credential(&customer.credential, &hash).await, Ok(true));
+    assert_eq!(world.remove_credential(&customer.credential, &customer.sid_hash).await, Ok(true));
     world.forget_calls();
     let reply = posted(&world, &customer, &status_path(&customer), &status_params(&customer, "delivered")).await;
     assert_eq!((reply.status, called(&world)), (StatusCode::NOT_FOUND, BTreeMap::from([("find_hook", 1)])));
@@ -266,10 +265,11 @@ async fn in_a_rotation_both_tokens_sign_until_the_window_closes() {
     save.credential.verify = HookSecret::AuthToken("new".into()).seal(&new_key, [3; 12]).unwrap();
     save.credential.hook = before.hook;
     save.credential.previous = Some(Previous { verify: before.verify.clone(), until });
-    save.replaced_sid_hash = Some(fresh::sid_hash(&before.account_sid));
+    save.sid_hash.clone_from(&customer.sid_hash);
+    save.replaced_sid_hash = Some(customer.sid_hash.clone());
     save.keys.retain(|keys| keys.purpose == Purpose::Send);
     save.keys.push(new_keys);
-    world.save_credential(save).await.unwrap();
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
 
     let (path, params) = (status_path(&customer), status_params(&customer, "sent"));
     let status = async |token: &str| handle(&world, &site(), signed(&world, &path, &params, token)).await.status;

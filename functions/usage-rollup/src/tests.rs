@@ -2,6 +2,7 @@
 
 use futures::future::join3;
 use telbuddy::ids::{AccountId, EntryId};
+use telbuddy::ledger::Posted;
 use telbuddy::ledger::{Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
 use telbuddy::message::{Message, Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
@@ -22,7 +23,7 @@ async fn sent(world: &World, account: AccountId) -> Message {
 
 async fn post(world: &World, message: &Message) {
     let posted = world.post_charge(message, fresh::charge(world, message, world.now()), world.now()).await;
-    assert_eq!(posted, Ok(true));
+    assert_eq!(posted, Ok(Posted::Charged));
 }
 
 async fn posted(world: &World, account: AccountId, n: usize) {
@@ -60,7 +61,7 @@ async fn a_shard_with_more_than_twenty_events_takes_a_query_and_a_transaction_fo
     for n in 0..45 {
         let message = sent(&world, account).await;
         let item = JournalItem { id: EntryId::from_bits(16 * n + 3), ..fresh::charge(&world, &message, world.now()) };
-        assert_eq!(world.post_charge(&message, item, world.now()).await, Ok(true));
+        assert_eq!(world.post_charge(&message, item, world.now()).await, Ok(Posted::Charged));
     }
     world.forget_calls();
     handle(&world).await.unwrap();

@@ -180,3 +180,6 @@ struct Api;
 pub fn openapi() -> utoipa::openapi::OpenApi {
     Api::openapi()
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,6 +110,8 @@ pub struct User {
     pub account: AccountId,
     /// The user.
     pub id: UserId,
+    /// Whose address it is, once confirmed: log-in finds the user by it.
+    pub email: EmailIndex,
     /// The password's hash.
     pub password: Hashed,
     /// Whether the e-mail address was confirmed.
@@ -182,10 +184,9 @@ impl Gate {
 pub struct NewAccount {
     /// The account.
     pub account: AccountId,
-    /// Its owner.
+    /// Its owner, not verified. The address belongs to the account only once it is confirmed: of several sign-ups with
+    /// one address the one counts whose link the owner of the mailbox opens, with the password given there.
     pub owner: User,
-    /// How the owner is found at log-in; must not exist yet.
-    pub email: EmailIndex,
     /// The sealed [`Profile`].
     pub profile: Sealed,
     /// The gate.
@@ -201,9 +202,9 @@ pub struct NewAccount {
 /// Whether sign-up made an account. The caller's answer is the same either way (promise N12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignedUp {
-    /// A new account.
+    /// A new account, until its address is confirmed one of possibly several.
     Created,
-    /// The address has an account already: its owner is told by mail.
+    /// The address is confirmed for an account already: nothing was written, its owner is told by mail.
     Known(AccountId, UserId),
 }
 

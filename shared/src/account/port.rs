@@ -10,7 +10,7 @@ use crate::secret::TokenHash;
 
 /// Writes a new account.
 pub trait CreateAccount {
-    /// All of it in one transaction, or nothing: of any number of sign-ups with one address exactly one is `Created`.
+    /// All of it in one transaction, or nothing if the address is confirmed for an account already.
     fn create_account(&self, new: NewAccount) -> impl Future<Output = Result<SignedUp, Fault>> + Send;
 }
 
@@ -31,7 +31,9 @@ pub trait KeepMailTokens {
     /// Stores one.
     fn keep_mail_token(&self, token: MailToken) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Uses one up and marks its user's address as confirmed, in one transaction. `false`: unknown, used or expired.
+    /// Uses one up, marks its user as verified and makes the address theirs, in one transaction: of any number of
+    /// confirmations of one address by several accounts exactly one counts. `false`: unknown, used or expired, or the
+    /// address is another account's.
     fn confirm_email(
         &self,
         account: AccountId,

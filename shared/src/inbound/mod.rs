@@ -6,6 +6,7 @@ pub mod signature;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::credential::Sid;
 use crate::ids::{AccountId, MessageId};
 use crate::message::{Format, Status, status_of_twilio};
 use crate::number::Country;
@@ -119,7 +120,7 @@ pub fn status_news(params: &signature::Params, message: MessageId) -> Result<New
 /// The SID that every message webhook carries, checked for form.
 pub fn message_sid(params: &signature::Params) -> Result<String, NotAnEvent> {
     let sid = params.get("MessageSid").unwrap_or_default();
-    let good = sid.len() == 34 && (sid.starts_with("SM") || sid.starts_with("MM")) && sid.is_ascii();
+    let good = Sid::parse("SM", sid).is_ok() || Sid::parse("MM", sid).is_ok();
     if good { Ok(sid.to_owned()) } else { Err(NotAnEvent::Parameter("MessageSid")) }
 }
 

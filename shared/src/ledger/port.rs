@@ -10,16 +10,27 @@ use crate::message::Message;
 /// Posts outcomes.
 pub trait PostOutcome {
     /// Charges: the message is marked settled, the hold becomes use, the entry and the journal item are written, all in
-    /// one transaction. `false` if it was settled before.
+    /// one transaction.
     fn post_charge(
         &self,
         message: &Message,
         item: JournalItem,
         now: Timestamp,
-    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    ) -> impl Future<Output = Result<Posted, Fault>> + Send;
 
     /// Gives the hold back and marks the message settled, in one transaction. `false` if it was settled before.
     fn post_release(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// What became of a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// Charged now.
+    Charged,
+    /// Settled before.
+    Before,
+    /// Another message was charged for this SID: nothing was written. One of Twilio's messages is paid once.
+    SidTaken,
 }
 
 /// Counts posted usage into rows.

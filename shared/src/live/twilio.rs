@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::config::{Config, ConfigError, TWILIO_URL};
 use super::{Live, Need, not_asked_for};
-use crate::credential::{Auth, Carrier, Check, CheckCarrier};
+use crate::credential::{Auth, Carrier, Check, CheckCarrier, Sid};
 use crate::fault::Fault;
 use crate::message::{CreateMessage, Created, Payload};
 
@@ -48,6 +48,8 @@ fn client() -> Result<Client, ConfigError> {
     Client::builder()
         .timeout(TIMEOUT)
         .connect_timeout(Duration::from_secs(5))
+        // A connection that slept with a frozen environment may be dead: a failed first request would be `unknown`.
+        .pool_idle_timeout(Duration::from_secs(4))
         .http1_only()
         .redirect(redirect::Policy::none())
         .retry(retry::never())
@@ -131,7 +133,7 @@ impl CreateMessage for Live {
         status_callback: &str,
     ) -> Created {
         let Ok(client) = self.twilio.client() else { return Created::NotProcessed { retry_after_secs: None } };
-        let from = if sender.starts_with("MG") { "MessagingServiceSid" } else { "From" };
+        let from = if Sid::parse("MG", sender).is_ok() { "MessagingServiceSid" } else { "From" };
         let mut form = vec![("To", payload.to.as_str()), (from, sender), ("StatusCallback", status_callback)];
         if !payload.body.is_empty() {
             form.push(("Body", &payload.body));
@@ -150,8 +152,10 @@ impl CreateMessage for Live {
         let status = answer.status();
         match status {
             StatusCode::CREATED => match answer.json::<MessageAnswer>().await {
-                Ok(message) => Created::Accepted { sid: message.sid },
-                Err(_) => Created::Unknown,
+                Ok(MessageAnswer { sid }) if Sid::parse("SM", &sid).is_ok() || Sid::parse("MM", &sid).is_ok() => {
+                    Created::Accepted { sid }
+                }
+                Ok(_) | Err(_) => Created::Unknown,
             },
             StatusCode::TOO_MANY_REQUESTS => {
                 let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());

@@ -144,8 +144,13 @@ pub trait RecordOutcome {
         now: Timestamp,
     ) -> impl Future<Output = Result<Status, Fault>> + Send;
 
-    /// Stops an account's sending.
-    fn stop_sending(&self, account: AccountId, stop: Stop) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Stops an account's sending; for a refused credential only while the refused version still is the newest.
+    fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Hands a message to Twilio.
@@ -197,8 +202,18 @@ pub trait UpdateMessage {
 
 /// Records a text that arrived.
 pub trait RecordInbound {
-    /// The row and the uniqueness of its SID in one transaction; `false` if it was recorded before.
-    fn record_inbound(&self, message: &Message, due: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// The row and the uniqueness of its SID in one transaction.
+    fn record_inbound(&self, message: &Message, due: Timestamp) -> impl Future<Output = Result<Seen, Fault>> + Send;
+}
+
+/// Whether a text came for the first time. Twilio's signatures have no time in them: what comes again may be a replay,
+/// and what it says counts as of its first arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It was recorded now.
+    First,
+    /// It was recorded before, then.
+    Before(Timestamp),
 }
 
 /// Finds messages that something has to be done about.

@@ -225,7 +225,8 @@ pub struct Report {
     pub error_code: Option<u32>,
 }
 
-/// Our word for Twilio's `MessageStatus`; `None` for a word that says nothing new or is not known.
+/// Our word for Twilio's `MessageStatus`; `None` for a word that says nothing new or is not known. `canceled` is not
+/// known: we schedule nothing at Twilio, and a callback must never be a way to get a hold back for what was sent.
 ///
 /// Twilio's `sent` means that the carrier has it, ours that Twilio has it: so Twilio's is still `sending` here.
 pub fn status_of_twilio(word: &str) -> Option<Status> {
@@ -235,7 +236,6 @@ pub fn status_of_twilio(word: &str) -> Option<Status> {
         "delivered" | "read" => Some(Status::Delivered),
         "undelivered" => Some(Status::Undelivered),
         "failed" => Some(Status::Failed),
-        "canceled" => Some(Status::Canceled),
         _ => None,
     }
 }

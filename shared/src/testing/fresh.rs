@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, NewAccount, SignedUp, User};
+use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
     StoredCredential,
@@ -50,14 +50,29 @@ pub fn new_account<W: Clock + Chance>(world: &W, credit: u64) -> NewAccount {
     let password = Hashed { phc: "$argon2id$none".to_owned(), pepper: 1 };
     NewAccount {
         account,
-        owner: User { account, id: UserId::new(now, dice(world)), password, verified: false },
-        email: EmailIndex(word(world)),
+        owner: User {
+            account,
+            id: UserId::new(now, dice(world)),
+            email: EmailIndex(word(world)),
+            password,
+            verified: false,
+        },
         profile: Sealed(vec![1, 2, 3]),
         gate: Gate::new(us()),
         keys: Vec::new(),
         credit: MicroCredits::whole(credit),
         now,
     }
+}
+
+/// An account whose owner's address is confirmed.
+pub async fn confirmed<W: CreateAccount + KeepMailTokens + Chance>(world: &W, new: NewAccount) {
+    let (account, user, now) = (new.account, new.owner.id, new.now);
+    assert_eq!(world.create_account(new).await, Ok(SignedUp::Created));
+    let hash = Token::new(account, world.random().unwrap()).hash();
+    let token = MailToken { account, user, hash: hash.clone(), expires: now + secs(60) };
+    world.keep_mail_token(token).await.unwrap();
+    assert_eq!(world.confirm_email(account, &hash, now).await, Ok(true));
 }
 
 /// An account with so many credits and no data keys.

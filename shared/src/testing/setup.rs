@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{World, fresh};
 use crate::account::{CreateAccount, SignedUp};
-use crate::credential::StoredCredential;
+use crate::credential::{KeepCredential, Saved, StoredCredential};
 use crate::edge::Request;
 use crate::ids::{AccountId, RequestId, SessionId, UserId};
 use crate::message::{Message, Payload, RecordMessage, Recorded};
-use crate::platform::{Chance, Clock};
+use crate::platform::{Chance, Clock, PlatformKeys};
 use crate::seal::{DataKey, Purpose};
 use crate::secret::{ExposeSecret, Token};
 use crate::session::{KeepSessions, Session, Site, TOKEN_PREFIX};
@@ -35,6 +35,8 @@ pub struct Customer {
     pub user: UserId,
     /// What is connected. Its Auth Token is "token-" and the Account SID.
     pub credential: StoredCredential,
+    /// The platform's hash of its Account SID.
+    pub sid_hash: String,
     /// The session.
     pub session: Session,
     /// The header `Cookie` of the session.
@@ -53,14 +55,18 @@ impl Customer {
             new.keys.push(fresh::minted(world, account, purpose, 1).await.1);
         }
         assert_eq!(world.create_account(new).await, Ok(SignedUp::Created));
-        let credential = fresh::connect(world, account).await;
+        let mut save = fresh::credential(world, account, 1, &fresh::sid(world, "AC")).await;
+        let credential = save.credential.clone();
+        let sid_hash = world.platform().await.unwrap().hash("carrier", credential.account_sid.as_str());
+        save.sid_hash.clone_from(&sid_hash);
+        assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
         let token = Token::new(account, world.random().unwrap());
         let cookie = format!("{}={}", site().cookie_name(), token.reveal(TOKEN_PREFIX).expose_secret());
         let (started, id) = (world.now(), SessionId::new(world.now(), fresh::dice(world)));
         let session = Session { id, account, user, hash: token.hash(), started, seen: started };
         world.start_session(session.clone()).await.unwrap();
         world.forget_calls();
-        Self { account, user, credential, session, cookie, payload_key }
+        Self { account, user, credential, sid_hash, session, cookie, payload_key }
     }
 
     /// A message of one segment with [`BODY`] to [`TO`], accepted now; its calls are not counted.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::keys::{self, Table};
 use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
-use super::{Transacted, blocker, fault, from_item, millis, s, to_item};
+use super::{Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
 };
@@ -17,15 +17,15 @@ use crate::secret::TokenHash;
 use crate::session::{KeepSessions, Session};
 
 impl CreateAccount for Live {
-    /// 1 transaction of e-mail index, profile, user, gate, allowance and data keys; 1 read more if the address is known.
+    /// 1 transaction of profile, user, gate, allowance and data keys, and a check of the e-mail index.
     async fn create_account(&self, new: NewAccount) -> Result<SignedUp, Fault> {
         let db = &self.dynamo;
         let account = new.account;
-        let email = keys::email(&new.email);
+        let email = keys::email(&new.owner.email);
         let profile = ProfileRow { sealed: new.profile.0, created: new.now.as_millisecond() };
         let allowance = AllowanceRow::from(&Allowance::new(new.credit, new.now));
         let (user, gate) = (keys::user(account, new.owner.id), keys::gate(account));
-        let mut parts = vec![db.put_new(&email, to_item(&email, &EmailRow { account, user: new.owner.id })?)?];
+        let mut parts = vec![db.check(&email, "attribute_not_exists(pk)")?];
         let rows = [
             (keys::profile(account), to_item(&keys::profile(account), &profile)?),
             (user.clone(), to_item(&user, &UserRow::from(&new.owner))?),
@@ -51,10 +51,12 @@ impl CreateAccount for Live {
 }
 
 impl FindUser for Live {
-    /// 1 read for an unknown address, 2 for a known one.
+    /// 2 reads, of nobody's user for an unknown address: how long it takes must not tell which addresses are known.
     async fn find_user(&self, email: &EmailIndex) -> Result<Option<User>, Fault> {
-        let Some(row) = self.dynamo.get::<EmailRow>(&keys::email(email)).await? else { return Ok(None) };
-        self.load_user(row.account, row.user).await
+        let row = self.dynamo.get::<EmailRow>(&keys::email(email)).await?;
+        let (account, user) =
+            row.map_or((AccountId::from_bits(0), UserId::from_bits(0)), |row| (row.account, row.user));
+        self.load_user(account, user).await
     }
 
     async fn load_user(&self, account: AccountId, user: UserId) -> Result<Option<User>, Fault> {
@@ -80,13 +82,17 @@ impl KeepMailTokens for Live {
         }
     }
 
-    /// 1 read, and 1 transaction if the token counts.
+    /// 2 reads, and 1 transaction if the token counts.
     async fn confirm_email(&self, account: AccountId, token: &TokenHash, now: Timestamp) -> Result<bool, Fault> {
         let db = &self.dynamo;
         let key = keys::mail_token(account, token);
         let Some(row) = db.get::<MailTokenRow>(&key).await? else { return Ok(false) };
+        let Some(user) = self.load_user(account, row.user).await? else { return Ok(false) };
+        let email = keys::email(&user.email);
+        let claim = to_item(&email, &EmailRow { account, user: user.id })?;
         let parts = vec![
             db.delete(&key, "attribute_exists(pk) AND expires > :now", &[(":now", millis(now))])?,
+            db.put(&email, claim, "attribute_not_exists(pk) OR account = :me", &[(":me", s(account.to_string()))])?,
             db.update(
                 &keys::user(account, row.user),
                 "SET verified = :yes",
@@ -185,13 +191,15 @@ impl Live {
     }
 
     /// Stops an account's sending for one reason.
-    pub(super) async fn close_gate(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
-        let expression = match stop {
-            Stop::CredentialRefused => "SET credential_refused = :yes",
-            Stop::Frozen => "SET frozen = :yes",
+    pub(super) async fn close_gate(&self, account: AccountId, stop: Stop, version: u32) -> Result<(), Fault> {
+        // A refusal of a credential that was replaced meanwhile says nothing about the new one.
+        let (expression, condition) = match stop {
+            Stop::CredentialRefused => ("SET credential_refused = :yes", "credential_version = :version"),
+            Stop::Frozen => ("SET frozen = :yes", "credential_version = :version OR attribute_exists(pk)"),
         };
         let yes = aws_sdk_dynamodb::types::AttributeValue::Bool(true);
         let key = keys::gate(account);
-        self.dynamo.update_one(&key, expression, "attribute_exists(pk)", &[(":yes", yes)]).await.map(|_| ())
+        let values = [(":yes", yes), (":version", n(version))];
+        self.dynamo.update_one(&key, expression, condition, &values).await.map(|_| ())
     }
 }

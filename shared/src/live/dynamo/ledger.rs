@@ -9,7 +9,7 @@ use super::{Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::ledger::{
-    Allowance, Granularity, JournalItem, PostOutcome, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
+    Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
     journal_shard,
 };
 use crate::live::Live;
@@ -17,7 +17,7 @@ use crate::message::Message;
 
 impl PostOutcome for Live {
     /// 1 transaction of message, allowance, entry and journal item.
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<bool, Fault> {
+    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
         let db = &self.dynamo;
         let event = &item.event;
         if event.credits > message.held {
@@ -41,7 +41,12 @@ impl PostOutcome for Live {
             db.put_new(&entry, to_item(&entry, &row)?)?,
             db.put_new(&journal, to_item(&journal, &row)?)?,
         ];
-        self.posted(parts).await
+        match db.transact(parts).await? {
+            Transacted::Committed => Ok(Posted::Charged),
+            Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Posted::Before),
+            Transacted::Refused(reasons) if blocker(&reasons, 2).is_some() => Ok(Posted::SidTaken),
+            Transacted::Refused(_) => Err(misfit()),
+        }
     }
 
     /// 1 transaction of message and allowance.
@@ -55,7 +60,11 @@ impl PostOutcome for Live {
                 &[(":held", n(message.held.0))],
             )?,
         ];
-        self.posted(parts).await
+        match self.dynamo.transact(parts).await? {
+            Transacted::Committed => Ok(true),
+            Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
+            Transacted::Refused(_) => Err(misfit()),
+        }
     }
 }
 
@@ -73,14 +82,10 @@ impl Live {
             ],
         )
     }
+}
 
-    async fn posted(&self, parts: Vec<aws_sdk_dynamodb::types::TransactWriteItem>) -> Result<bool, Fault> {
-        match self.dynamo.transact(parts).await? {
-            Transacted::Committed => Ok(true),
-            Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
-            Transacted::Refused(_) => Err(Fault::permanent("the ledger does not fit the message: look at it")),
-        }
-    }
+fn misfit() -> Fault {
+    Fault::permanent("the ledger does not fit the message: look at it")
 }
 
 impl RollUpUsage for Live {

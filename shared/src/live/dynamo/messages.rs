@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
 use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
@@ -16,7 +16,7 @@ use crate::live::Live;
 use crate::message::{
     Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards,
     LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome,
-    Recorded, Refusal, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    Recorded, Refusal, Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
@@ -318,8 +318,8 @@ impl RecordOutcome for Live {
         }
     }
 
-    async fn stop_sending(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
-        self.close_gate(account, stop).await
+    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
+        self.close_gate(account, stop, credential_version).await
     }
 }
 
@@ -363,18 +363,33 @@ impl UpdateMessage for Live {
 }
 
 impl RecordInbound for Live {
-    async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<bool, Fault> {
-        #[derive(Serialize)]
+    async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<Seen, Fault> {
+        #[derive(Serialize, Deserialize)]
         struct SidRow {
             message: MessageId,
+            first: i64,
         }
         let db = &self.dynamo;
         let text = message.sid.as_deref().ok_or(Fault::permanent("a text that arrived has no SID"))?;
         let (row, once) = (keys::message(message.account, message.id), keys::sid(message.account, text));
         let mut item = message_item(&row, message)?;
         set_due(&mut item, message.id, due);
-        let parts = vec![db.put_new(&once, to_item(&once, &SidRow { message: message.id })?)?, db.put_new(&row, item)?];
-        Ok(matches!(db.transact(parts).await?, Transacted::Committed))
+        let parts = vec![
+            db.put_new(
+                &once,
+                to_item(&once, &SidRow { message: message.id, first: message.created.as_millisecond() })?,
+            )?,
+            db.put_new(&row, item)?,
+        ];
+        match db.transact(parts).await? {
+            Transacted::Committed => Ok(Seen::First),
+            Transacted::Refused(reasons) => {
+                let before = blocker(&reasons, 0).ok_or(Fault::permanent("a new message's id was taken"))?;
+                let row: SidRow = from_item(before)?;
+                let first = Timestamp::from_millisecond(row.first);
+                Ok(Seen::Before(first.map_err(|_| Fault::permanent("a stored time does not read"))?))
+            }
+        }
     }
 }
 

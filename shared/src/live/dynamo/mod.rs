@@ -207,7 +207,7 @@ fn millis(at: Timestamp) -> AttributeValue {
 /// Builders of the parts of a transaction.
 mod part {
     use aws_sdk_dynamodb::types::{
-        AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+        AttributeValue, ConditionCheck, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
     };
 
     use super::{Dynamo, Fault, Item, Key};
@@ -271,6 +271,16 @@ mod part {
                 update = update.expression_attribute_values(*name, value.clone());
             }
             Ok(TransactWriteItem::builder().update(update.build().map_err(incomplete)?).build())
+        }
+
+        /// Writes nothing, but lets the transaction commit only if `condition` holds.
+        pub(super) fn check(&self, key: &Key, condition: &str) -> Result<TransactWriteItem, Fault> {
+            let check = ConditionCheck::builder()
+                .table_name(self.name(key.table))
+                .set_key(Some(key.attributes()))
+                .condition_expression(condition)
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            Ok(TransactWriteItem::builder().condition_check(check.build().map_err(incomplete)?).build())
         }
 
         /// Deletes an item if `condition` holds.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
-use crate::account::{Gate, Hashed, User};
+use crate::account::{EmailIndex, Gate, Hashed, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
@@ -72,6 +72,7 @@ pub(super) struct ProfileRow {
 #[derive(Serialize, Deserialize)]
 pub(super) struct UserRow {
     id: UserId,
+    email: EmailIndex,
     phc: String,
     pepper: u32,
     verified: bool,
@@ -79,13 +80,20 @@ pub(super) struct UserRow {
 
 impl From<&User> for UserRow {
     fn from(user: &User) -> Self {
-        Self { id: user.id, phc: user.password.phc.clone(), pepper: user.password.pepper, verified: user.verified }
+        Self {
+            id: user.id,
+            email: user.email.clone(),
+            phc: user.password.phc.clone(),
+            pepper: user.password.pepper,
+            verified: user.verified,
+        }
     }
 }
 
 impl UserRow {
     pub fn user(self, account: AccountId) -> User {
-        User { account, id: self.id, password: Hashed { phc: self.phc, pepper: self.pepper }, verified: self.verified }
+        let password = Hashed { phc: self.phc, pepper: self.pepper };
+        User { account, id: self.id, email: self.email, password, verified: self.verified }
     }
 }
 

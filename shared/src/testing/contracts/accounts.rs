@@ -1,48 +1,58 @@
 //! Sign-up, users, mailed tokens, tries.
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, EmailIndex, FindUser, KeepMailTokens, MailToken, NewAccount, SignedUp};
+use crate::account::{CreateAccount, EmailIndex, FindUser, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
 use crate::ids::UserId;
 use crate::platform::{Chance, Clock, CountTries};
 use crate::secret::Token;
 use crate::testing::fresh::{self, new_account, secs};
 
-pub async fn of_many_sign_ups_with_one_address_one_creates_and_the_others_learn_of_it<W>(world: &W)
+pub async fn of_many_confirmations_of_one_address_one_counts<W>(world: &W)
 where
-    W: CreateAccount + FindUser + Clock + Chance,
+    W: CreateAccount + FindUser + KeepMailTokens + Clock + Chance,
 {
     let first = new_account(world, 1);
-    let tries: Vec<_> = (0..32).map(|_| NewAccount { email: first.email.clone(), ..new_account(world, 1) }).collect();
-    let answers = at_once(32, |n| world.create_account(tries[n].clone())).await;
-    assert_eq!(count(&answers, &Ok(SignedUp::Created)), 1, "{answers:?}");
-    let winner = answers.iter().position(|answer| *answer == Ok(SignedUp::Created)).unwrap();
-    let (account, owner) = (tries[winner].account, tries[winner].owner.id);
-    assert_eq!(count(&answers, &Ok(SignedUp::Known(account, owner))), 31, "{answers:?}");
-    let found = world.find_user(&first.email).await.unwrap().unwrap();
-    assert_eq!((found.account, found.id), (account, owner));
-    let loser = &tries[(winner + 1) % 32];
-    assert_eq!(world.load_user(loser.account, loser.owner.id).await, Ok(None), "a loser leaves nothing");
-    assert_eq!(world.load_profile(loser.account).await, Ok(None), "a loser leaves nothing");
+    let email = &first.owner.email;
+    let mut tokens = Vec::new();
+    for _ in 0..32 {
+        let mut new = new_account(world, 1);
+        new.owner.email = email.clone();
+        assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created), "not confirmed, so nobody's yet");
+        tokens.push(mailed(world, &new).await);
+    }
+    assert_eq!(world.find_user(email).await, Ok(None));
+    let now = world.now();
+    let answers = at_once(32, |n| world.confirm_email(tokens[n].account, &tokens[n].hash, now)).await;
+    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 31), "{answers:?}");
+    let winner = &tokens[answers.iter().position(|answer| *answer == Ok(true)).unwrap()];
+    let found = world.find_user(email).await.unwrap().unwrap();
+    assert_eq!((found.account, found.id, found.verified), (winner.account, winner.user, true));
+    // From now on the address is known, and signing up with it writes nothing.
+    let mut late = new_account(world, 1);
+    late.owner.email = email.clone();
+    assert_eq!(world.create_account(late.clone()).await, Ok(SignedUp::Known(winner.account, winner.user)));
+    assert_eq!(world.load_user(late.account, late.owner.id).await, Ok(None));
+    assert_eq!(world.load_profile(late.account).await, Ok(None));
 }
 
-pub async fn a_new_account_is_found_by_address_and_by_id<W>(world: &W)
+pub async fn a_confirmed_account_is_found_by_address_and_by_id<W>(world: &W)
 where
-    W: CreateAccount + FindUser + Clock + Chance,
+    W: CreateAccount + FindUser + KeepMailTokens + Clock + Chance,
 {
-    let new = new_account(world, 1);
-    assert_eq!(world.find_user(&new.email).await, Ok(None));
-    assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created));
-    assert_eq!(world.find_user(&new.email).await, Ok(Some(new.owner.clone())));
-    assert_eq!(world.load_user(new.account, new.owner.id).await, Ok(Some(new.owner.clone())));
-    assert_eq!(world.load_profile(new.account).await, Ok(Some(new.profile)));
+    let (new, token) = token(world).await;
+    let (account, owner) = (new.account, new.owner.clone());
+    assert_eq!(world.find_user(&owner.email).await, Ok(None));
+    assert_eq!(world.load_user(account, owner.id).await, Ok(Some(owner.clone())));
+    assert_eq!(world.confirm_email(account, &token.hash, new.now).await, Ok(true));
+    let confirmed = User { verified: true, ..owner };
+    assert_eq!(world.find_user(&confirmed.email).await, Ok(Some(confirmed)));
+    assert_eq!(world.load_profile(account).await, Ok(Some(new.profile)));
     assert_eq!(world.find_user(&EmailIndex(fresh::word(world))).await, Ok(None));
-    assert_eq!(world.load_user(new.account, UserId::from_bits(fresh::dice(world))).await, Ok(None));
+    assert_eq!(world.load_user(account, UserId::from_bits(fresh::dice(world))).await, Ok(None));
 }
 
-/// A new account and a token for its owner that lives for a minute.
-async fn token<W: CreateAccount + KeepMailTokens + Clock + Chance>(world: &W) -> (NewAccount, MailToken) {
-    let new = new_account(world, 1);
-    assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created));
+/// A token for a new account's owner that lives for a minute.
+async fn mailed<W: KeepMailTokens + Chance>(world: &W, new: &NewAccount) -> MailToken {
     let token = MailToken {
         account: new.account,
         user: new.owner.id,
@@ -50,6 +60,14 @@ async fn token<W: CreateAccount + KeepMailTokens + Clock + Chance>(world: &W) ->
         expires: new.now + secs(60),
     };
     assert_eq!(world.keep_mail_token(token.clone()).await, Ok(()));
+    token
+}
+
+/// A new account and a token for its owner that lives for a minute.
+async fn token<W: CreateAccount + KeepMailTokens + Clock + Chance>(world: &W) -> (NewAccount, MailToken) {
+    let new = new_account(world, 1);
+    assert_eq!(world.create_account(new.clone()).await, Ok(SignedUp::Created));
+    let token = mailed(world, &new).await;
     (new, token)
 }
 

@@ -2,6 +2,7 @@
 
 use super::{at_once, count};
 use crate::ids::{AccountId, MessageId};
+use crate::message::Seen;
 use crate::message::{Message, ReadMessages, RecordInbound};
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh;
@@ -16,10 +17,12 @@ where
     let id = |_| MessageId::new(now, fresh::dice(world));
     let copies: Vec<_> = (0..50).map(|n| Message { id: id(n), ..text.clone() }).collect();
     let answers = at_once(50, |n| world.record_inbound(&copies[n], now)).await;
-    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 49), "{answers:?}");
-    let winner = answers.iter().position(|answer| *answer == Ok(true)).unwrap();
+    let before = Ok(Seen::Before(now));
+    assert_eq!((count(&answers, &Ok(Seen::First)), count(&answers, &before)), (1, 49), "{answers:?}");
+    let winner = answers.iter().position(|answer| *answer == Ok(Seen::First)).unwrap();
     assert_eq!(world.list_messages(account, None, 100).await, Ok(vec![copies[winner].clone()]));
-    assert_eq!(world.record_inbound(&copies[winner], now).await, Ok(false), "nor later");
+    let replayed = Message { created: now + fresh::secs(3600), ..copies[winner].clone() };
+    assert_eq!(world.record_inbound(&replayed, now).await, before, "what comes again counts as of its first arrival");
 }
 
 pub async fn the_same_sid_in_another_account_is_another_text<W>(world: &W)
@@ -29,8 +32,8 @@ where
     let now = world.now();
     let [ours, theirs] = [0, 1].map(|_| AccountId::new(now, fresh::dice(world)));
     let text = fresh::inbound(world, theirs, now);
-    assert_eq!(world.record_inbound(&text, now).await, Ok(true));
+    assert_eq!(world.record_inbound(&text, now).await, Ok(Seen::First));
     let other = Message { account: ours, ..text };
-    assert_eq!(world.record_inbound(&other, now).await, Ok(true));
+    assert_eq!(world.record_inbound(&other, now).await, Ok(Seen::First));
     assert_eq!(world.load_message(ours, other.id).await, Ok(Some(other)));
 }

@@ -179,7 +179,7 @@ where
 {
     let account = account(world, 1).await;
     let old = connect(world, account).await;
-    assert_eq!(world.stop_sending(account, Stop::CredentialRefused).await, Ok(()));
+    assert_eq!(world.stop_sending(account, Stop::CredentialRefused, 1).await, Ok(()));
     assert_eq!(gate(world, account).await.stopped(), Some(Stop::CredentialRefused));
     let save = credential(world, account, 2, &old.account_sid).await;
     assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
@@ -192,7 +192,7 @@ where
 {
     let account = account(world, 1).await;
     let old = connect(world, account).await;
-    assert_eq!(world.stop_sending(account, Stop::Frozen).await, Ok(()));
+    assert_eq!(world.stop_sending(account, Stop::Frozen, 1).await, Ok(()));
     let save = credential(world, account, 2, &old.account_sid).await;
     world.save_credential(save).await.unwrap();
     assert_eq!(gate(world, account).await.stopped(), Some(Stop::Frozen));
@@ -207,7 +207,7 @@ where
         let old = connect(world, account).await;
         assert_eq!(gate(world, account).await.stopped(), None);
         for stop in stops {
-            assert_eq!(world.stop_sending(account, stop).await, Ok(()));
+            assert_eq!(world.stop_sending(account, stop, 1).await, Ok(()));
         }
         let stopped = gate(world, account).await;
         assert_eq!((stopped.frozen, stopped.credential_refused), (true, true), "{stops:?}");

@@ -3,6 +3,7 @@
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::PostOutcome;
+use crate::message::Seen;
 use crate::message::{
     ClaimMessage, FindDue, GIVE_UP, LEASE, LOOK_AGAIN, Message, Outcome, ReadMessages, RecordInbound, RecordMessage,
     RecordOutcome, Status, due_shard,
@@ -32,7 +33,7 @@ where
     for (n, after) in [(1_u8, 30), (3, 10), (2, 20)] {
         let id = MessageId::from_bits((dice << 8 | u128::from(n)) << 4);
         let text = Message { id, ..fresh::inbound(world, account, now) };
-        assert_eq!(world.record_inbound(&text, now + secs(after)).await, Ok(true));
+        assert_eq!(world.record_inbound(&text, now + secs(after)).await, Ok(Seen::First));
         ids.push(text.id);
     }
     let shard = due_shard(ids[0]);

@@ -40,8 +40,8 @@ macro_rules! contracts {
     ($world:expr) => {
         $crate::contracts! { @ $world;
             accounts:
-                of_many_sign_ups_with_one_address_one_creates_and_the_others_learn_of_it,
-                a_new_account_is_found_by_address_and_by_id,
+                of_many_confirmations_of_one_address_one_counts,
+                a_confirmed_account_is_found_by_address_and_by_id,
                 a_mailed_token_confirms_once,
                 of_many_uses_of_a_mailed_token_one_counts,
                 an_expired_token_confirms_nothing,

@@ -1,5 +1,7 @@
 //! Posting outcomes: once, and no credit appears or vanishes.
 
+use crate::ledger::Posted;
+use crate::message::Seen;
 use futures::future::join;
 
 use super::{at_once, count};
@@ -53,10 +55,11 @@ where
     // Each worker names its own entry.
     let items: Vec<_> = (0..16).map(|_| charge(world, &message, world.now())).collect();
     let answers = at_once(16, |n| world.post_charge(&message, items[n].clone(), world.now())).await;
-    assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 15), "{answers:?}");
+    let charged = count(&answers, &Ok(Posted::Charged));
+    assert_eq!((charged, count(&answers, &Ok(Posted::Before))), (1, 15), "{answers:?}");
     assert_eq!(credits(world, account).await, (4, 3, 3));
     let late = charge(world, &message, world.now());
-    assert_eq!(world.post_charge(&message, late, world.now()).await, Ok(false));
+    assert_eq!(world.post_charge(&message, late, world.now()).await, Ok(Posted::Before));
     assert_eq!(credits(world, account).await, (4, 3, 3));
 }
 
@@ -98,8 +101,8 @@ where
     let (charged, released) =
         join(world.post_charge(&message, item, world.now()), world.post_release(&message, world.now())).await;
     let expected = match (charged, released) {
-        (Ok(true), Ok(false)) => (7, 0, 3),
-        (Ok(false), Ok(true)) => (10, 0, 0),
+        (Ok(Posted::Charged), Ok(false)) => (7, 0, 3),
+        (Ok(Posted::Before), Ok(true)) => (10, 0, 0),
         other => panic!("both or none: {other:?}"),
     };
     assert_eq!(credits(world, account).await, expected);
@@ -127,7 +130,7 @@ where
     };
     assert!(is_due(&charged).await && is_due(&released).await);
     let item = charge(world, &charged, now);
-    assert_eq!(world.post_charge(&charged, item, now + secs(1)).await, Ok(true));
+    assert_eq!(world.post_charge(&charged, item, now + secs(1)).await, Ok(Posted::Charged));
     assert_eq!(world.post_release(&released, now + secs(1)).await, Ok(true));
     for message in [charged, released] {
         let row = world.load_message(account, message.id).await.unwrap().unwrap();
@@ -153,9 +156,9 @@ where
     let account = account(world, 10).await;
     let outcome = sent(world);
     let (one, two) = (ended(world, account, &outcome).await, ended(world, account, &outcome).await);
-    assert_eq!(world.post_charge(&one, charge(world, &one, world.now()), world.now()).await, Ok(true));
+    assert_eq!(world.post_charge(&one, charge(world, &one, world.now()), world.now()).await, Ok(Posted::Charged));
     let second = world.post_charge(&two, charge(world, &two, world.now()), world.now()).await;
-    assert!(second.is_err(), "two messages cannot be one of Twilio's: {second:?}");
+    assert_eq!(second, Ok(Posted::SidTaken), "one of Twilio's messages is paid once");
     assert_eq!(credits(world, account).await, (4, 3, 3));
 }
 
@@ -165,10 +168,10 @@ where
 {
     let account = account(world, 10).await;
     let text = fresh::inbound(world, account, world.now());
-    assert_eq!(world.record_inbound(&text, world.now()).await, Ok(true));
+    assert_eq!(world.record_inbound(&text, world.now()).await, Ok(Seen::First));
     let item: JournalItem = charge(world, &text, world.now());
     assert_eq!(item.event.credits, MicroCredits(0));
-    assert_eq!(world.post_charge(&text, item.clone(), world.now()).await, Ok(true));
-    assert_eq!(world.post_charge(&text, item, world.now()).await, Ok(false));
+    assert_eq!(world.post_charge(&text, item.clone(), world.now()).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&text, item, world.now()).await, Ok(Posted::Before));
     assert_eq!(credits(world, account).await, (10, 0, 0));
 }

@@ -407,7 +407,7 @@ where
     let guard = async || world.load_guards(std::slice::from_ref(&claim), &[]).await.unwrap().remove(0);
     let open = guard().await;
     assert_eq!((open.stopped, open.credential.as_ref()), (None, Some(&stored)));
-    world.stop_sending(account, Stop::Frozen).await.unwrap();
+    world.stop_sending(account, Stop::Frozen, 1).await.unwrap();
     assert_eq!(guard().await.stopped, Some(Stop::Frozen));
     let hash = fresh::sid_hash(&stored.account_sid);
     assert_eq!(world.remove_credential(&stored, &hash).await, Ok(true));

@@ -1,5 +1,7 @@
 //! From the journal to usage rows. The journal is the whole store's, so each fact picks its own items out of it.
 
+use crate::ledger::Posted;
+use crate::message::Seen;
 use jiff::Timestamp;
 
 use super::{at_once, count};
@@ -24,11 +26,11 @@ where
     W: RecordInbound + PostOutcome + Clock + Chance,
 {
     let text = fresh::inbound(world, account, at);
-    assert_eq!(world.record_inbound(&text, at).await, Ok(true));
+    assert_eq!(world.record_inbound(&text, at).await, Ok(Seen::First));
     let mut item = charge(world, &text, at);
     item.id = EntryId::new(Timestamp::UNIX_EPOCH, fresh::dice(world));
     item.event.credits = MicroCredits(0);
-    assert_eq!(world.post_charge(&text, item.clone(), at).await, Ok(true));
+    assert_eq!(world.post_charge(&text, item.clone(), at).await, Ok(Posted::Charged));
     item
 }
 

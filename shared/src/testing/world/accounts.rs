@@ -42,14 +42,13 @@ impl Accounts {
 impl CreateAccount for World {
     async fn create_account(&self, new: NewAccount) -> Result<SignedUp, Fault> {
         self.call("create_account", |state| {
-            if let Some(&(account, user)) = state.accounts.emails.get(&new.email) {
+            if let Some(&(account, user)) = state.accounts.emails.get(&new.owner.email) {
                 return Ok(SignedUp::Known(account, user));
             }
             let account = new.account;
             if state.accounts.gates.contains_key(&account) {
                 return Err(Fault::permanent("a new account's id was taken"));
             }
-            state.accounts.emails.insert(new.email, (account, new.owner.id));
             state.accounts.profiles.insert(account, new.profile);
             state.accounts.users.insert((account, new.owner.id), new.owner);
             state.accounts.gates.insert(account, new.gate);
@@ -102,6 +101,10 @@ impl KeepMailTokens for World {
                 return Ok(false);
             };
             let Some(user) = accounts.users.get_mut(&(account, kept.user)) else { return Ok(false) };
+            let owner = accounts.emails.entry(user.email.clone()).or_insert((account, kept.user));
+            if owner.0 != account {
+                return Ok(false);
+            }
             user.verified = true;
             accounts.mail_tokens.remove(&key);
             Ok(true)

@@ -8,7 +8,7 @@ use super::{World, dump, not_valid};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    Allowance, Granularity, JournalItem, PostOutcome, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
+    Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
     UsageSums, journal_shard,
 };
 use crate::message::{Direction, Message};
@@ -52,26 +52,30 @@ fn misfit() -> Fault {
 }
 
 impl PostOutcome for World {
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<bool, Fault> {
+    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
         self.call("post_charge", |state| {
             if !state.messages.unsettled(message) {
-                return Ok(false);
+                return Ok(Posted::Before);
             }
             let event = &item.event;
             let entry = (message.account, event.sid.clone(), event.kind);
             let journal = (journal_shard(item.id), item.id);
-            let taken = state.ledger.entries.contains_key(&entry) || state.ledger.journal.contains_key(&journal);
+            let sid_taken = state.ledger.entries.contains_key(&entry);
+            let taken = state.ledger.journal.contains_key(&journal);
             let allowance = state.ledger.allowances.get_mut(&message.account);
             let Some(allowance) = allowance.filter(|allowance| allowance.held >= message.held && !taken) else {
                 return Err(misfit());
             };
+            if sid_taken {
+                return Ok(Posted::SidTaken);
+            }
             allowance.held.0 -= message.held.0;
             allowance.used.0 += event.credits.0;
             allowance.available.0 += message.held.0.saturating_sub(event.credits.0);
             state.messages.settle(message, now);
             state.ledger.entries.insert(entry, item.clone());
             state.ledger.journal.insert(journal, item);
-            Ok(true)
+            Ok(Posted::Charged)
         })
         .await
     }

@@ -13,7 +13,7 @@ use crate::ledger::Granularity;
 use crate::message::{
     Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN,
     LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage,
-    RecordOutcome, Recorded, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    RecordOutcome, Recorded, Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
@@ -43,7 +43,7 @@ impl Row {
 #[derive(Default)]
 pub(super) struct Messages {
     rows: BTreeMap<(AccountId, MessageId), Row>,
-    sids: BTreeMap<(AccountId, String), MessageId>,
+    sids: BTreeMap<(AccountId, String), (MessageId, Timestamp)>,
     opt_outs: BTreeMap<(AccountId, String, String), (Consent, Timestamp, String)>,
     idempotency: BTreeMap<(AccountId, IdempotencyKey), Idempotency>,
 }
@@ -257,9 +257,11 @@ impl RecordOutcome for World {
         .await
     }
 
-    async fn stop_sending(&self, account: AccountId, stop: Stop) -> Result<(), Fault> {
+    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
         self.call("stop_sending", |state| {
-            if let Some(gate) = state.accounts.gates.get_mut(&account) {
+            let gate = state.accounts.gates.get_mut(&account);
+            let counts = |gate: &&mut Gate| stop == Stop::Frozen || gate.credential_version == credential_version;
+            if let Some(gate) = gate.filter(counts) {
                 gate.stop(stop);
             }
             Ok(())
@@ -291,16 +293,19 @@ impl UpdateMessage for World {
 }
 
 impl RecordInbound for World {
-    async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<bool, Fault> {
+    async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<Seen, Fault> {
         self.call("record_inbound", |state| {
             let sid = message.sid.clone().ok_or(Fault::permanent("a text that arrived has no SID"))?;
             let (row, once) = ((message.account, message.id), (message.account, sid));
-            if state.messages.sids.contains_key(&once) || state.messages.rows.contains_key(&row) {
-                return Ok(false);
+            if let Some((_, first)) = state.messages.sids.get(&once) {
+                return Ok(Seen::Before(*first));
             }
-            state.messages.sids.insert(once, message.id);
+            if state.messages.rows.contains_key(&row) {
+                return Err(Fault::permanent("a new message's id was taken"));
+            }
+            state.messages.sids.insert(once, (message.id, message.created));
             state.messages.rows.insert(row, Row::new(message.clone(), None, due));
-            Ok(true)
+            Ok(Seen::First)
         })
         .await
     }
