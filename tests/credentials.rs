@@ -90,9 +90,9 @@ async fn replacing_keeps_the_webhook_and_removing_stops_sending() {
     assert_eq!(client.delete(PATH).await.problem(StatusCode::NOT_FOUND), "not-found");
     let refused = client.message("k2", other.text("+14155552671", "by none")).await;
     assert_eq!(refused.problem(StatusCode::CONFLICT), "not-connected");
-    // Connected anew: a new path, a version that was never used before.
+    // Connected anew: the same path, which numbers are configured with, and a version that was never used before.
     let again = client.put(PATH, other.credential()).await.expect(StatusCode::OK);
-    assert_ne!(again["inbound_url"], before["inbound_url"]);
+    assert_eq!(again["inbound_url"], before["inbound_url"]);
     assert_eq!(again["key_version"], 3);
     running.stop().await;
 }
@@ -121,10 +121,10 @@ async fn rotating_the_auth_token_loses_no_webhook() {
     client.post(&format!("{path}/promote"), json!({})).await.expect(StatusCode::OK);
     sends(&client, &carrier, "after").await;
 
-    // Once replaced for good, the token before does not count any more.
+    // Connecting the same account again is a rotation too: what is under way still counts.
     let connected = json!({ "account_sid": carrier.account_sid, "auth_token": new });
     let replaced = client.put(PATH, connected).await.expect(StatusCode::OK);
-    assert_eq!(replaced["previous_valid_until"], json!(null));
+    assert!(replaced["previous_valid_until"].is_string());
     sends(&client, &carrier, "replaced").await;
     running.stop().await;
 }

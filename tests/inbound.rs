@@ -214,3 +214,62 @@ async fn a_forged_status_for_another_accounts_message_changes_nothing() {
     assert_eq!(ann.get(&format!("/v1/messages/{id}")).await.expect(StatusCode::OK)["status"], "unknown");
     running.stop().await;
 }
+
+/// Plays a signed text as Twilio would, by hand.
+async fn plays(client: &Client, carrier: &Carrier, url: &str, sid: &str, (from, to): (&str, &str), body: &str) {
+    let params: Vec<_> =
+        [("MessageSid", sid), ("AccountSid", &carrier.account_sid), ("From", from), ("To", to), ("Body", body)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+    let signature = signature::sign(&carrier.auth_token, url, &params);
+    assert_eq!(post_hook(client, url, encoded(&params), Some(&signature)).await.status, StatusCode::OK);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_not_lifted_by_an_old_start_nor_by_one_on_another_channel() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let url = configure_number(&running, &client, &carrier).await;
+    let sid = |n: u8| format!("SM{n:032x}");
+    let texts = ("+14155552671", carrier.number.as_str());
+    let whatsapp_to = format!("whatsapp:{}", carrier.number);
+    plays(&client, &carrier, &url, &sid(1), texts, "START").await;
+    plays(&client, &carrier, &url, &sid(2), texts, "STOP").await;
+    plays(&client, &carrier, &url, &sid(1), texts, "START").await;
+    plays(&client, &carrier, &url, &sid(3), ("whatsapp:+14155552671", &whatsapp_to), "START").await;
+    let id = client.accepted("k1", carrier.text("+14155552671", "still out?")).await;
+    assert_eq!(client.until(&id, "refused").await["reason"], "opted_out");
+    plays(&client, &carrier, &url, &sid(4), texts, "START").await;
+    let id = client.accepted("k2", carrier.text("+14155552671", "welcome back")).await;
+    client.until(&id, "delivered").await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_cannot_forge_a_free_message() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let hook =
+        client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
+    running.fault(&carrier, json!({ "next": 1, "kind": "slow", "ms": 1500 })).await;
+    let id = client.accepted("k", carrier.text("+14155552671", "for free?")).await;
+    client.until(&id, "dispatching").await;
+    let url = hook.replace("/messages", &format!("/status/{id}"));
+    let params: Vec<_> = [
+        ("MessageSid", format!("SM{}", "9".repeat(32))),
+        ("MessageStatus", "canceled".to_owned()),
+        ("AccountSid", carrier.account_sid.clone()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec();
+    let signature = signature::sign(&carrier.auth_token, &url, &params);
+    assert_eq!(post_hook(&client, &url, encoded(&params), Some(&signature)).await.status, StatusCode::NO_CONTENT);
+    client.until(&id, "delivered").await;
+    let credits = eventually("it is charged", async || {
+        let credits = client.get("/v1/credits").await.expect(StatusCode::OK);
+        (credits["held_micro"] == 0).then_some(credits)
+    });
+    assert_eq!(credits.await["used_micro"], 1_000_000);
+    running.stop().await;
+}

@@ -30,6 +30,20 @@ async fn signing_up_again_tells_the_caller_nothing_and_the_owner_by_mail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_signed_up_first_with_my_address_does_not_get_my_account() {
+    let running = start().await;
+    let mut client = running.client();
+    client.sign_up("ann@example.com", "the stranger's password").await;
+    running.link_token("ann@example.com", 1).await;
+    client.sign_up("ann@example.com", PASSWORD).await;
+    let mine = running.link_token("ann@example.com", 2).await;
+    client.post("/v1/email-verifications", json!({ "token": mine })).await.expect(StatusCode::NO_CONTENT);
+    client.log_in("ann@example.com", "the stranger's password").await.problem(StatusCode::UNAUTHORIZED);
+    client.log_in("ann@example.com", PASSWORD).await.expect(StatusCode::CREATED);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_works_once_and_only_whole() {
     let running = start().await;
     let client = running.client();

@@ -196,14 +196,18 @@ where
     let new = parse(request.json()?)?;
     let (friendly_name, trial) = accept_check(world.check_carrier(&new.carrier).await?)?;
     let before = world.load_credential(account).await?;
-    let version = world.credential_version(account).await? + 1;
+    let (newest, hook) = world.credential_history(account).await?;
+    let version = newest + 1;
     let (send_key, send_keys) = next_key(world, account, Purpose::Send, version).await?;
     let (hook_key, hook_keys) = next_key(world, account, Purpose::Hook, version).await?;
-    let hook = match &before {
+    let hook = match hook {
         // Numbers are configured with it: it stays.
-        Some(before) => before.hook,
+        Some(hook) => hook,
         None => HookId::new(account, world.random()?),
     };
+    // Callbacks that are under way were signed with the secret before.
+    let same = before.as_ref().filter(|before| before.account_sid == new.carrier.account_sid);
+    let previous = same.map(|before| Previous { verify: before.verify.clone(), until: request.now + ROTATION_WINDOW });
     let credential = StoredCredential {
         account,
         version,
@@ -216,7 +220,7 @@ where
         hook,
         send: new.carrier.seal(&send_key, world.random()?)?,
         verify: new.hook.seal(&hook_key, world.random()?)?,
-        previous: None,
+        previous,
     };
     save(world, site, request, credential, before.as_ref(), vec![send_keys, hook_keys]).await
 }
@@ -243,7 +247,7 @@ where
         let carrier = Carrier { account_sid: before.account_sid.clone(), region: before.region, auth };
         accept_check(world.check_carrier(&carrier).await?)?;
     }
-    let version = world.credential_version(account).await? + 1;
+    let version = world.credential_history(account).await?.0 + 1;
     let mut credential = StoredCredential { version, ..before.clone() };
     let mut keys = Vec::new();
     if let Some(auth) = rotation.auth {

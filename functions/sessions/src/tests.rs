@@ -67,6 +67,24 @@ async fn an_unknown_address_and_a_wrong_password_are_the_same_answer_by_the_same
     assert_eq!(seen[0].0, StatusCode::UNAUTHORIZED);
 }
 
+/// Promise N12, by time: a hash is computed for nobody too. Without it the answer would come in a hundredth of the time.
+#[tokio::test]
+async fn an_unknown_address_takes_as_long_as_a_wrong_password() {
+    let world = World::new(1);
+    signed_up(&world, true).await;
+    let quickest = async |email: &str| {
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            let start = std::time::Instant::now();
+            log_in(&world, email, "wrong horse battery").await;
+            times.push(start.elapsed());
+        }
+        times.into_iter().min().unwrap()
+    };
+    let (known, unknown) = (quickest(ADDRESS).await, quickest("bob@example.com").await);
+    assert!(unknown * 5 > known && known * 5 > unknown, "{known:?} {unknown:?}");
+}
+
 #[tokio::test]
 async fn before_the_address_is_confirmed_nobody_has_it() {
     let world = World::new(1);

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::number::Country;
 use crate::seal::{DataKey, Sealed};
-use crate::secret::TokenHash;
+use crate::secret::{HookId, TokenHash};
 
 pub use password::{Hashed, Password, PasswordError, Peppers};
 pub use port::*;
@@ -121,6 +121,8 @@ pub struct User {
 /// What every send has to check, in one small item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
+    /// The webhook path; made with the first credential and the same ever after, since numbers are configured with it.
+    pub hook: Option<HookId>,
     /// Twilio refused the credential; over with the next one that is connected.
     pub credential_refused: bool,
     /// Frozen because of an unusual pattern; over when the customer lifts it.
@@ -155,6 +157,7 @@ impl Gate {
     /// The gate of a new account: its own country only, nothing connected.
     pub fn new(home: Country) -> Self {
         Self {
+            hook: None,
             credential_refused: false,
             frozen: false,
             connected: false,

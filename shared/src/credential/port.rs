@@ -61,8 +61,11 @@ pub trait KeepCredential {
         account: AccountId,
     ) -> impl Future<Output = Result<Option<StoredCredential>, Fault>> + Send;
 
-    /// The version of the newest credential that the account ever had; 0 if none.
-    fn credential_version(&self, account: AccountId) -> impl Future<Output = Result<u32, Fault>> + Send;
+    /// The version of the newest credential that the account ever had, 0 if none, and its webhook path.
+    fn credential_history(
+        &self,
+        account: AccountId,
+    ) -> impl Future<Output = Result<(u32, Option<HookId>), Fault>> + Send;
 
     /// Stores or replaces: credential, keys, uniqueness of the SID and the gate, in one transaction.
     fn save_credential(&self, save: SaveCredential) -> impl Future<Output = Result<Saved, Fault>> + Send;

@@ -23,9 +23,9 @@ impl KeepCredential for Live {
         row.map(|row| row.credential(account)).transpose()
     }
 
-    async fn credential_version(&self, account: AccountId) -> Result<u32, Fault> {
-        let gate = self.load_gate(account).await?;
-        gate.map(|gate| gate.credential_version).ok_or(Fault::permanent("the account has no gate"))
+    async fn credential_history(&self, account: AccountId) -> Result<(u32, Option<HookId>), Fault> {
+        let gate = self.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?;
+        Ok((gate.credential_version, gate.hook))
     }
 
     async fn save_credential(&self, save: SaveCredential) -> Result<Saved, Fault> {
@@ -46,11 +46,12 @@ impl KeepCredential for Live {
             // The version only rises, and only by one: of two changes at the same time one wins.
             db.update(
                 &keys::gate(account),
-                "SET connected = :yes, credential_version = :version, credential_refused = :no",
+                "SET connected = :yes, credential_version = :version, credential_refused = :no, hook = :hook",
                 "credential_version = :before",
                 &[
                     (":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true)),
                     (":version", n(stored.version)),
+                    (":hook", s(stored.hook.reveal())),
                     (":before", n(before)),
                     (":no", aws_sdk_dynamodb::types::AttributeValue::Bool(false)),
                 ],

@@ -99,7 +99,11 @@ impl UserRow {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct GateRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hook: Option<String>,
+    #[serde(default)]
     credential_refused: bool,
+    #[serde(default)]
     frozen: bool,
     connected: bool,
     credential_version: u32,
@@ -111,6 +115,7 @@ pub(super) struct GateRow {
 impl From<&Gate> for GateRow {
     fn from(gate: &Gate) -> Self {
         Self {
+            hook: gate.hook.map(|hook| hook.reveal()),
             credential_refused: gate.credential_refused,
             frozen: gate.frozen,
             connected: gate.connected,
@@ -125,6 +130,7 @@ impl From<&Gate> for GateRow {
 impl From<GateRow> for Gate {
     fn from(row: GateRow) -> Self {
         Self {
+            hook: row.hook.as_deref().and_then(HookId::parse),
             credential_refused: row.credential_refused,
             frozen: row.frozen,
             connected: row.connected,

@@ -161,10 +161,10 @@ impl KeepCredential for World {
         self.call("load_credential", |state| Ok(state.credentials.get(account).cloned())).await
     }
 
-    async fn credential_version(&self, account: AccountId) -> Result<u32, Fault> {
-        self.call("credential_version", |state| {
-            let gate = state.accounts.gates.get(&account);
-            gate.map(|gate| gate.credential_version).ok_or(Fault::permanent("the account has no gate"))
+    async fn credential_history(&self, account: AccountId) -> Result<(u32, Option<HookId>), Fault> {
+        self.call("credential_history", |state| {
+            let gate = state.accounts.gates.get(&account).ok_or(Fault::permanent("the account has no gate"))?;
+            Ok((gate.credential_version, gate.hook))
         })
         .await
     }
@@ -189,6 +189,7 @@ impl KeepCredential for World {
             }
             gate.connected = true;
             gate.credential_version = version;
+            gate.hook = Some(save.credential.hook);
             gate.credential_refused = false;
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);

@@ -373,7 +373,7 @@ const METHODS: [&str; 51] = [
     "count_try",
     "create_account",
     "create_message",
-    "credential_version",
+    "credential_history",
     "end_lease",
     "end_session",
     "enqueue",
