@@ -32,7 +32,7 @@ pub fn config(aws: &LocalAws, twilio: &TwilioDouble, site: &str) -> Config {
         (QUEUE_URL_PREFIX, queue_prefix),
         (KMS_KEY, KEY_ALIAS.to_owned()),
         (PLATFORM_SECRET, SECRET.to_owned()),
-        (MAIL_FROM, "TelBuddy <no-reply@telbuddy.example>".to_owned()),
+        (MAIL_FROM, "no-reply@telbuddy.example".to_owned()),
         (TWILIO_URL, twilio.base_url()),
         ("AWS_ENDPOINT_URL", aws.aws_url()),
         ("AWS_ENDPOINT_URL_DYNAMODB", aws.dynamodb_url()),
