@@ -152,6 +152,55 @@ for name in sorted(set(of_name) & set(functions)):
     if ("kms:Decrypt" in actions) and not notes:
         wrong.append(f"{name}: may open keys and cannot write it down")
 
+# Tables and their actions: those of the adapters' methods that the handler calls, followed by name through the code.
+# (Which action on which table is not told apart.)
+FUNCTION = re.compile(r"^( *)(?:pub(?:\([^)]*\))? )?(?:async )?fn (\w+).*?^\1\}", re.S | re.M)
+methods, helpers, table_of = {}, {}, {}
+for path in sorted(pathlib.Path("shared/src").rglob("*.rs")):
+    live, rules = "live" in path.parts, path.name in ("mod.rs", "port.rs") and len(path.parts) == 4
+    if (live or rules) and "testing" not in path.parts:
+        text = re.sub(r"^ *fn [^{]*?;\n", "", code_only(read(path)), flags=re.M)  # what a trait only names
+        for found in FUNCTION.finditer(text):
+            # Adapters' methods by `.name(`, and what handlers call from the rules by `name(`.
+            if live and found.group(1):
+                methods[found.group(2)] = methods.get(found.group(2), "") + found.group()
+            elif rules and "async fn" in found.group()[:40]:
+                helpers[found.group(2)] = found.group()
+for found in FUNCTION.finditer(keys):
+    if not found.group(1) and "Table::" in found.group():
+        table_of[found.group(2)] = tables[re.search(r"Table::(\w+)", found.group()).group(1)]
+ACTIONS = {
+    "GetItem": r"\bget::<", "BatchGetItem": r"\.batch_get\(", "Query": r"\.query\(\)", "PutItem": r"\b(db|self|dynamo)\s*\.put",
+    "UpdateItem": r"\b(db|dynamo)\s*\.update|\.update_one\(", "DeleteItem": r"\b(db|dynamo)\s*\.delete|\.delete_item\(",
+    "ConditionCheckItem": r"\b(db|dynamo)\s*\.check\(",
+}
+# What all adapters share says nothing about one of them.
+shared = {"get", "batch_get", "transact", "update", "update_one", "put", "put_new", "delete", "check", "client", "name"}
+
+
+def called(text, seen, of_rules=True):
+    for mark, known in ((r"\.", methods), (r"(?<![.\w])", helpers if of_rules else {})):
+        for name in set(re.findall(mark + r"(\w+)\(", text)) & set(known) - seen - shared:
+            seen.add(name)
+            yield known[name]
+            yield from called(known[name], seen, known is helpers)
+
+
+for name in sorted(set(roles) & set(functions)):
+    wanted = set()
+    for body in called(code_only(read(f"functions/{name}/src/lib.rs")), set()):
+        actions = {action for action, pattern in ACTIONS.items() if re.search(pattern, body)}
+        if actions:
+            wanted |= actions | {table_of[key] for key in re.findall(r"keys::(\w+)\(", body) if key in table_of}
+            wanted |= {tables[table] for table in re.findall(r"\bTable::(\w+)", body) if table in tables}
+    has = set()
+    for s in [s for p in roles[name]["Properties"]["Policies"] for s in p["PolicyDocument"]["Statement"]]:
+        several = [s["Action"]] if isinstance(s["Action"], str) else s["Action"]
+        if several[0].startswith("dynamodb:"):
+            has |= {action.removeprefix("dynamodb:") for action in several}
+            has |= {tables_of[one] for one in re.findall(r"\w+Table\b", str(s["Resource"]))}
+    same(f"{name}, tables and actions", has, wanted)
+
 # Purposes (docs/ARCHITECTURE.md), in the role and again in the key's own policy.
 purposes = {
     "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),

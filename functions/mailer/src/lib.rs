@@ -1,7 +1,7 @@
 //! Queue `mail`: writes and sends mails. Tokens are made here and stored as hashes, so that no queue ever holds one.
 
 use futures::future::join_all;
-use telbuddy::account::{Email, FindUser, KeepMailTokens, MailToken, Profile, User, VERIFICATION_LIFE};
+use telbuddy::account::{Email, FindUser, KeepMailTokens, LINK_PREFIX, MailToken, Profile, User, VERIFICATION_LIFE};
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
@@ -16,9 +16,6 @@ pub const QUEUE: Queue = Queue::Mail;
 
 /// The services that it calls. It may open the purpose profile.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Mail];
-
-/// Prefix of the token in a link that confirms an address.
-pub const LINK_PREFIX: &str = "tbv_";
 
 /// Works through a batch. A job that comes twice sends a second mail with a second link; both work.
 ///

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use telbuddy::account::{
-    CreateAccount, Email, Gate, KeepMailTokens, NewAccount, Password, Profile, SignedUp, User, parse_label,
+    CreateAccount, Email, Gate, KeepMailTokens, LINK_PREFIX, NewAccount, Password, Profile, SignedUp, User, parse_label,
 };
 use telbuddy::credential::MintKey;
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
@@ -23,9 +23,6 @@ pub const ROUTES: &[Route] =
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues];
-
-/// Prefix of the token in a link that confirms an address.
-pub const LINK_PREFIX: &str = "tbv_";
 
 /// Tries per caller's address and quarter of an hour.
 const TRIES: u32 = 20;

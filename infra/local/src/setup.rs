@@ -46,7 +46,7 @@ pub fn config(aws: &LocalAws, twilio: &TwilioDouble, site: &str) -> Config {
 /// The configuration as a file for `cargo lambda watch --env-file`.
 pub fn env_file(config: &Config) -> String {
     config.values().fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name}={value}");
+        let _ = writeln!(text, "{name}=\"{value}\"");
         text
     })
 }

@@ -19,6 +19,9 @@ pub use port::*;
 /// The name of the sealed field, part of its additional data.
 pub const PROFILE_FIELD: &str = "profile";
 
+/// Prefix of the token in a link that confirms an address.
+pub const LINK_PREFIX: &str = "tbv_";
+
 /// How long a link to confirm an address works.
 pub const VERIFICATION_LIFE: SignedDuration = SignedDuration::from_hours(24);
 

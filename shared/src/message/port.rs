@@ -135,8 +135,9 @@ pub struct Guard {
 
 /// Records what came of a claim.
 pub trait RecordOutcome {
-    /// One write that removes the payload (but for a retry, which needs it again). Only the holder of the fence may, and
-    /// nothing that a callback told already is undone: the answer is the message's status afterwards.
+    /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
+    /// is known or given up). Only the holder of the fence may, and nothing that a callback told already is undone: the
+    /// answer is the message's status afterwards.
     fn record_outcome(
         &self,
         claimed: &Claimed,
