@@ -4,8 +4,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use telbuddy::credential::{
-    Auth, Carrier, CheckCarrier, CredentialKind, HookSecret, KeepCredential, LoadKeys, MintKey, NewCredential,
-    Previous, ROTATION_WINDOW, Region, SaveCredential, Saved, Sid, StoredCredential, accept_check,
+    Auth, Carrier, CheckCarrier, CredentialKind, HookSecret, KeepCredential, LoadKeys, MOST_PREVIOUS, MintKey,
+    NewCredential, Region, SaveCredential, Saved, Sid, StoredCredential, accept_check,
 };
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
@@ -137,7 +137,12 @@ impl CredentialView {
             trial: stored.trial,
             connected_at: stored.connected_at,
             key_version: stored.version,
-            previous_valid_until: stored.previous.as_ref().map(|previous| previous.until).filter(|until| now < *until),
+            previous_valid_until: stored
+                .previous
+                .iter()
+                .map(|previous| previous.until)
+                .filter(|until| now < *until)
+                .max(),
             permissions: &PERMISSIONS,
             notes: notes(stored),
             inbound_url: format!("{}/hooks/twilio/{}/messages", site.origin, stored.hook.reveal()),
@@ -207,7 +212,7 @@ where
     };
     // Callbacks that are under way were signed with the secret before.
     let same = before.as_ref().filter(|before| before.account_sid == new.carrier.account_sid);
-    let previous = same.map(|before| Previous { verify: before.verify.clone(), until: request.now + ROTATION_WINDOW });
+    let previous = same.map_or_else(Vec::new, |before| before.kept(request.now));
     let credential = StoredCredential {
         account,
         version,
@@ -259,7 +264,7 @@ where
     if let Some(hook) = rotation.hook {
         let (key, wrapped) = next_key(world, account, Purpose::Hook, version).await?;
         credential.verify = hook.seal(&key, world.random()?)?;
-        credential.previous = Some(Previous { verify: before.verify.clone(), until: request.now + ROTATION_WINDOW });
+        credential.previous = before.kept(request.now);
         keys.push(wrapped);
     }
     save(world, site, request, credential, Some(&before), keys).await
@@ -340,7 +345,7 @@ where
     }
 }
 
-/// A new version of a key. The one before stays: for those who read it a moment ago, and for a rotation's window.
+/// A new version of a key. Those before stay: for those who read one a moment ago, and for a rotation's window.
 async fn next_key<W>(
     world: &W,
     account: AccountId,
@@ -352,7 +357,9 @@ where
 {
     let before = world.load_keys(account, purpose).await?;
     let (key, wrapped) = world.mint_key(account, purpose, version).await?;
-    let mut versions: Vec<_> = before.and_then(|keys| keys.current().cloned()).into_iter().collect();
+    let mut versions = before.map_or_else(Vec::new, |keys| keys.versions);
+    versions.sort_unstable_by_key(|key| key.version);
+    versions.drain(..versions.len().saturating_sub(MOST_PREVIOUS));
     versions.push(wrapped);
     Ok((key, WrappedKeys { account, purpose, versions }))
 }

@@ -2,7 +2,7 @@
 
 use http::{Method, header};
 use telbuddy::account::Stop;
-use telbuddy::credential::{Check, OpenKey};
+use telbuddy::credential::{Check, OpenKey, ROTATION_WINDOW};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::secs;
@@ -202,13 +202,19 @@ async fn a_rotation_sends_with_the_new_token_and_verifies_with_both_for_a_day() 
 }
 
 #[tokio::test]
-async fn a_rotation_before_the_last_ones_window_closes_keeps_the_one_before_it() {
+async fn a_repeated_rotation_does_not_push_out_the_token_that_still_signs() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    for token in ["second", "third"] {
+    for token in ["second", "second", "third"] {
         assert_eq!(handle(&world, &site(), rotate_to(&world, &customer, token)).await.status, StatusCode::OK);
     }
-    assert_eq!(verifies(&world, &customer).await, ["third", "second"]);
+    let first = first_token(&customer);
+    assert_eq!(verifies(&world, &customer).await, ["third", "second", "second", first.as_str()]);
+    // Bounded: the oldest goes.
+    assert_eq!(handle(&world, &site(), rotate_to(&world, &customer, "fourth")).await.status, StatusCode::OK);
+    assert_eq!(verifies(&world, &customer).await, ["fourth", "third", "second", "second"]);
+    world.advance(ROTATION_WINDOW);
+    assert_eq!(verifies(&world, &customer).await, ["fourth"]);
 }
 
 #[tokio::test]

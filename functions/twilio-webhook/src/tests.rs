@@ -264,7 +264,7 @@ async fn in_a_rotation_both_tokens_sign_until_the_window_closes() {
     new_keys.versions.splice(0..0, old_keys.unwrap().versions);
     save.credential.verify = HookSecret::AuthToken("new".into()).seal(&new_key, [3; 12]).unwrap();
     save.credential.hook = before.hook;
-    save.credential.previous = Some(Previous { verify: before.verify.clone(), until });
+    save.credential.previous = vec![Previous { verify: before.verify.clone(), until }];
     save.sid_hash.clone_from(&customer.sid_hash);
     save.replaced_sid_hash = Some(customer.sid_hash.clone());
     save.keys.retain(|keys| keys.purpose == Purpose::Send);

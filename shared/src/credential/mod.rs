@@ -143,12 +143,15 @@ pub struct StoredCredential {
     pub send: Sealed,
     /// Sealed for purpose hook.
     pub verify: Sealed,
-    /// What checked signatures before a rotation, while it still counts.
-    pub previous: Option<Previous>,
+    /// What checked signatures before a rotation, the latest first, while it still counts.
+    pub previous: Vec<Previous>,
 }
 
 /// How long the secret before a rotation still checks signatures.
 pub const ROTATION_WINDOW: SignedDuration = SignedDuration::from_hours(24);
+
+/// How many secrets before the current one are kept at most, and their data keys with them.
+pub const MOST_PREVIOUS: usize = 3;
 
 /// The webhook secret before a rotation, sealed with its own version of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,8 +165,16 @@ pub struct Previous {
 impl StoredCredential {
     /// The sealed secrets that may check a signature at `now`, the current one first.
     pub fn verifiers(&self, now: Timestamp) -> impl Iterator<Item = &Sealed> {
-        let previous = self.previous.as_ref().filter(|previous| now < previous.until);
+        let previous = self.previous.iter().filter(move |previous| now < previous.until);
         std::iter::once(&self.verify).chain(previous.map(|previous| &previous.verify))
+    }
+
+    /// The webhook secrets that go on counting beside a new one from `now` on: this one, and those that a rotation a
+    /// moment ago left. So a rotation that is repeated, because its answer got lost, loses nothing.
+    pub fn kept(&self, now: Timestamp) -> Vec<Previous> {
+        let this = Previous { verify: self.verify.clone(), until: now + ROTATION_WINDOW };
+        let open = self.previous.iter().filter(|previous| now < previous.until).cloned();
+        std::iter::once(this).chain(open).take(MOST_PREVIOUS).collect()
     }
 }
 
@@ -361,7 +372,7 @@ mod tests {
             hook: HookId::new(account, [0; 16]),
             send: carrier.seal(&key(Purpose::Send), [0; 12]).unwrap(),
             verify: hook.seal(&key(Purpose::Hook), [0; 12]).unwrap(),
-            previous: None,
+            previous: Vec::new(),
         };
         assert!(Carrier::open(&stored, &key(Purpose::Send)).is_ok());
         assert!(Carrier::open(&stored, &key(Purpose::Hook)).is_err());

@@ -136,7 +136,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
             hook: HookId::new(account, world.random().unwrap()),
             send: carrier.seal(&send_key, world.random().unwrap()).unwrap(),
             verify: hook.seal(&hook_key, world.random().unwrap()).unwrap(),
-            previous: None,
+            previous: Vec::new(),
         },
         sid_hash: sid_hash(account_sid),
         replaced_sid_hash: None,

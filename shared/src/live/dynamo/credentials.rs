@@ -1,5 +1,7 @@
 //! Carrier credentials in table `credentials`, wrapped data keys in table `keys`.
 
+use aws_sdk_dynamodb::types::AttributeValue;
+
 use super::keys;
 use super::rows::{ClaimRow, CredentialRow, KeysRow};
 use super::{Transacted, blocker, from_item, n, s, to_item};
@@ -35,6 +37,18 @@ impl KeepCredential for Live {
         let claim = keys::carrier_claim(&save.sid_hash);
         let row = keys::credential(account);
         let before = stored.version.saturating_sub(1);
+        let mut gate = "SET connected = :yes, credential_version = :version, hook = :hook".to_owned();
+        let mut values = vec![
+            (":yes", AttributeValue::Bool(true)),
+            (":version", n(stored.version)),
+            (":hook", s(stored.hook.reveal())),
+            (":before", n(before)),
+        ];
+        // Only a new secret for calls ends what a refused one began.
+        if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
+            gate.push_str(", credential_refused = :no");
+            values.push((":no", AttributeValue::Bool(false)));
+        }
         let mut parts = vec![
             // One Twilio account, one TelBuddy account.
             db.put(
@@ -44,18 +58,7 @@ impl KeepCredential for Live {
                 &[(":me", s(account.to_string()))],
             )?,
             // The version only rises, and only by one: of two changes at the same time one wins.
-            db.update(
-                &keys::gate(account),
-                "SET connected = :yes, credential_version = :version, credential_refused = :no, hook = :hook",
-                "credential_version = :before",
-                &[
-                    (":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true)),
-                    (":version", n(stored.version)),
-                    (":hook", s(stored.hook.reveal())),
-                    (":before", n(before)),
-                    (":no", aws_sdk_dynamodb::types::AttributeValue::Bool(false)),
-                ],
-            )?,
+            db.update(&keys::gate(account), &gate, "credential_version = :before", &values)?,
             db.put(
                 &row,
                 to_item(&row, &CredentialRow::from(stored))?,
@@ -88,7 +91,7 @@ impl KeepCredential for Live {
                 &keys::gate(account),
                 "SET connected = :no",
                 "credential_version = :version",
-                &[(":no", aws_sdk_dynamodb::types::AttributeValue::Bool(false)), (":version", n(stored.version))],
+                &[(":no", AttributeValue::Bool(false)), (":version", n(stored.version))],
             )?,
         ];
         for purpose in [Purpose::Send, Purpose::Hook] {

@@ -225,8 +225,8 @@ pub(super) struct CredentialRow {
     send: Vec<u8>,
     #[serde(with = "binary")]
     verify: Vec<u8>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    previous: Option<PreviousRow>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    previous: Vec<PreviousRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -249,10 +249,14 @@ impl From<&StoredCredential> for CredentialRow {
             hook: stored.hook.reveal(),
             send: stored.send.0.clone(),
             verify: stored.verify.0.clone(),
-            previous: stored.previous.as_ref().map(|previous| PreviousRow {
-                verify: previous.verify.0.clone(),
-                until: previous.until.as_millisecond(),
-            }),
+            previous: stored
+                .previous
+                .iter()
+                .map(|previous| PreviousRow {
+                    verify: previous.verify.0.clone(),
+                    until: previous.until.as_millisecond(),
+                })
+                .collect(),
         }
     }
 }
@@ -271,10 +275,11 @@ impl CredentialRow {
             hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
             send: Sealed(self.send),
             verify: Sealed(self.verify),
-            previous: match self.previous {
-                Some(row) => Some(Previous { verify: Sealed(row.verify), until: at(row.until)? }),
-                None => None,
-            },
+            previous: self
+                .previous
+                .into_iter()
+                .map(|row| Ok(Previous { verify: Sealed(row.verify), until: at(row.until)? }))
+                .collect::<Result<_, Fault>>()?,
         })
     }
 }

@@ -190,7 +190,9 @@ impl KeepCredential for World {
             gate.connected = true;
             gate.credential_version = version;
             gate.hook = Some(save.credential.hook);
-            gate.credential_refused = false;
+            if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
+                gate.credential_refused = false;
+            }
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);
             }
