@@ -51,7 +51,9 @@ pub enum StartError {
     #[error("{0}")]
     Aws(#[from] local_aws::StartError),
     /// The Twilio double.
-    #[error("the Twilio double does not start: {0}")]
+    #[error(
+        "the Twilio double does not start: {0}; if its file is damaged, move twilio-double.sqlite out of the data folder"
+    )]
     Twilio(#[from] twilio_double::StartError),
     /// Queues, keys or tables could not be made.
     #[error("the local AWS could not be set up: {0}")]
