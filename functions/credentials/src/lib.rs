@@ -91,7 +91,7 @@ pub struct Permission {
 /// What a restricted API key needs, and no more.
 const PERMISSIONS: [Permission; 2] = [
     Permission { permission: "Messages: create", why: "to send what you ask us to send" },
-    Permission { permission: "Messages: list, read", why: "to check the key, and to see what became of a message" },
+    Permission { permission: "Messages: list, read", why: "to check that the key works" },
 ];
 
 /// A connected credential. No secret is ever shown.

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use telbuddy::account::Stop;
-use telbuddy::message::{DUE_SHARDS, FindDue, LOOK_AGAIN};
-use telbuddy::platform::Clock;
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::setup::{BODY, Customer, TO, called, crash_after, site, with_header};
+use telbuddy::testing::setup::{BODY, Customer, TO, called, crash_after, due_later, site, with_header};
 
 use super::*;
 
@@ -25,16 +23,6 @@ async fn sent(world: &World, customer: &Customer, key: &str) -> Reply {
 
 fn reserved(world: &World, customer: &Customer) -> u64 {
     world.allowance(customer.account).unwrap().held.0 / 1_000_000
-}
-
-/// What the sweeper finds once it looks.
-async fn due(world: &World) -> Vec<MessageId> {
-    let mut found = Vec::new();
-    for shard in 0..DUE_SHARDS {
-        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
-        found.extend(due.into_iter().map(|(_, message)| message));
-    }
-    found
 }
 
 #[tokio::test]
@@ -139,7 +127,7 @@ async fn a_lost_answer_of_the_write_is_answered_by_the_same_key_and_the_sweeper_
     assert_eq!(sent(&world, &customer, "a").await.status, StatusCode::ACCEPTED);
     let messages = world.messages_of(customer.account);
     assert_eq!((messages.len(), reserved(&world, &customer)), (1, 1));
-    assert_eq!(due(&world).await, [messages[0].id]);
+    assert_eq!(due_later(&world).await, [messages[0].id]);
 }
 
 #[tokio::test]
@@ -149,7 +137,7 @@ async fn a_lost_hint_is_an_accepted_message_that_the_sweeper_finds() {
     world.fail_next("enqueue", Fault::transient("busy"));
     assert_eq!(sent(&world, &customer, "a").await.status, StatusCode::ACCEPTED);
     let id = world.messages_of(customer.account)[0].id;
-    assert_eq!((world.jobs(), due(&world).await), (Vec::new(), vec![id]));
+    assert_eq!((world.jobs(), due_later(&world).await), (Vec::new(), vec![id]));
 }
 
 #[tokio::test]
@@ -161,7 +149,7 @@ async fn a_crash_at_any_point_and_the_same_key_again_is_one_message_with_one_hol
         assert_eq!(sent(&world, &customer, "a").await.status, StatusCode::ACCEPTED);
         let messages = world.messages_of(customer.account);
         assert_eq!((messages.len(), reserved(&world, &customer)), (1, 1), "{polls} polls");
-        assert_eq!(due(&world).await, [messages[0].id], "{polls} polls");
+        assert_eq!(due_later(&world).await, [messages[0].id], "{polls} polls");
     }
 }
 

@@ -2,10 +2,10 @@
 
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::PostOutcome;
-use telbuddy::message::{Claimed, DUE_SHARDS, FindDue, Outcome, RecordOutcome};
+use telbuddy::message::{Claimed, Outcome, RecordOutcome};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::setup::{Customer, called, row};
+use telbuddy::testing::setup::{Customer, called, due_later, row};
 
 use super::*;
 
@@ -42,15 +42,6 @@ async fn dispatching(world: &World) -> (Message, Claimed) {
     let claimed = fresh::claimed(world, &message, world.now()).await;
     world.forget_calls();
     (message, claimed)
-}
-
-async fn due_later(world: &World) -> Vec<MessageId> {
-    let mut found = Vec::new();
-    for shard in 0..DUE_SHARDS {
-        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
-        found.extend(due.into_iter().map(|(_, message)| message));
-    }
-    found
 }
 
 #[tokio::test]

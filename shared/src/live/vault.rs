@@ -64,8 +64,11 @@ impl Vault {
 
     /// The slot of a key; makes room by forgetting what is over, and then what would be over first.
     fn slot(&self, which: Which, now: Timestamp) -> Slot {
-        let mut memory = self.memory();
+        let mut guard = self.memory();
+        let memory = &mut *guard;
         memory.slots.retain(|_, slot| slot.until > now);
+        // Which version is the newest is remembered as long as that key is: nothing here grows with the accounts.
+        memory.newest.retain(|(account, purpose), version| memory.slots.contains_key(&(*account, *purpose, *version)));
         if memory.slots.len() >= MOST {
             let first = memory.slots.iter().min_by_key(|(_, slot)| slot.until).map(|(which, _)| *which);
             first.and_then(|which| memory.slots.remove(&which));

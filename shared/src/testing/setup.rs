@@ -9,8 +9,8 @@ use super::{World, fresh};
 use crate::account::{CreateAccount, SignedUp};
 use crate::credential::{KeepCredential, Saved, StoredCredential};
 use crate::edge::Request;
-use crate::ids::{AccountId, RequestId, SessionId, UserId};
-use crate::message::{Message, Payload, RecordMessage, Recorded};
+use crate::ids::{AccountId, MessageId, RequestId, SessionId, UserId};
+use crate::message::{DUE_SHARDS, FindDue, LOOK_AGAIN, Message, Payload, RecordMessage, Recorded};
 use crate::platform::{Chance, Clock, PlatformKeys};
 use crate::seal::{DataKey, Purpose};
 use crate::secret::{ExposeSecret, Token};
@@ -131,4 +131,14 @@ pub fn crash_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T
         std::task::Poll::Ready(done) => Some(done),
         std::task::Poll::Pending => None,
     })
+}
+
+/// What the sweeper finds once it looks at what is waiting now.
+pub async fn due_later(world: &World) -> Vec<MessageId> {
+    let mut found = Vec::new();
+    for shard in 0..DUE_SHARDS {
+        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
+        found.extend(due.into_iter().map(|(_, message)| message));
+    }
+    found
 }

@@ -175,16 +175,16 @@ fn fault<E: ProvideErrorMetadata>(what: &str, error: &SdkError<E>) -> Fault {
 
 /// A row as an item under its key, with the version of its shape.
 fn to_item(key: &Key, row: &impl Serialize) -> Result<Item, Fault> {
-    let mut item: Item =
-        serde_dynamo::to_item(row).map_err(|error| Fault::Permanent(format!("a row did not serialize: {error}")))?;
+    let mut item: Item = serde_dynamo::to_item(row).map_err(|_| Fault::permanent("a row did not serialize"))?;
     item.extend(key.attributes());
     item.insert("v".to_owned(), n(1));
     Ok(item)
 }
 
-/// A row from an item.
+/// A row from an item. What does not read is named by its type only: serde's text may hold the value.
 fn from_item<T: DeserializeOwned>(item: Item) -> Result<T, Fault> {
-    serde_dynamo::from_item(item).map_err(|error| Fault::Permanent(format!("a stored row does not read: {error}")))
+    serde_dynamo::from_item(item)
+        .map_err(|_| Fault::Permanent(format!("a stored {} does not read", std::any::type_name::<T>())))
 }
 
 fn text(item: &Item, name: &str) -> Result<String, Fault> {
