@@ -209,6 +209,8 @@ purposes = {
     "sender": ("kms:Decrypt", {"send", "payload"}),
     "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
     "mailer": ("kms:Decrypt", {"profile"}),
+    "numbers": ("kms:Decrypt", {"send", "profile"}),
+    "number-watch": ("kms:Decrypt", {"send", "profile"}),
 }
 CONTEXT = "kms:EncryptionContext:purpose"
 

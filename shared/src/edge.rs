@@ -167,6 +167,15 @@ impl Query {
         self.0.iter().find_map(|(key, value)| (*key == name).then_some(value.as_str()))
     }
 
+    /// A parameter that is `true`, or `false` as if it were left out.
+    pub fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::field(name, "invalid", "give true or false")),
+        }
+    }
+
     /// The page size: `limit`, from 1 to `most`, or `usual` if left out.
     pub fn limit(&self, usual: u16, most: u16) -> Result<u16, Problem> {
         match self.get("limit").map(str::parse::<u16>) {
@@ -297,6 +306,14 @@ pub enum Kind {
     CarrierAccountTaken,
     /// Twilio cannot be reached or is busy.
     CarrierUnavailable,
+    /// The API key lacks a permission at Twilio.
+    CarrierForbids,
+    /// Twilio did not take a change.
+    CarrierRejected,
+    /// Numbers are connected, and what was asked for would cut them off.
+    NumbersConnected,
+    /// Somebody changed a connected number's configuration.
+    NumberChanged,
     /// The credit does not cover the message.
     NotEnoughCredit,
     /// The account's segments of the day are used up.
@@ -358,6 +375,16 @@ impl Kind {
             Self::CarrierUnavailable => {
                 ("carrier-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Twilio cannot be asked right now")
             }
+            Self::CarrierForbids => {
+                ("carrier-forbids", StatusCode::UNPROCESSABLE_ENTITY, "The API key lacks a permission at Twilio")
+            }
+            Self::CarrierRejected => {
+                ("carrier-rejected", StatusCode::UNPROCESSABLE_ENTITY, "Twilio did not take the change")
+            }
+            Self::NumbersConnected => ("numbers-connected", StatusCode::CONFLICT, "Numbers are connected"),
+            Self::NumberChanged => {
+                ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
+            }
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
@@ -418,6 +445,15 @@ impl Problem {
         let mut fields = Fields::default();
         fields.add(field, code, detail.into());
         fields.into_problem()
+    }
+
+    /// The same with what is at fault: field, stable word, what to know.
+    #[must_use]
+    pub fn with_errors(mut self, errors: impl IntoIterator<Item = (String, &'static str, String)>) -> Self {
+        let error =
+            |(field, code, detail): (String, &'static str, String)| FieldError { field, code: code.into(), detail };
+        self.errors.extend(errors.into_iter().map(error));
+        self
     }
 
     /// The same with a further header.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::account::{Email, EmailIndex, Peppers};
+use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
@@ -89,6 +90,13 @@ pub enum Job {
     },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
+    /// Look whether Twilio still has what we set for a connected number (queue `numbers`).
+    CheckNumber {
+        /// Whose.
+        account: AccountId,
+        /// Which number or messaging service.
+        target: Target,
+    },
 }
 
 /// The mails that TelBuddy sends.
@@ -110,11 +118,13 @@ pub enum Queue {
     Mail,
     /// Twilio's events.
     TwilioEvents,
+    /// Connected numbers to look at.
+    Numbers,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 4] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents];
+    pub const ALL: [Self; 5] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -123,6 +133,7 @@ impl Queue {
             Self::Post => "post",
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
+            Self::Numbers => "numbers",
         }
     }
 }
@@ -135,13 +146,17 @@ impl Job {
             Self::Post { .. } => Queue::Post,
             Self::Mail { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
+            Self::CheckNumber { .. } => Queue::Numbers,
         }
     }
 
     /// Whose work it is: the group by which a queue is fair.
     pub fn account(&self) -> AccountId {
         match self {
-            Self::Send { account, .. } | Self::Post { account, .. } | Self::Mail { account, .. } => *account,
+            Self::Send { account, .. }
+            | Self::Post { account, .. }
+            | Self::Mail { account, .. }
+            | Self::CheckNumber { account, .. } => *account,
             Self::Twilio(event) => event.account,
         }
     }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use telbuddy::credential::{
-    Auth, Carrier, CheckCarrier, CredentialKind, HookSecret, KeepCredential, LoadKeys, MOST_PREVIOUS, MintKey,
+    Auth, Carrier, CheckCarrier, CredentialKind, History, HookSecret, KeepCredential, LoadKeys, MOST_PREVIOUS, MintKey,
     NewCredential, Region, SaveCredential, Saved, Sid, StoredCredential, accept_check,
 };
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
@@ -89,9 +89,17 @@ pub struct Permission {
 }
 
 /// What a restricted API key needs, and no more.
-const PERMISSIONS: [Permission; 2] = [
+const PERMISSIONS: [Permission; 4] = [
     Permission { permission: "Messages: create", why: "to send what you ask us to send" },
     Permission { permission: "Messages: list, read", why: "to check that the key works" },
+    Permission {
+        permission: "Incoming phone numbers: list, read, update",
+        why: "only if you connect numbers here: to list them, to set their webhook, to give them back as they were",
+    },
+    Permission {
+        permission: "Messaging services: list, read, update",
+        why: "the same for messaging services, whose webhook counts for the numbers in their pool",
+    },
 ];
 
 /// A connected credential. No secret is ever shown.
@@ -187,10 +195,13 @@ where
 }
 
 /// Connect a Twilio account, or replace its credential.
-#[utoipa::path(put, path = "/v1/credentials/twilio", tag = "credential", request_body = Connect, responses(
+#[utoipa::path(put, path = "/v1/credentials/twilio", tag = "credential", request_body = Connect, params(
+    ("leave_numbers" = Option<bool>, Query, description = "true: let another Twilio account take the place of this one \
+        although numbers are connected; at Twilio they keep pointing here")), responses(
     (status = 200, description = "Checked at Twilio and stored sealed", body = CredentialView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 409, description = "Another TelBuddy account has this Twilio account", body = telbuddy::edge::ProblemBody),
+    (status = 409, description = "Another TelBuddy account has this Twilio account, or numbers of the one before are \
+        connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or Twilio refused it", body = telbuddy::edge::ProblemBody),
     (status = 503, description = "Twilio cannot be asked", body = telbuddy::edge::ProblemBody)))]
 async fn connect<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
@@ -198,14 +209,18 @@ where
     W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
     let account = caller(world, site, request).await?.account;
+    let leave_numbers = leave_numbers(request)?;
     let new = parse(request.json()?)?;
-    let (friendly_name, trial) = accept_check(world.check_carrier(&new.carrier).await?)?;
     let before = world.load_credential(account).await?;
-    let (newest, hook) = world.credential_history(account).await?;
-    let version = newest + 1;
+    let history = world.credential_history(account).await?;
+    if before.as_ref().is_some_and(|before| before.account_sid != new.carrier.account_sid) {
+        check_numbers(&history, leave_numbers)?;
+    }
+    let (friendly_name, trial) = accept_check(world.check_carrier(&new.carrier).await?)?;
+    let version = history.version + 1;
     let (send_key, send_keys) = next_key(world, account, Purpose::Send, version).await?;
     let (hook_key, hook_keys) = next_key(world, account, Purpose::Hook, version).await?;
-    let hook = match hook {
+    let hook = match history.hook {
         // Numbers are configured with it: it stays.
         Some(hook) => hook,
         None => HookId::new(account, world.random()?),
@@ -227,7 +242,26 @@ where
         verify: new.hook.seal(&hook_key, world.random()?)?,
         previous,
     };
-    save(world, site, request, credential, before.as_ref(), vec![send_keys, hook_keys]).await
+    save(world, site, request, credential, (before.as_ref(), history.numbers), vec![send_keys, hook_keys]).await
+}
+
+/// Whether the customer knows that connected numbers keep pointing here.
+fn leave_numbers(request: &Request) -> Result<bool, Problem> {
+    request.query(&["leave_numbers"])?.flag("leave_numbers")
+}
+
+/// Without a credential numbers cannot be given back: that comes first.
+fn check_numbers(history: &History, leave_numbers: bool) -> Result<(), Problem> {
+    if history.numbers == 0 || leave_numbers {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} of your numbers and messaging services are connected: give them back with DELETE \
+         /v1/numbers/{{sid}}/connection first (GET /v1/numbers lists them), or add ?leave_numbers=true to leave them \
+         pointing here",
+        history.numbers
+    );
+    Err(Problem::new(Kind::NumbersConnected, detail))
 }
 
 /// Rotate a secret without losing a webhook.
@@ -252,7 +286,8 @@ where
         let carrier = Carrier { account_sid: before.account_sid.clone(), region: before.region, auth };
         accept_check(world.check_carrier(&carrier).await?)?;
     }
-    let version = world.credential_history(account).await?.0 + 1;
+    let history = world.credential_history(account).await?;
+    let version = history.version + 1;
     let mut credential = StoredCredential { version, ..before.clone() };
     let mut keys = Vec::new();
     if let Some(auth) = rotation.auth {
@@ -267,7 +302,7 @@ where
         credential.previous = before.kept(request.now);
         keys.push(wrapped);
     }
-    save(world, site, request, credential, Some(&before), keys).await
+    save(world, site, request, credential, (Some(&before), history.numbers), keys).await
 }
 
 /// What a rotation replaces.
@@ -314,13 +349,13 @@ fn fit(ask: Secrets, kind: CredentialKind) -> Result<Rotation, Problem> {
     }
 }
 
-/// Stores a credential in the place of the one before it.
+/// Stores a credential in the place of the one before it, with so many connected numbers.
 async fn save<W>(
     world: &W,
     site: &Site,
     request: &Request,
     credential: StoredCredential,
-    before: Option<&StoredCredential>,
+    (before, numbers): (Option<&StoredCredential>, u32),
     keys: Vec<WrappedKeys>,
 ) -> Result<Reply, Problem>
 where
@@ -332,6 +367,7 @@ where
     let save = SaveCredential {
         sid_hash: hash(&credential.account_sid),
         replaced_sid_hash: before.map(|before| hash(&before.account_sid)),
+        numbers,
         credential,
         keys,
     };
@@ -485,18 +521,25 @@ fn nothing_connected() -> Problem {
 }
 
 /// Disconnect: the credential and the keys that opened it are gone.
-#[utoipa::path(delete, path = "/v1/credentials/twilio", tag = "credential", responses(
+#[utoipa::path(delete, path = "/v1/credentials/twilio", tag = "credential", params(
+    ("leave_numbers" = Option<bool>, Query, description = "true: although numbers are connected; at Twilio they keep \
+        pointing here")), responses(
     (status = 204, description = "Disconnected"),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 404, description = "Nothing is connected", body = telbuddy::edge::ProblemBody)))]
+    (status = 404, description = "Nothing is connected", body = telbuddy::edge::ProblemBody),
+    (status = 409, description = "Numbers are connected", body = telbuddy::edge::ProblemBody)))]
 async fn disconnect<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
     W: KeepSessions + KeepCredential + PlatformKeys + Sync,
 {
     let account = caller(world, site, request).await?.account;
+    let leave_numbers = leave_numbers(request)?;
     let stored = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
+    let history = world.credential_history(account).await?;
+    check_numbers(&history, leave_numbers)?;
     let platform = world.platform().await?;
-    if world.remove_credential(&stored, &platform.hash("carrier", stored.account_sid.as_str())).await? {
+    let sid_hash = platform.hash("carrier", stored.account_sid.as_str());
+    if world.remove_credential(&stored, &sid_hash, history.numbers).await? {
         return Ok(Reply::empty(StatusCode::NO_CONTENT));
     }
     Err(Problem::from(Fault::transient("the credential was changed at the same time")))

@@ -237,7 +237,13 @@ async fn removing_takes_the_keys_with_it_and_a_fault_leaves_it_whole() {
     assert_eq!(sends_with(&world, &customer).await, first_token(&customer));
     world.forget_calls();
     assert_eq!(handle(&world, &site(), remove()).await.status, StatusCode::NO_CONTENT);
-    let calls = [("load_session", 1), ("load_credential", 1), ("platform", 1), ("remove_credential", 1)];
+    let calls = [
+        ("load_session", 1),
+        ("load_credential", 1),
+        ("credential_history", 1),
+        ("platform", 1),
+        ("remove_credential", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     for purpose in [Purpose::Send, Purpose::Hook] {
         assert_eq!(world.load_keys(customer.account, purpose).await, Ok(None));

@@ -300,7 +300,7 @@ async fn what_was_stored_between_acceptance_and_sending_wins() {
                 said.await.unwrap();
             }
             _ => {
-                let removed = world.remove_credential(&customer.credential, &customer.sid_hash).await;
+                let removed = world.remove_credential(&customer.credential, &customer.sid_hash, 0).await;
                 assert_eq!(removed, Ok(true));
             }
         }

@@ -1,5 +1,6 @@
 //! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from here.
 
+use telbuddy::connection::{ASK_AGAIN, FindDueConnections};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
@@ -12,10 +13,11 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Messages that one run looks at in each shard; the next run goes on.
 const AT_MOST: u16 = 500;
 
-/// One run. AWS calls: 1 query for each of 16 shards, and for each message that is due 1 read, 1 hint, 1 write.
+/// One run. AWS calls: 1 query for each of 16 shards and 1 for connected numbers; for each message that is due 1 read,
+/// 1 hint, 1 write; for each number 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
-    W: FindDue + ReadMessages + UpdateMessage + EnqueueJob + Clock + Sync,
+    W: FindDue + FindDueConnections + ReadMessages + UpdateMessage + EnqueueJob + Clock + Sync,
 {
     let mut first_fault = Ok(());
     for shard in 0..DUE_SHARDS {
@@ -27,7 +29,17 @@ where
             }
         }
     }
-    first_fault
+    first_fault.and(look_at_numbers(world).await)
+}
+
+/// Asks for a look at each connected number whose time has come.
+async fn look_at_numbers<W: FindDueConnections + EnqueueJob + Clock>(world: &W) -> Result<(), Fault> {
+    let now = world.now();
+    for (account, target) in world.find_due_connections(now, AT_MOST).await? {
+        world.enqueue(Job::CheckNumber { account, target: target.clone() }, 0).await?;
+        world.look_at_connection_again(account, &target, now + ASK_AGAIN).await?;
+    }
+    Ok(())
 }
 
 async fn look_at<W>(world: &W, account: AccountId, id: MessageId) -> Result<(), Fault>

@@ -45,7 +45,7 @@ async fn a_lost_hint_is_made_up_for_after_a_minute_and_not_before() {
     world.forget_calls();
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [send(&message)]);
-    let calls = [("find_due", 16), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(world.payload_of(message.account, message.id).map(|payload| payload.0.is_empty()), Some(false));
 }
@@ -139,7 +139,11 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         world.advance(SignedDuration::from_hours(100));
         world.forget_calls();
         handle(&world).await.unwrap();
-        assert_eq!(called(&world), [("find_due", 16)].into_iter().collect(), "{outcome:?}");
+        assert_eq!(
+            called(&world),
+            [("find_due", 16), ("find_due_connections", 1)].into_iter().collect(),
+            "{outcome:?}"
+        );
     }
 }
 

@@ -234,7 +234,7 @@ async fn the_hook_of_a_removed_credential_is_gone_and_costs_the_read_only() {
     let customer = Customer::new(&world).await;
     // Its key is warm.
     posted(&world, &customer, &status_path(&customer), &status_params(&customer, "sent")).await;
-    assert_eq!(world.remove_credential(&customer.credential, &customer.sid_hash).await, Ok(true));
+    assert_eq!(world.remove_credential(&customer.credential, &customer.sid_hash, 0).await, Ok(true));
     world.forget_calls();
     let reply = posted(&world, &customer, &status_path(&customer), &status_params(&customer, "delivered")).await;
     assert_eq!((reply.status, called(&world)), (StatusCode::NOT_FOUND, BTreeMap::from([("find_hook", 1)])));

@@ -97,11 +97,13 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
+        http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
+        queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         schedule!(sweeper, "sweeper", config, 5),
         schedule!(access_chain, "access-chain", config, 5),
         schedule!(usage_rollup, "usage-rollup", config, 2),
@@ -126,6 +128,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         send_sms::openapi(),
         usage::openapi(),
         access_log::openapi(),
+        numbers::openapi(),
         meta::openapi(),
     ] {
         api.merge(part);

@@ -132,6 +132,8 @@ pub struct Gate {
     pub frozen: bool,
     /// Whether a carrier credential is connected.
     pub connected: bool,
+    /// Connected numbers and messaging services: while there are any, the Twilio account is not let go.
+    pub numbers: u32,
     /// Version of the newest carrier credential; it only ever rises, also over a removal, so that a cached credential
     /// of that version is never a stale one.
     pub credential_version: u32,
@@ -164,6 +166,7 @@ impl Gate {
             credential_refused: false,
             frozen: false,
             connected: false,
+            numbers: 0,
             credential_version: 0,
             countries: vec![home],
             home,

@@ -66,6 +66,15 @@ impl Region {
             Self::Au1 => "api.sydney.au1.twilio.com",
         }
     }
+
+    /// The same for the Messaging API.
+    pub fn messaging_host(self) -> &'static str {
+        match self {
+            Self::Us1 => "messaging.twilio.com",
+            Self::Ie1 => "messaging.dublin.ie1.twilio.com",
+            Self::Au1 => "messaging.sydney.au1.twilio.com",
+        }
+    }
 }
 
 /// How calls to Twilio are authorised.
@@ -324,6 +333,8 @@ pub struct SaveCredential {
     pub sid_hash: String,
     /// Platform hash of the Account SID that it replaces, if that was another.
     pub replaced_sid_hash: Option<String>,
+    /// How many connected numbers were seen: with another Account SID, one connected meanwhile is a race.
+    pub numbers: u32,
     /// The wrapped keys of the purposes that were sealed anew (send, hook or both): the new version and the one before.
     pub keys: Vec<WrappedKeys>,
 }

@@ -53,6 +53,23 @@ pub async fn data_key<W: OpenKey + LoadKeys>(
     world.open_key(&keys, version).await
 }
 
+/// What outlives a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// The version of the newest credential that the account ever had; 0 if none.
+    pub version: u32,
+    /// The webhook path.
+    pub hook: Option<HookId>,
+    /// Connected numbers and messaging services.
+    pub numbers: u32,
+}
+
+/// The carrier of a stored credential, to call Twilio with: its key remembered, or loaded and opened.
+pub async fn open_carrier<W: OpenKey + LoadKeys>(world: &W, stored: &StoredCredential) -> Result<Carrier, Fault> {
+    let key = data_key(world, stored.account, Purpose::Send, Some(stored.send.key_version()?)).await?;
+    Carrier::open(stored, &key)
+}
+
 /// Stores the carrier credential.
 pub trait KeepCredential {
     /// The stored one, if any.
@@ -61,20 +78,19 @@ pub trait KeepCredential {
         account: AccountId,
     ) -> impl Future<Output = Result<Option<StoredCredential>, Fault>> + Send;
 
-    /// The version of the newest credential that the account ever had, 0 if none, and its webhook path.
-    fn credential_history(
-        &self,
-        account: AccountId,
-    ) -> impl Future<Output = Result<(u32, Option<HookId>), Fault>> + Send;
+    /// What the account's gate knows of its credentials: 1 read.
+    fn credential_history(&self, account: AccountId) -> impl Future<Output = Result<History, Fault>> + Send;
 
     /// Stores or replaces: credential, keys, uniqueness of the SID and the gate, in one transaction.
     fn save_credential(&self, save: SaveCredential) -> impl Future<Output = Result<Saved, Fault>> + Send;
 
     /// Removes credential, keys and the claim on the SID, and closes the gate; `false` if another change came between.
+    /// `numbers`: how many connected numbers were seen; one that was connected meanwhile is such a change.
     fn remove_credential(
         &self,
         stored: &StoredCredential,
         sid_hash: &str,
+        numbers: u32,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 

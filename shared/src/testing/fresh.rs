@@ -140,8 +140,14 @@ pub async fn credential<W: MintKey + Clock + Chance>(
         },
         sid_hash: sid_hash(account_sid),
         replaced_sid_hash: None,
+        numbers: 0,
         keys: vec![send_wrapped, hook_wrapped],
     }
+}
+
+/// The same credential with the next version.
+pub fn next_version(credential: StoredCredential) -> StoredCredential {
+    StoredCredential { version: credential.version + 1, ..credential }
 }
 
 /// Stands for the platform's hash of an Account SID.

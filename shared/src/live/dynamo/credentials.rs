@@ -5,7 +5,9 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::keys;
 use super::rows::{ClaimRow, CredentialRow, KeysRow};
 use super::{Transacted, blocker, from_item, n, s, to_item};
-use crate::credential::{FindHook, FoundHook, KeepCredential, LoadKeys, SaveCredential, Saved, StoredCredential};
+use crate::credential::{
+    FindHook, FoundHook, History, KeepCredential, LoadKeys, SaveCredential, Saved, StoredCredential,
+};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::live::Live;
@@ -25,9 +27,9 @@ impl KeepCredential for Live {
         row.map(|row| row.credential(account)).transpose()
     }
 
-    async fn credential_history(&self, account: AccountId) -> Result<(u32, Option<HookId>), Fault> {
+    async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         let gate = self.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?;
-        Ok((gate.credential_version, gate.hook))
+        Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
     }
 
     async fn save_credential(&self, save: SaveCredential) -> Result<Saved, Fault> {
@@ -49,6 +51,14 @@ impl KeepCredential for Live {
             gate.push_str(", credential_refused = :no");
             values.push((":no", AttributeValue::Bool(false)));
         }
+        let replaced = save.replaced_sid_hash.as_deref().filter(|old| *old != save.sid_hash);
+        // Numbers of the account that is replaced must not be left pointing at us.
+        let unchanged = if replaced.is_some() {
+            values.push((":numbers", n(save.numbers)));
+            "credential_version = :before AND (numbers = :numbers OR attribute_not_exists(numbers))"
+        } else {
+            "credential_version = :before"
+        };
         let mut parts = vec![
             // One Twilio account, one TelBuddy account.
             db.put(
@@ -58,7 +68,7 @@ impl KeepCredential for Live {
                 &[(":me", s(account.to_string()))],
             )?,
             // The version only rises, and only by one: of two changes at the same time one wins.
-            db.update(&keys::gate(account), &gate, "credential_version = :before", &values)?,
+            db.update(&keys::gate(account), &gate, unchanged, &values)?,
             db.put(
                 &row,
                 to_item(&row, &CredentialRow::from(stored))?,
@@ -71,7 +81,7 @@ impl KeepCredential for Live {
             let item = to_item(&key, &KeysRow::from(wrapped))?;
             parts.push(db.put(&key, item, "attribute_not_exists(pk) OR attribute_exists(pk)", &[])?);
         }
-        if let Some(old) = save.replaced_sid_hash.as_deref().filter(|old| *old != save.sid_hash) {
+        if let Some(old) = replaced {
             parts.push(db.delete(&keys::carrier_claim(old), "account = :me", &[(":me", s(account.to_string()))])?);
         }
         match db.transact(parts).await? {
@@ -81,7 +91,7 @@ impl KeepCredential for Live {
         }
     }
 
-    async fn remove_credential(&self, stored: &StoredCredential, sid_hash: &str) -> Result<bool, Fault> {
+    async fn remove_credential(&self, stored: &StoredCredential, sid_hash: &str, numbers: u32) -> Result<bool, Fault> {
         let db = &self.dynamo;
         let account = stored.account;
         let mut parts = vec![
@@ -90,8 +100,8 @@ impl KeepCredential for Live {
             db.update(
                 &keys::gate(account),
                 "SET connected = :no",
-                "credential_version = :version",
-                &[(":no", AttributeValue::Bool(false)), (":version", n(stored.version))],
+                "credential_version = :version AND (numbers = :numbers OR attribute_not_exists(numbers))",
+                &[(":no", AttributeValue::Bool(false)), (":version", n(stored.version)), (":numbers", n(numbers))],
             )?,
         ];
         for purpose in [Purpose::Send, Purpose::Hook] {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
+use crate::connection::Target;
 use crate::ids::{AccountId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
@@ -145,6 +146,19 @@ pub fn parse_message(pk: &str, sk: &str) -> Option<(AccountId, MessageId)> {
     Some((pk.parse().ok()?, sk.strip_prefix(MESSAGES)?.parse().ok()?))
 }
 
+/// What sort keys of connected numbers and messaging services start with.
+pub const CONNECTIONS: &str = "NUMBER#";
+
+/// A connected number or messaging service.
+pub fn connection(account: AccountId, target: &Target) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{CONNECTIONS}{}", target.as_str()))
+}
+
+/// Reads a connection's key back.
+pub fn parse_connection(pk: &str, sk: &str) -> Option<(AccountId, Target)> {
+    Some((pk.parse().ok()?, Target::parse(sk.strip_prefix(CONNECTIONS)?)?))
+}
+
 /// That a text with this SID was recorded.
 pub fn sid(account: AccountId, sid: &str) -> Key {
     Key::new(Table::Messages, account.to_string(), format!("SID#{sid}"))
@@ -266,6 +280,7 @@ mod tests {
             direction: Direction::Outbound,
             country: Country::parse("US").ok(),
         };
+        let target = Target::parse(&format!("PN{}", "0a".repeat(16))).unwrap();
         let keys = [
             email(&EmailIndex("hash".to_owned())),
             profile(account),
@@ -277,6 +292,7 @@ mod tests {
             credential(account),
             carrier_claim("hash"),
             message(account, id),
+            connection(account, &target),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
@@ -292,6 +308,8 @@ mod tests {
         let text: Vec<_> = keys.iter().map(|key| format!("{} | {} | {}", key.table.name(), key.pk, key.sk)).collect();
         insta::assert_snapshot!(text.join("\n"));
         assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        let key = connection(account, &target);
+        assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
     }

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod accounts;
+mod connections;
 mod credentials;
 pub mod keys;
 mod ledger;

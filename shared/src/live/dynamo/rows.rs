@@ -26,7 +26,7 @@ fn damaged(what: &'static str) -> impl Fn() -> Fault {
 }
 
 /// Bytes as DynamoDB's binary.
-mod binary {
+pub(super) mod binary {
     use serde::{Deserializer, Serializer, de};
 
     pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
@@ -106,6 +106,8 @@ pub(super) struct GateRow {
     #[serde(default)]
     frozen: bool,
     connected: bool,
+    #[serde(default)]
+    numbers: u32,
     credential_version: u32,
     countries: Vec<Country>,
     home: Country,
@@ -119,6 +121,7 @@ impl From<&Gate> for GateRow {
             credential_refused: gate.credential_refused,
             frozen: gate.frozen,
             connected: gate.connected,
+            numbers: gate.numbers,
             credential_version: gate.credential_version,
             countries: gate.countries.clone(),
             home: gate.home,
@@ -134,6 +137,7 @@ impl From<GateRow> for Gate {
             credential_refused: row.credential_refused,
             frozen: row.frozen,
             connected: row.connected,
+            numbers: row.numbers,
             credential_version: row.credential_version,
             countries: row.countries,
             home: row.home,

@@ -20,13 +20,13 @@ where
 {
     let (account, sid) = (account(world, 1).await, sid(world, "AC"));
     assert_eq!(world.load_credential(account).await, Ok(None));
-    assert_eq!(world.credential_history(account).await.map(|(version, _)| version), Ok(0));
+    assert_eq!(world.credential_history(account).await.map(|history| history.version), Ok(0));
     for version in [1, 2] {
         let save = credential(world, account, version, &sid).await;
         assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::Stored));
         let stored = world.load_credential(account).await.unwrap().unwrap();
         assert_eq!(stored, save.credential);
-        assert_eq!(world.credential_history(account).await.map(|(version, _)| version), Ok(version));
+        assert_eq!(world.credential_history(account).await.map(|history| history.version), Ok(version));
         let keys = world.load_keys(account, Purpose::Send).await.unwrap().unwrap();
         assert_eq!(keys, save.keys[0]);
         let key = world.open_key(&keys, None).await.unwrap();
@@ -53,7 +53,7 @@ where
         assert_eq!(world.save_credential(save).await, Ok(Saved::Raced), "version {version}");
     }
     assert_eq!(world.load_credential(account).await, Ok(Some(stored)), "nothing was stored");
-    assert_eq!(world.credential_history(account).await.map(|(version, _)| version), Ok(1));
+    assert_eq!(world.credential_history(account).await.map(|history| history.version), Ok(1));
 }
 
 pub async fn a_twilio_account_belongs_to_one_account<W>(world: &W)
@@ -66,7 +66,7 @@ where
     assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::TakenByAnother));
     assert_eq!(world.load_credential(ours).await, Ok(None));
     assert!(!gate(world, ours).await.connected);
-    assert_eq!(world.remove_credential(&stored, &sid_hash(&stored.account_sid)).await, Ok(true));
+    assert_eq!(world.remove_credential(&stored, &sid_hash(&stored.account_sid), 0).await, Ok(true));
     assert_eq!(world.save_credential(save).await, Ok(Saved::Stored), "free after the removal");
 }
 
@@ -132,14 +132,14 @@ where
     let stored = connect(world, account).await;
     let hash = sid_hash(&stored.account_sid);
     assert!(world.find_hook(&stored.hook).await.unwrap().is_some());
-    assert_eq!(world.remove_credential(&stored, &hash).await, Ok(true));
+    assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(true));
     assert_eq!(world.load_credential(account).await, Ok(None));
     assert_eq!(world.load_keys(account, Purpose::Send).await, Ok(None));
     assert_eq!(world.load_keys(account, Purpose::Hook).await, Ok(None));
     assert_eq!(world.find_hook(&stored.hook).await, Ok(None));
     assert!(!gate(world, account).await.connected);
-    assert_eq!(world.credential_history(account).await.map(|(version, _)| version), Ok(1));
-    assert_eq!(world.remove_credential(&stored, &hash).await, Ok(false), "there is nothing left");
+    assert_eq!(world.credential_history(account).await.map(|history| history.version), Ok(1));
+    assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(false), "there is nothing left");
     let save = credential(world, account, 2, &stored.account_sid).await;
     assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
 }
@@ -152,7 +152,7 @@ where
     let old = connect(world, account).await;
     let save = credential(world, account, 2, &old.account_sid).await;
     assert_eq!(world.save_credential(save.clone()).await, Ok(Saved::Stored));
-    assert_eq!(world.remove_credential(&old, &sid_hash(&old.account_sid)).await, Ok(false));
+    assert_eq!(world.remove_credential(&old, &sid_hash(&old.account_sid), 0).await, Ok(false));
     assert_eq!(world.load_credential(account).await, Ok(Some(save.credential)));
 }
 

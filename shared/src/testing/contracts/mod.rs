@@ -8,6 +8,7 @@ pub mod accepting;
 pub mod access;
 pub mod accounts;
 pub mod arriving;
+pub mod connections;
 pub mod credentials;
 pub mod due;
 pub mod keys;
@@ -118,6 +119,13 @@ macro_rules! contracts {
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;
+            connections:
+                a_connection_reads_back_and_is_counted,
+                of_two_updates_at_once_one_is_written,
+                of_many_beginnings_at_once_one_is_stored_and_counted,
+                only_the_newest_credential_connects_numbers,
+                a_number_connected_meanwhile_keeps_its_twilio_account,
+                due_connections_come_when_it_is_their_time;
             due:
                 due_messages_come_earliest_first_and_not_before_their_time,
                 an_outcome_moves_a_message_to_its_next_time,
@@ -182,6 +190,7 @@ mod tests {
             include_str!("accepting.rs"),
             include_str!("accounts.rs"),
             include_str!("arriving.rs"),
+            include_str!("connections.rs"),
             include_str!("credentials.rs"),
             include_str!("due.rs"),
             include_str!("keys.rs"),

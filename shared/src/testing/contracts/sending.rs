@@ -410,6 +410,6 @@ where
     world.stop_sending(account, Stop::Frozen, 1).await.unwrap();
     assert_eq!(guard().await.stopped, Some(Stop::Frozen));
     let hash = fresh::sid_hash(&stored.account_sid);
-    assert_eq!(world.remove_credential(&stored, &hash).await, Ok(true));
+    assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(true));
     assert_eq!(guard().await.credential, None);
 }

@@ -7,8 +7,9 @@ use zeroize::Zeroizing;
 
 use super::{State, Strikes, World, dump};
 use crate::access_log;
+use crate::account::Gate;
 use crate::credential::{
-    FindHook, FoundHook, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved, StoredCredential,
+    FindHook, FoundHook, History, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved, StoredCredential,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
@@ -161,10 +162,10 @@ impl KeepCredential for World {
         self.call("load_credential", |state| Ok(state.credentials.get(account).cloned())).await
     }
 
-    async fn credential_history(&self, account: AccountId) -> Result<(u32, Option<HookId>), Fault> {
+    async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         self.call("credential_history", |state| {
             let gate = state.accounts.gates.get(&account).ok_or(Fault::permanent("the account has no gate"))?;
-            Ok((gate.credential_version, gate.hook))
+            Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
         })
         .await
     }
@@ -184,7 +185,8 @@ impl KeepCredential for World {
                 && credentials.stored.get(&account).is_none_or(|stored| stored.version < version);
             let replaced = save.replaced_sid_hash.filter(|old| *old != save.sid_hash);
             let lost = replaced.as_ref().is_some_and(|old| !mine(credentials.claims.get(old)));
-            if !next || lost {
+            let cut_off = replaced.is_some() && gate.numbers != save.numbers;
+            if !next || lost || cut_off {
                 return Ok(Saved::Raced);
             }
             gate.connected = true;
@@ -206,14 +208,15 @@ impl KeepCredential for World {
         .await
     }
 
-    async fn remove_credential(&self, stored: &StoredCredential, sid_hash: &str) -> Result<bool, Fault> {
+    async fn remove_credential(&self, stored: &StoredCredential, sid_hash: &str, numbers: u32) -> Result<bool, Fault> {
         self.call("remove_credential", |state| {
             let credentials = &mut state.credentials;
             let account = stored.account;
             let same = credentials.stored.get(&account).is_some_and(|kept| kept.version == stored.version);
             let mine = credentials.claims.get(sid_hash) == Some(&account);
             let gate = state.accounts.gates.get_mut(&account);
-            let Some(gate) = gate.filter(|gate| gate.credential_version == stored.version) else { return Ok(false) };
+            let unchanged = |gate: &&mut Gate| gate.credential_version == stored.version && gate.numbers == numbers;
+            let Some(gate) = gate.filter(unchanged) else { return Ok(false) };
             if !same || !mine {
                 return Ok(false);
             }

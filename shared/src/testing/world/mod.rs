@@ -5,6 +5,7 @@
 
 mod access_log;
 mod accounts;
+mod connections;
 mod credentials;
 mod ledger;
 mod messages;
@@ -75,6 +76,7 @@ struct State {
     now: Timestamp,
     accounts: accounts::Accounts,
     access_log: access_log::AccessLog,
+    connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
     ledger: ledger::Ledger,
@@ -126,6 +128,7 @@ impl World {
             now,
             accounts: accounts::Accounts::default(),
             access_log: access_log::AccessLog::default(),
+            connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
             ledger: ledger::Ledger::default(),
@@ -288,6 +291,7 @@ impl World {
         let state = self.state();
         let mut bytes = Vec::new();
         state.accounts.dump(&mut bytes);
+        state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
@@ -365,7 +369,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 51] = [
+const METHODS: [&str; 63] = [
+    "begin_connection",
     "check_carrier",
     "claim_message",
     "confirm_email",
@@ -374,20 +379,27 @@ const METHODS: [&str; 51] = [
     "create_account",
     "create_message",
     "credential_history",
+    "end_connection",
     "end_lease",
     "end_session",
     "enqueue",
     "find_due",
+    "find_due_connections",
     "find_hook",
     "find_user",
     "keep_mail_token",
+    "list_connections",
     "list_messages",
+    "list_numbers",
+    "list_pool",
+    "list_services",
     "list_sessions",
     "load_pending",
     "load_head",
     "append_entries",
     "read_access",
     "load_allowance",
+    "load_connection",
     "load_credential",
     "load_guards",
     "load_journal",
@@ -398,12 +410,14 @@ const METHODS: [&str; 51] = [
     "load_session",
     "load_user",
     "look_again",
+    "look_at_connection_again",
     "mint_key",
     "open_key",
     "platform",
     "post_charge",
     "post_release",
     "random",
+    "read_settings",
     "read_usage",
     "record_consent",
     "record_inbound",
@@ -416,7 +430,9 @@ const METHODS: [&str; 51] = [
     "start_session",
     "stop_sending",
     "touch_session",
+    "update_connection",
     "update_message",
+    "write_settings",
 ];
 
 #[cfg(test)]

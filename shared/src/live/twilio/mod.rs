@@ -1,4 +1,6 @@
-//! Twilio's API: checks credentials, creates messages. The create client never repeats a request and follows no redirect.
+//! Twilio's API: checks credentials, creates messages; `numbers.rs` lists and configures numbers. The create client never repeats a request and follows no redirect.
+
+mod numbers;
 
 use std::time::Duration;
 
