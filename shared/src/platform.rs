@@ -175,6 +175,9 @@ pub enum Handled {
 pub trait EnqueueJob {
     /// Returns when the queue has accepted the job; it is given to a worker after `delay_secs` (at most 900).
     fn enqueue(&self, job: Job, delay_secs: u16) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// The same for several jobs of one queue, ten by ten. On a fault some of them may be in the queue.
+    fn enqueue_all(&self, jobs: Vec<Job>, delay_secs: u16) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// A mail ready to go.

@@ -9,8 +9,8 @@ use telbuddy::ids::AccountId;
 use telbuddy::inbound::{Consent, RecordConsent};
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, Message, Outcome, Payload, Reason,
-    RecordOutcome, Standing, VALIDITY, retry_at,
+    Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, MOST_VALIDITY, Message, Outcome,
+    Payload, Reason, RecordOutcome, Standing, retry_at,
 };
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::{DataKey, Purpose};
@@ -126,7 +126,8 @@ where
         }
     };
     let callback = status_callback(site, credential, claimed);
-    let created = world.create_message(&carrier, &claimed.message.own, &payload, &callback).await;
+    let validity = validity_secs(&claimed.message, world.now());
+    let created = world.create_message(&carrier, &claimed.message.own, &payload, &callback, validity).await;
     drop((carrier, payload));
     match created {
         Created::Accepted { sid } => record(world, claimed, Outcome::Sent { sid }).await,
@@ -166,7 +167,7 @@ fn last_check<'g>(claimed: &Claimed, guard: &'g Guard, now: Timestamp) -> Result
     if let Some(stop) = guard.stopped {
         return Err(Outcome::Refused(stop.into()));
     }
-    if now >= claimed.message.created + VALIDITY {
+    if now >= claimed.message.valid_until {
         return Err(Outcome::Expired);
     }
     guard.credential.as_ref().ok_or(Outcome::Refused(Reason::NotConnected))
@@ -204,6 +205,12 @@ async fn key<W: OpenKey + LoadKeys>(
 fn status_callback(site: &Site, credential: &StoredCredential, claimed: &Claimed) -> String {
     let (hook, message) = (credential.hook.reveal(), claimed.message.id);
     format!("{}/hooks/twilio/{hook}/status/{message}#rc=2&rp=5xx,ct,rt", site.origin)
+}
+
+/// What is left of its validity: Twilio must not deliver it later than we would.
+fn validity_secs(message: &Message, now: Timestamp) -> u32 {
+    let left = message.valid_until.duration_since(now).min(MOST_VALIDITY).as_secs();
+    u32::try_from(left.max(1)).unwrap_or(1)
 }
 
 /// Certainly not processed: try again later, or let it expire.

@@ -318,7 +318,7 @@ async fn a_message_is_sent_in_its_last_second_and_expires_after_it() {
     for (late, status, reason) in [(-1, Status::Sent, None), (0, Status::Expired, Some(Reason::TooOld))] {
         let world = World::new(1);
         let (_, message) = customer_with_message(&world).await;
-        world.advance(VALIDITY + secs(late));
+        world.advance(telbuddy::message::VALIDITY + secs(late));
         handled(&world, &[&message]).await;
         let after = row(&world, &message);
         assert_eq!((after.status, after.reason, has_payload(&world, &message)), (status, reason, false));

@@ -2,11 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::{Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status};
+use super::{
+    Batch, Chunk, Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
+};
 use crate::account::Stop;
 use crate::credential::{Carrier, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
+use crate::ledger::Allowance;
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::secret::TokenHash;
 use crate::session::Session;
@@ -54,6 +57,32 @@ pub enum Recorded {
     Refused(Refusal),
 }
 
+/// Records a request for many recipients.
+pub trait RecordBatch {
+    /// The record behind the caller's key, if there is none that counts: 1 conditional write. `Some`: this key was used
+    /// before.
+    fn begin_batch(
+        &self,
+        account: AccountId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Idempotency>, Fault>> + Send;
+
+    /// One transaction: the outcomes of the next rows, their messages, and one hold for all of them.
+    fn record_chunk(&self, chunk: &Chunk) -> impl Future<Output = Result<ChunkRecorded, Fault>> + Send;
+}
+
+/// What became of a chunk. In every case but the first nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChunkRecorded {
+    /// It is recorded.
+    Recorded,
+    /// Another request with this key was quicker: that is how far the batch is.
+    Moved(Batch),
+    /// The allowance changed since it was loaded and does not cover the chunk now.
+    Refused(Allowance),
+}
+
 /// Reads messages.
 pub trait ReadMessages {
     /// One by id.
@@ -70,6 +99,29 @@ pub trait ReadMessages {
         before: Option<MessageId>,
         limit: u16,
     ) -> impl Future<Output = Result<Vec<Message>, Fault>> + Send;
+}
+
+/// Takes back what is not handed over yet.
+pub trait CancelMessage {
+    /// One conditional write that also removes the payload: of a cancel and a claim at the same time one wins. What is
+    /// canceled already is canceled.
+    fn cancel_message(
+        &self,
+        account: AccountId,
+        message: MessageId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Canceled, Fault>> + Send;
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Canceled {
+    /// It will not be sent.
+    Canceled(Message),
+    /// It is with Twilio, or on its way there, or was over before.
+    TooLate(Message),
+    /// There is no such message.
+    NotFound,
 }
 
 /// Takes a message to send it.
@@ -156,13 +208,14 @@ pub trait RecordOutcome {
 
 /// Hands a message to Twilio.
 pub trait CreateMessage {
-    /// One POST, never repeated by itself, no redirect followed.
+    /// One POST, never repeated by itself, no redirect followed. `validity_secs`: Twilio gives up after so long.
     fn create_message(
         &self,
         carrier: &Carrier,
         sender: &str,
         payload: &Payload,
         status_callback: &str,
+        validity_secs: u32,
     ) -> impl Future<Output = Created> + Send;
 }
 

@@ -8,10 +8,12 @@ use super::{Item, from_item, text, to_item};
 use crate::account::{EmailIndex, Gate, Hashed, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
-use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
+use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
 use crate::message::segments::Encoding;
-use crate::message::{Direction, Format, Idempotency, IdempotencyKey, Message, Reason, Status};
+use crate::message::{
+    Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Status, VALIDITY,
+};
 use crate::number::Country;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
 use crate::secret::{HookId, TokenHash};
@@ -317,6 +319,11 @@ pub(super) struct MessageRow {
     attempts: u32,
     settled: bool,
     created: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_until: Option<i64>,
+    /// Rows from before it could be chosen have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_until: Option<i64>,
     updated: i64,
 }
 
@@ -340,6 +347,8 @@ impl From<&Message> for MessageRow {
             attempts: message.attempts,
             settled: message.settled,
             created: message.created.as_millisecond(),
+            held_until: message.held_until.map(Timestamp::as_millisecond),
+            valid_until: Some(message.valid_until.as_millisecond()),
             updated: message.updated.as_millisecond(),
         }
     }
@@ -370,6 +379,8 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
         attempts: row.attempts,
         settled: row.settled,
         created: at(row.created)?,
+        held_until: row.held_until.map(at).transpose()?,
+        valid_until: row.valid_until.map_or_else(|| Ok(at(row.created)? + VALIDITY), at)?,
         updated: at(row.updated)?,
     })
 }
@@ -380,6 +391,12 @@ pub(super) struct IdempotencyRow {
     pub answer: String,
     pub expires: i64,
     pub ttl: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch_id: Option<BatchId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outcomes: Option<String>,
 }
 
 impl From<&Idempotency> for IdempotencyRow {
@@ -389,13 +406,25 @@ impl From<&Idempotency> for IdempotencyRow {
             answer: idempotency.answer.clone(),
             expires: idempotency.expires.as_millisecond(),
             ttl: idempotency.expires.as_second(),
+            batch_id: idempotency.batch.as_ref().map(|batch| batch.id),
+            created: idempotency.batch.as_ref().map(|batch| batch.created.as_millisecond()),
+            outcomes: idempotency.batch.as_ref().map(|batch| RowOutcome::to_text(&batch.outcomes)),
         }
     }
 }
 
 impl IdempotencyRow {
     pub fn idempotency(self, key: IdempotencyKey) -> Result<Idempotency, Fault> {
-        Ok(Idempotency { key, fingerprint: self.fingerprint, answer: self.answer, expires: at(self.expires)? })
+        let batch = match (self.batch_id, self.created, self.outcomes) {
+            (Some(id), Some(created), Some(outcomes)) => Some(Batch {
+                id,
+                created: at(created)?,
+                outcomes: RowOutcome::from_text(&outcomes).ok_or_else(damaged("batch"))?,
+            }),
+            _ => None,
+        };
+        let expires = at(self.expires)?;
+        Ok(Idempotency { key, fingerprint: self.fingerprint, answer: self.answer, batch, expires })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod accepting;
 pub mod access;
 pub mod accounts;
 pub mod arriving;
+pub mod batches;
 pub mod connections;
 pub mod credentials;
 pub mod due;
@@ -119,6 +120,16 @@ macro_rules! contracts {
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;
+            batches:
+                of_many_beginnings_of_a_batch_one_counts,
+                a_chunk_is_recorded_whole_with_one_hold,
+                of_one_chunk_at_once_one_is_recorded,
+                a_chunk_that_is_not_covered_writes_nothing,
+                a_chunk_on_a_new_day_counts_that_day,
+                a_held_message_goes_out_at_its_time_and_not_before,
+                what_is_not_handed_over_can_be_taken_back,
+                what_is_handed_over_cannot_be_taken_back,
+                of_a_cancel_and_a_claim_at_once_one_wins;
             connections:
                 a_connection_reads_back_and_is_counted,
                 of_two_updates_at_once_one_is_written,
@@ -190,6 +201,7 @@ mod tests {
             include_str!("accepting.rs"),
             include_str!("accounts.rs"),
             include_str!("arriving.rs"),
+            include_str!("batches.rs"),
             include_str!("connections.rs"),
             include_str!("credentials.rs"),
             include_str!("due.rs"),

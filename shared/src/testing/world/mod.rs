@@ -355,6 +355,15 @@ impl EnqueueJob for World {
         })
         .await
     }
+
+    async fn enqueue_all(&self, jobs: Vec<Job>, delay_secs: u16) -> Result<(), Fault> {
+        self.call("enqueue_all", |state| {
+            let ready = state.now + SignedDuration::from_secs(i64::from(delay_secs.min(900)));
+            state.jobs.extend(jobs.into_iter().map(|job| Queued { job, delay_secs, ready }));
+            Ok(())
+        })
+        .await
+    }
 }
 
 impl SendMail for World {
@@ -369,8 +378,10 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 63] = [
+const METHODS: [&str; 67] = [
+    "begin_batch",
     "begin_connection",
+    "cancel_message",
     "check_carrier",
     "claim_message",
     "confirm_email",
@@ -383,6 +394,7 @@ const METHODS: [&str; 63] = [
     "end_lease",
     "end_session",
     "enqueue",
+    "enqueue_all",
     "find_due",
     "find_due_connections",
     "find_hook",
@@ -419,6 +431,7 @@ const METHODS: [&str; 63] = [
     "random",
     "read_settings",
     "read_usage",
+    "record_chunk",
     "record_consent",
     "record_inbound",
     "record_message",
@@ -452,7 +465,7 @@ mod tests {
 
     async fn post(world: &World, carrier: &Carrier) -> Created {
         let payload = Payload { to: "+14155552671".to_owned(), body: "hello".to_owned(), media_urls: Vec::new() };
-        world.create_message(carrier, fresh::OWN, &payload, "https://api.example.com/hook").await
+        world.create_message(carrier, fresh::OWN, &payload, "https://api.example.com/hook", 60).await
     }
 
     #[tokio::test]
