@@ -2,6 +2,7 @@
 
 mod batch;
 mod port;
+mod quiet;
 pub mod segments;
 mod state;
 
@@ -20,6 +21,7 @@ use crate::seal::{DataKey, Sealed};
 
 pub use batch::*;
 pub use port::*;
+pub use quiet::*;
 pub use state::*;
 
 /// Name of the sealed field.

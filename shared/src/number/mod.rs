@@ -4,6 +4,8 @@
 //! codes, lengths, ranges, trunk prefixes), Twilio's pages on test credentials (magic numbers), alphanumeric sender
 //! ids, short codes and channel addresses ("whatsapp:+1…").
 
+mod zones;
+
 use std::fmt;
 
 use phonenumber::PhoneNumber;
@@ -11,6 +13,8 @@ use phonenumber::country::Id;
 use phonenumber::metadata::{DATABASE, Descriptor, Metadata};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use zones::zones;
 
 /// A phone number in E.164 form, such as `+14155552671`: `+`, a calling code and 7 to 15 digits in all.
 ///
