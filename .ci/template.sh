@@ -212,7 +212,7 @@ purposes = {
     "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),
     "credentials": ("kms:GenerateDataKey", {"send", "hook"}),
     "send-sms": ("kms:Decrypt", {"payload", "match"}),
-    "sender": ("kms:Decrypt", {"send", "payload"}),
+    "sender": ("kms:Decrypt", {"send", "payload", "match"}),
     "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
     "mailer": ("kms:Decrypt", {"profile"}),
     "numbers": ("kms:Decrypt", {"send", "profile"}),

@@ -6,8 +6,8 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
-//!   no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`],
+//!   [`ledger`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -28,6 +28,7 @@ pub mod platform;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod velocity;
 
 #[cfg(feature = "live")]
 pub mod live;

@@ -79,7 +79,7 @@ async fn a_repetition_is_answered_even_when_the_message_would_not_be_accepted_no
     let world = World::new(1);
     let customer = Customer::new(&world).await;
     let first = sent(&world, &customer, "a").await;
-    world.stop(customer.account, Stop::Frozen);
+    world.stop(customer.account, fresh::FROZEN);
     assert_eq!(sent(&world, &customer, "a").await.body, first.body);
     assert_eq!(sent(&world, &customer, "b").await.status, StatusCode::FORBIDDEN);
 }

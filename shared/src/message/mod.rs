@@ -356,9 +356,12 @@ impl From<Refusal> for Problem {
                 Kind::SendingStopped,
                 "Twilio refused the stored credential: connect the account again with PUT /v1/credentials/twilio",
             ),
-            Refusal::Stopped(Stop::Frozen) => {
-                Self::new(Kind::SendingStopped, "sending was frozen because of an unusual pattern; look at the account")
-            }
+            Refusal::Stopped(Stop::Frozen(reason)) => Self::new(
+                Kind::SendingStopped,
+                "sending was frozen because of an unusual pattern: GET /v1/sending-policy shows it, and if it was you, \
+                 POST /v1/account/sending/unfreeze lifts it",
+            )
+            .with_errors([("frozen".to_owned(), reason.as_str(), reason.detail().to_owned())]),
             Refusal::Country(country) => {
                 let country = country.map_or_else(|| "this destination".to_owned(), |country| country.to_string());
                 Self::new(Kind::CountryNotAllowed, format!("{country} is not on the account's list of destinations"))
@@ -426,6 +429,7 @@ pub fn check_allowance(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::FreezeReason;
     use crate::ledger::TRIAL_CREDIT;
 
     fn facts() -> SenderFacts {
@@ -477,7 +481,11 @@ mod tests {
             decided(&facts, "+14155552671", now).unwrap_err()
         };
         assert_eq!(refused(|f| f.gate.connected = false), Refusal::NotConnected);
-        assert_eq!(refused(|f| f.gate.frozen = true), Refusal::Stopped(Stop::Frozen));
+        let frozen = Stop::Frozen(FreezeReason::Pumping);
+        assert_eq!(
+            refused(|f| f.gate.stop(Stop::Frozen(FreezeReason::Pumping), Timestamp::UNIX_EPOCH)),
+            Refusal::Stopped(frozen)
+        );
         assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
         assert_eq!(
             refused(|f| f.allowance.available = MicroCredits(999_999)),

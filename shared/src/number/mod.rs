@@ -134,6 +134,11 @@ impl E164 {
         self.0.len().checked_sub(4).and_then(|end| self.0.get(..end)).unwrap_or("")
     }
 
+    /// The number without its last two digits: a hundred numbers share it.
+    pub fn hundred(&self) -> &str {
+        self.0.len().checked_sub(2).and_then(|end| self.0.get(..end)).unwrap_or("")
+    }
+
     fn international(raw: &str) -> Result<Self, NumberError> {
         let raw = Self::from_network(raw).or_else(|| Self::without_trunk_prefix(raw)).ok_or(NumberError::Impossible)?;
         if raw.is_valid() {
@@ -469,7 +474,7 @@ mod tests {
     fn a_number_prints_as_its_last_two_digits() {
         let number = E164::parse("+15005550009", None).unwrap();
         assert_eq!(format!("{number} {number:?}"), "+…09 +…09");
-        assert_eq!(number.prefix(), "+1500555");
+        assert_eq!((number.prefix(), number.hundred()), ("+1500555", "+150055500"));
         assert_eq!(format!("{:?}", SenderId::Number(number)), "Number(+…09)");
     }
 

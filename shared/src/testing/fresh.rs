@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
+use crate::account::{
+    CreateAccount, EmailIndex, FreezeReason, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
     StoredCredential,
@@ -22,6 +24,9 @@ use crate::session::Session;
 
 /// The sender of every fresh message.
 pub const OWN: &str = "+15005550006";
+
+/// A freeze, where it does not matter why.
+pub const FROZEN: Stop = Stop::Frozen(FreezeReason::Velocity);
 
 /// Some seconds.
 pub fn secs(n: i64) -> SignedDuration {

@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::keys;
 use super::rows::{ClaimRow, CredentialRow, KeysRow};
 use super::{Transacted, blocker, from_item, n, s, to_item};
+use crate::account::LoadGate;
 use crate::credential::{
     FindHook, FoundHook, History, KeepCredential, LoadKeys, SaveCredential, Saved, StoredCredential,
 };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
 use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
@@ -48,11 +48,12 @@ impl LoadSender for Live {
                 wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
             }
         }
+        let gate = gate.map(Gate::try_from).transpose()?;
         Ok(Loaded {
             session: session.map(|row| row.session(account)).transpose()?,
             facts: gate
                 .zip(allowance)
-                .map(|(gate, allowance)| SenderFacts { gate: Gate::from(gate), allowance: Allowance::from(allowance) }),
+                .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
         })
@@ -341,7 +342,8 @@ impl ClaimMessage for Live {
         };
         let payload = item.get("payload").and_then(|payload| payload.as_b().ok());
         let payload = Sealed(payload.ok_or(Fault::permanent("a message to send has no payload"))?.as_ref().to_vec());
-        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence })))
+        let counted = item.get("counted") == Some(&AttributeValue::Bool(true));
+        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted })))
     }
 }
 
@@ -397,7 +399,8 @@ impl LoadGuards for Live {
         let mut guards = Vec::new();
         for one in claimed {
             let account = one.message.account;
-            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?.map(Gate::from);
+            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?;
+            let gate = gate.map(Gate::try_from).transpose()?;
             let credential = item(&keys::credential(account)).map(from_item::<CredentialRow>).transpose()?;
             let credential = credential.map(|row| row.credential(account)).transpose()?;
             let mut wrapped = Vec::new();
@@ -409,6 +412,8 @@ impl LoadGuards for Live {
             guards.push(Guard {
                 opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
                 stopped: gate.as_ref().and_then(Gate::stopped),
+                daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
+                counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -440,7 +445,10 @@ impl RecordOutcome for Live {
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
-            Outcome::Retry { not_before } => assign(", not_before = :not_before", ":not_before", millis(*not_before)),
+            Outcome::Retry { not_before } => {
+                assign(", not_before = :not_before", ":not_before", millis(*not_before));
+                assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
+            }
             Outcome::Rejected { code: None } | Outcome::Unknown => {}
         }
         match due(held, outcome, now) {
@@ -461,10 +469,6 @@ impl RecordOutcome for Live {
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
         }
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.close_gate(account, stop, credential_version).await
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
-use crate::account::{EmailIndex, Gate, Hashed, User};
+use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
@@ -107,6 +107,15 @@ pub(super) struct GateRow {
     credential_refused: bool,
     #[serde(default)]
     frozen: bool,
+    /// Left out of rows that were frozen before reasons were stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen_reason: Option<FreezeReason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen_since: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifted_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifted_by: Option<UserId>,
     connected: bool,
     #[serde(default)]
     numbers: u32,
@@ -114,6 +123,8 @@ pub(super) struct GateRow {
     countries: Vec<Country>,
     home: Country,
     daily_ceiling: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quiet_hours: Option<QuietHours>,
 }
 
 impl From<&Gate> for GateRow {
@@ -121,30 +132,44 @@ impl From<&Gate> for GateRow {
         Self {
             hook: gate.hook.map(|hook| hook.reveal()),
             credential_refused: gate.credential_refused,
-            frozen: gate.frozen,
+            frozen: gate.frozen.is_some(),
+            frozen_reason: gate.frozen.map(|freeze| freeze.reason),
+            frozen_since: gate.frozen.map(|freeze| freeze.since.as_millisecond()),
+            lifted_at: gate.lifted.map(|lifted| lifted.at.as_millisecond()),
+            lifted_by: gate.lifted.map(|lifted| lifted.by),
             connected: gate.connected,
             numbers: gate.numbers,
             credential_version: gate.credential_version,
             countries: gate.countries.clone(),
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
+            quiet_hours: gate.quiet_hours,
         }
     }
 }
 
-impl From<GateRow> for Gate {
-    fn from(row: GateRow) -> Self {
-        Self {
+impl TryFrom<GateRow> for Gate {
+    type Error = Fault;
+
+    fn try_from(row: GateRow) -> Result<Self, Fault> {
+        let freeze = Freeze {
+            reason: row.frozen_reason.unwrap_or(FreezeReason::Unnamed),
+            since: at(row.frozen_since.unwrap_or_default())?,
+        };
+        let lifted_at = row.lifted_at.map(at).transpose()?;
+        Ok(Self {
             hook: row.hook.as_deref().and_then(HookId::parse),
             credential_refused: row.credential_refused,
-            frozen: row.frozen,
+            frozen: row.frozen.then_some(freeze),
+            lifted: lifted_at.zip(row.lifted_by).map(|(at, by)| Lifted { at, by }),
             connected: row.connected,
             numbers: row.numbers,
             credential_version: row.credential_version,
             countries: row.countries,
             home: row.home,
             daily_ceiling: row.daily_ceiling,
-        }
+            quiet_hours: row.quiet_hours,
+        })
     }
 }
 
@@ -527,4 +552,33 @@ pub(super) struct UsageRow {
 /// Puts a message's row together.
 pub(super) fn message_item(key: &Key, message: &Message) -> Result<Item, Fault> {
     to_item(key, &MessageRow::from(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(row: &serde_json::Value) -> Gate {
+        let row: GateRow = serde_json::from_value(row.clone()).unwrap();
+        Gate::try_from(row).unwrap()
+    }
+
+    #[test]
+    fn a_gate_from_before_freezes_had_reasons_reads() {
+        let row = serde_json::json!({ "connected": true, "credential_version": 1, "countries": ["US"], "home": "US",
+            "daily_ceiling": 500, "frozen": true });
+        let read = gate(&row);
+        let unnamed = Freeze { reason: FreezeReason::Unnamed, since: Timestamp::UNIX_EPOCH };
+        assert_eq!((read.frozen, read.lifted, read.quiet_hours), (Some(unnamed), None, None));
+    }
+
+    #[test]
+    fn a_gate_reads_back_as_it_was_stored() {
+        let mut stored = Gate::new(Country::parse("US").unwrap());
+        let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(7);
+        stored.frozen = Some(Freeze { reason: FreezeReason::Pumping, since: now });
+        stored.lifted = Some(Lifted { at: now, by: UserId::from_bits(1) });
+        stored.quiet_hours = Some(QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() });
+        assert_eq!(gate(&serde_json::to_value(GateRow::from(&stored)).unwrap()), stored);
+    }
 }

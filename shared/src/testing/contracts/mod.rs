@@ -13,10 +13,12 @@ pub mod connections;
 pub mod credentials;
 pub mod due;
 pub mod keys;
+pub mod policy;
 pub mod posting;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
+pub mod velocity;
 
 use futures::future::join_all;
 
@@ -101,6 +103,7 @@ macro_rules! contracts {
                 of_many_workers_one_claims,
                 a_claim_hands_out_the_payload_and_counts_the_attempt,
                 a_retry_waits_for_its_time,
+                a_retry_remembers_whether_the_message_was_counted,
                 an_outcome_removes_the_payload,
                 a_message_that_is_not_there_has_nothing_to_send,
                 only_the_fence_may_record,
@@ -117,6 +120,20 @@ macro_rules! contracts {
                 a_stop_is_for_its_sender_and_account_only,
                 guards_come_in_order_with_the_keys_that_were_asked_for,
                 guards_see_a_stopped_account;
+            policy:
+                a_policy_reads_back_and_replaces_the_one_before,
+                of_a_policy_and_a_freeze_at_once_both_stand,
+                of_many_freezes_at_once_one_counts,
+                a_refused_credential_is_told_once,
+                a_lift_ends_the_freeze_that_was_seen_and_nothing_else,
+                a_freeze_of_no_time_is_lifted_too,
+                of_many_lifts_at_once_one_counts,
+                a_newer_freeze_is_never_lifted_by_an_older_click;
+            velocity:
+                an_account_is_counted_exactly_by_fifty_batches_at_once,
+                a_prefix_is_counted_exactly_by_fifty_batches_at_once,
+                the_same_message_in_a_prefix_counts_once,
+                counters_are_of_one_account_minute_prefix_and_beginning;
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;
@@ -206,10 +223,12 @@ mod tests {
             include_str!("credentials.rs"),
             include_str!("due.rs"),
             include_str!("keys.rs"),
+            include_str!("policy.rs"),
             include_str!("posting.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),
+            include_str!("velocity.rs"),
         ];
         let listed = include_str!("mod.rs");
         let facts: Vec<_> = files.iter().flat_map(|file| file.split("pub async fn ").skip(1)).collect();

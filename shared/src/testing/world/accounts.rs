@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::{World, dump};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
+    NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -167,6 +168,73 @@ impl CountTries for World {
             let kept = *tries < limit;
             *tries += u32::from(kept);
             Ok(kept)
+        })
+        .await
+    }
+}
+
+impl LoadGate for World {
+    async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        self.call("load_gate", |state| Ok(state.accounts.gates.get(&account).cloned())).await
+    }
+}
+
+impl StopSending for World {
+    async fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> Result<Stopped, Fault> {
+        self.call("stop_sending", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Stopped::Unchanged) };
+            let open = match stop {
+                Stop::Frozen(_) => gate.frozen.is_none(),
+                Stop::CredentialRefused => !gate.credential_refused && gate.credential_version == credential_version,
+            };
+            if !open {
+                return Ok(Stopped::Unchanged);
+            }
+            gate.stop(stop, now);
+            Ok(Stopped::Now)
+        })
+        .await
+    }
+}
+
+impl SavePolicy for World {
+    async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
+        self.call("save_policy", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
+            let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
+            (gate.countries, gate.daily_ceiling, gate.quiet_hours) = (countries, daily_ceiling, quiet_hours);
+            Ok(Some(gate.clone()))
+        })
+        .await
+    }
+}
+
+impl LiftFreeze for World {
+    async fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> Result<Lift, Fault> {
+        self.call("lift_freeze", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Lift::NotFrozen) };
+            let lifted = Lifted { at: now, by };
+            match gate.frozen {
+                Some(freeze) if freeze.since == seen => {
+                    (gate.frozen, gate.lifted) = (None, Some(lifted));
+                    Ok(Lift::Done)
+                }
+                Some(freeze) => Ok(Lift::Other(freeze)),
+                None if gate.lifted == Some(lifted) => Ok(Lift::Done),
+                None => Ok(Lift::NotFrozen),
+            }
         })
         .await
     }

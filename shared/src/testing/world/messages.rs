@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
@@ -27,11 +27,12 @@ struct Row {
     lease: Option<Timestamp>,
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
+    counted: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due) }
+        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
     }
 
     fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
@@ -233,7 +234,8 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                Ok(Claim::Mine(Box::new(Claimed { message: row.message.clone(), payload, fence })))
+                let (message, counted) = (row.message.clone(), row.counted);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
             };
             let ready = match row.message.status {
                 Status::Accepted => true,
@@ -285,6 +287,8 @@ impl LoadGuards for World {
                 Guard {
                     opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
                     stopped: gate.and_then(Gate::stopped),
+                    daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
+                    counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -316,22 +320,12 @@ impl RecordOutcome for World {
                 Outcome::Rejected { code: Some(code) } => row.message.error_code = Some(*code),
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
-                Outcome::Retry { not_before } => row.not_before = Some(*not_before),
+                Outcome::Retry { not_before } => {
+                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                }
                 Outcome::Rejected { code: None } | Outcome::Unknown => {}
             }
             Ok(outcome.status())
-        })
-        .await
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.call("stop_sending", |state| {
-            let gate = state.accounts.gates.get_mut(&account);
-            let counts = |gate: &&mut Gate| stop == Stop::Frozen || gate.credential_version == credential_version;
-            if let Some(gate) = gate.filter(counts) {
-                gate.stop(stop);
-            }
-            Ok(())
         })
         .await
     }

@@ -10,6 +10,7 @@ mod credentials;
 mod ledger;
 mod messages;
 mod twilio;
+mod velocity;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
@@ -79,6 +80,7 @@ struct State {
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    velocity: velocity::Velocity,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -131,6 +133,7 @@ impl World {
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            velocity: velocity::Velocity::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -263,7 +266,8 @@ impl World {
 
     /// Stops an account's sending from outside.
     pub fn stop(&self, account: AccountId, stop: Stop) {
-        self.change_gate(account, |gate| gate.stop(stop));
+        let now = self.now();
+        self.change_gate(account, |gate| gate.stop(stop, now));
     }
 
     /// The ledger's entries of an account.
@@ -294,6 +298,7 @@ impl World {
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.velocity.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
@@ -378,14 +383,17 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 67] = [
+const METHODS: [&str; 72] = [
+    "append_entries",
     "begin_batch",
     "begin_connection",
     "cancel_message",
     "check_carrier",
     "claim_message",
     "confirm_email",
+    "count_account",
     "count_journal",
+    "count_prefix",
     "count_try",
     "create_account",
     "create_message",
@@ -400,23 +408,23 @@ const METHODS: [&str; 67] = [
     "find_hook",
     "find_user",
     "keep_mail_token",
+    "lift_freeze",
     "list_connections",
     "list_messages",
     "list_numbers",
     "list_pool",
     "list_services",
     "list_sessions",
-    "load_pending",
-    "load_head",
-    "append_entries",
-    "read_access",
     "load_allowance",
     "load_connection",
     "load_credential",
+    "load_gate",
     "load_guards",
+    "load_head",
     "load_journal",
     "load_keys",
     "load_message",
+    "load_pending",
     "load_profile",
     "load_sender",
     "load_session",
@@ -429,6 +437,7 @@ const METHODS: [&str; 67] = [
     "post_charge",
     "post_release",
     "random",
+    "read_access",
     "read_settings",
     "read_usage",
     "record_chunk",
@@ -439,6 +448,7 @@ const METHODS: [&str; 67] = [
     "remembered_key",
     "remove_credential",
     "save_credential",
+    "save_policy",
     "send_mail",
     "start_session",
     "stop_sending",
