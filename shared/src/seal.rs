@@ -15,6 +15,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, hmac};
@@ -70,6 +71,23 @@ pub struct DataKey {
     purpose: Purpose,
     version: u32,
     bytes: Arc<Zeroizing<[u8; 32]>>,
+    uses: Uses,
+}
+
+/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the key,
+/// and has nothing of it.
+#[derive(Debug, Clone, Default)]
+pub struct Uses(Arc<AtomicU64>);
+
+impl Uses {
+    /// So far.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A data key as KMS wrapped it; only KMS opens it, with account and purpose as its encryption context.
@@ -174,7 +192,12 @@ impl From<SealError> for Fault {
 impl DataKey {
     /// A key as KMS gave it out.
     pub fn new(account: AccountId, purpose: Purpose, version: u32, bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self { account, purpose, version, bytes: Arc::new(bytes) }
+        Self { account, purpose, version, bytes: Arc::new(bytes), uses: Uses::default() }
+    }
+
+    /// The count of its uses, shared by all its copies.
+    pub fn uses(&self) -> Uses {
+        self.uses.clone()
     }
 
     /// Whose key it is.
@@ -196,6 +219,7 @@ impl DataKey {
     ///
     /// With random nonces a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3); accounts stay far below.
     pub fn seal(&self, field: &str, clear: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Sealed, SealError> {
+        self.uses.add_one();
         let mut envelope = Vec::with_capacity(HEADER_LEN + clear.len() + 16);
         envelope.extend([FORMAT, AES_256_GCM_COMMITTED]);
         envelope.extend(self.version.to_be_bytes());
@@ -214,6 +238,7 @@ impl DataKey {
 
     /// Opens what [`DataKey::seal`] made for the same account, field, purpose and version.
     pub fn open(&self, field: &str, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.uses.add_one();
         let (header, content) = sealed.0.split_at_checked(HEADER_LEN).ok_or(SealError::Malformed)?;
         if header.first_chunk() != Some(&[FORMAT, AES_256_GCM_COMMITTED]) {
             return Err(SealError::Malformed);
@@ -241,6 +266,7 @@ impl DataKey {
     /// HMAC-SHA256 of `value` in the namespace `what`, as text: comparable inside the account, joinable with nothing
     /// outside it (promise N1). Only for keys of purpose [`Purpose::Match`].
     pub fn keyed_hash(&self, what: &str, value: &str) -> String {
+        self.uses.add_one();
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.bytes.as_slice());
         let mut context = hmac::Context::with_key(&key);
         context.update(&[u8::try_from(what.len()).unwrap_or(u8::MAX)]);
@@ -322,6 +348,19 @@ mod tests {
     fn the_envelope_is_as_documented() {
         let sealed = key(1, Purpose::Payload, 1).seal("message", b"hello", [1; 12]).unwrap();
         insta::assert_snapshot!(data_encoding::HEXLOWER.encode(&sealed.0));
+    }
+
+    #[test]
+    fn every_use_by_any_copy_is_counted() {
+        let one = key(1, Purpose::Match, 1);
+        let (copy, uses) = (one.clone(), one.uses());
+        let sealed = one.seal("field", b"clear", [1; 12]).unwrap();
+        copy.open("field", &sealed).unwrap();
+        copy.open("other", &sealed).unwrap_err();
+        copy.keyed_hash("number", "+1");
+        assert_eq!(uses.count(), 4);
+        drop((one, copy));
+        assert_eq!(uses.count(), 4, "the count outlives the key");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{AccountId, EntryId};
+use crate::ids::{AccountId, EntryId, RequestId};
 use crate::seal::Purpose;
 
 pub use port::*;
@@ -40,14 +40,30 @@ pub struct Opening {
     pub purpose: Purpose,
     /// Which version.
     pub key_version: u32,
+    /// The request, batch or tick that it was opened for; `None` outside of one, and of openings noted before there was
+    /// this field.
+    pub request_id: Option<RequestId>,
+    /// How often the opening before it, of the same key in the same environment, was used; `None` if there was none or
+    /// it is not known.
+    pub uses_before: Option<u64>,
     /// When.
     pub at: Timestamp,
+}
+
+/// What an entry's hash covers: 1 does not have request and uses (entries written before there were these).
+const FORMAT: u8 = 2;
+
+fn first_format() -> u8 {
+    1
 }
 
 /// An entry of an account's chain, as the customer reads and exports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
+    /// What its hash covers: 2, or 1 without request and uses.
+    #[serde(default = "first_format")]
+    pub format: u8,
     /// Its place, from 1.
     pub sequence: u64,
     /// Names the opening.
@@ -60,6 +76,14 @@ pub struct Entry {
     pub purpose: Purpose,
     /// Version of the key.
     pub key_version: u32,
+    /// The request that it was opened for, as answers and logs name it, or a name of the batch of jobs.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "req_01KAV0ZD4E6F8G1H3J5K7M9N2P")]
+    pub request_id: Option<RequestId>,
+    /// How often the opening before it, of the same key in the same environment, was used: to open, to seal or to hash.
+    /// Null if there was none or it is not known.
+    #[serde(default)]
+    pub uses_before: Option<u64>,
     /// When.
     #[schema(value_type = String, format = "date-time")]
     pub at: Timestamp,
@@ -91,11 +115,14 @@ pub fn link(head: &Head, mut openings: Vec<Opening>) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(openings.len());
     for opening in openings {
         let mut entry = Entry {
+            format: FORMAT,
             sequence: head.sequence + 1,
             id: opening.id,
             function: opening.function,
             purpose: opening.purpose,
             key_version: opening.key_version,
+            request_id: opening.request_id,
+            uses_before: opening.uses_before,
             at: opening.at,
             previous_hash: head.hash,
             hash: String::new(),
@@ -107,9 +134,11 @@ pub fn link(head: &Head, mut openings: Vec<Opening>) -> Vec<Entry> {
     entries
 }
 
-/// Every field with its length in front, so that no two entries read alike.
+/// Every field with its length in front, so that no two entries read alike; those of format 2 begin with its name, which
+/// is no account. What is not known is an empty field.
 fn hash(account: AccountId, entry: &Entry) -> String {
-    let fields = [
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let mut fields = vec![
         account.to_string(),
         entry.sequence.to_string(),
         entry.id.to_string(),
@@ -119,6 +148,11 @@ fn hash(account: AccountId, entry: &Entry) -> String {
         entry.at.as_millisecond().to_string(),
         entry.previous_hash.clone(),
     ];
+    if entry.format != 1 {
+        fields.insert(0, format!("entry v{}", entry.format));
+        fields.push(text(entry.request_id.map(|id| id.to_string())));
+        fields.push(text(entry.uses_before.map(|uses| uses.to_string())));
+    }
     let mut hasher = Sha256::new();
     for field in fields {
         hasher.update(u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -159,6 +193,10 @@ pub fn verify(export: &Export) -> Result<Head, Broken> {
         if entry.previous_hash != head.hash {
             return Err(Broken { sequence, why: "it does not follow the entry before" });
         }
+        let uncovered = entry.format == 1 && (entry.request_id.is_some() || entry.uses_before.is_some());
+        if !(1..=FORMAT).contains(&entry.format) || uncovered {
+            return Err(Broken { sequence, why: "its format is not known, or has no such fields" });
+        }
         if entry.hash != hash(export.account_id, entry) {
             return Err(Broken { sequence, why: "its content was changed" });
         }
@@ -179,6 +217,8 @@ mod tests {
             function: "sender".to_owned(),
             purpose: Purpose::Send,
             key_version: 1,
+            request_id: (n % 2 == 0).then(|| RequestId::from_bits(u128::from(n))),
+            uses_before: (n % 3 == 0).then_some(n),
             at: Timestamp::from_second(i64::try_from(n).unwrap()).unwrap(),
         };
         let first = link(&Head::default(), vec![opening(2), opening(1)]);
@@ -209,13 +249,16 @@ mod tests {
                 swapped.entries.swap(at, other);
                 assert_eq!(verify(&swapped).is_ok(), at == other, "swapped {at} and {other}");
             }
-            let edits: [fn(&mut Entry); 6] = [
+            let edits: [fn(&mut Entry); 9] = [
                 |entry| entry.function.push('x'),
                 |entry| entry.purpose = Purpose::Hook,
                 |entry| entry.key_version += 1,
                 |entry| entry.at = Timestamp::UNIX_EPOCH,
                 |entry| entry.id = EntryId::from_bits(99),
                 |entry| entry.sequence += 1,
+                |entry| entry.request_id = entry.request_id.is_none().then(|| RequestId::from_bits(7)),
+                |entry| entry.uses_before = Some(entry.uses_before.map_or(0, |uses| uses + 1)),
+                |entry| (entry.format, entry.request_id, entry.uses_before) = (1, None, None),
             ];
             for edit in edits {
                 let mut changed = chain(6);
@@ -226,5 +269,32 @@ mod tests {
         let mut foreign = chain(6);
         foreign.account_id = AccountId::from_bits(2);
         assert!(verify(&foreign).is_err());
+    }
+
+    /// Three entries as `GET /v1/access-log` gave them before there were request and uses.
+    const FIRST_FORMAT: &str = include_str!("../../../tests/vectors/access-log/format-1.json");
+
+    #[test]
+    fn entries_of_the_first_format_still_verify_and_new_ones_follow_them() {
+        let mut export: Export = serde_json::from_str(FIRST_FORMAT).unwrap();
+        let head = verify(&export).unwrap();
+        let opening = Opening {
+            id: EntryId::from_bits(9),
+            account: export.account_id,
+            function: "sender".to_owned(),
+            purpose: Purpose::Send,
+            key_version: 1,
+            request_id: Some(RequestId::from_bits(9)),
+            uses_before: Some(0),
+            at: Timestamp::from_second(9).unwrap(),
+        };
+        export.entries.extend(link(&head, vec![opening]));
+        assert_eq!(verify(&export).unwrap().sequence, 4);
+        // What the hash of an old entry does not cover may not be added to it.
+        export.entries[1].uses_before = Some(5);
+        assert_eq!(verify(&export).unwrap_err().sequence, 2);
+        export.entries[1].uses_before = None;
+        export.entries[3].format = 3;
+        assert_eq!(verify(&export).unwrap_err().sequence, 4);
     }
 }

@@ -17,7 +17,7 @@ use crate::access_log::Opening;
 use crate::credential::{MintKey, OpenKey};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
-use crate::seal::{DataKey, Purpose, WrappedKey, WrappedKeys};
+use crate::seal::{DataKey, Purpose, Uses, WrappedKey, WrappedKeys};
 
 /// How long an opened key is remembered.
 const REMEMBER: SignedDuration = SignedDuration::from_mins(5);
@@ -37,6 +37,24 @@ struct Slot {
 struct Memory {
     slots: HashMap<Which, Slot>,
     newest: HashMap<(AccountId, Purpose), u32>,
+    /// The count of each key's last opening and when it was: the next one reports it.
+    last: HashMap<Which, (Uses, Timestamp)>,
+}
+
+impl Memory {
+    /// How often the last opening was used, as far as it is remembered.
+    fn uses_before(&self, which: Which) -> Option<u64> {
+        self.last.get(&which).map(|(uses, _)| uses.count())
+    }
+
+    /// A key was opened, or that was tried (`None`): counts from nought. Makes room by forgetting the oldest count.
+    fn count_anew(&mut self, which: Which, uses: Option<Uses>, now: Timestamp) {
+        if self.last.len() >= 2 * MOST && !self.last.contains_key(&which) {
+            let oldest = self.last.iter().min_by_key(|(_, (_, at))| *at).map(|(which, _)| *which);
+            oldest.and_then(|which| self.last.remove(&which));
+        }
+        self.last.insert(which, (uses.unwrap_or_default(), now));
+    }
 }
 
 /// The vault's key and what was opened lately.
@@ -153,13 +171,25 @@ impl OpenKey for Live {
         let wrapped = wrapped
             .ok_or_else(|| Fault::Transient(format!("{account}: this {} key is not there", purpose.as_str())))?;
         let now = super::clock::now();
-        let slot = self.vault.slot((account, purpose, wrapped.version), now);
+        let which = (account, purpose, wrapped.version);
+        let slot = self.vault.slot(which, now);
         let open = || async {
             // Before its use: an opening that leaves no trace must not be possible.
-            let id = EntryId::new(now, u128::from_be_bytes(super::clock::random()?));
-            let (function, key_version) = (self.vault.function.clone(), wrapped.version);
-            self.dynamo.note_opening(&Opening { id, account, function, purpose, key_version, at: now }).await?;
-            self.vault.unwrap(account, purpose, wrapped).await
+            let opening = Opening {
+                id: EntryId::new(now, u128::from_be_bytes(super::clock::random()?)),
+                account,
+                function: self.vault.function.clone(),
+                purpose,
+                key_version: wrapped.version,
+                request_id: super::trace::request_id(),
+                uses_before: self.vault.memory().uses_before(which),
+                at: now,
+            };
+            self.dynamo.note_opening(&opening).await?;
+            self.vault.memory().count_anew(which, None, now);
+            let key = self.vault.unwrap(account, purpose, wrapped).await?;
+            self.vault.memory().count_anew(which, Some(key.uses()), now);
+            Ok::<_, Fault>(key)
         };
         let key = slot.opened.get_or_try_init(open).await?.clone();
         let mut memory = self.vault.memory();

@@ -7,7 +7,7 @@ use super::keys::{self, Table};
 use super::{Dynamo, Transacted, fault, from_item, s, to_item};
 use crate::access_log::{Entry, Head, LinkAccess, Opening, ReadAccess, pending_shard};
 use crate::fault::Fault;
-use crate::ids::{AccountId, EntryId};
+use crate::ids::{AccountId, EntryId, RequestId};
 use crate::live::Live;
 use crate::seal::Purpose;
 
@@ -18,6 +18,10 @@ struct OpeningRow {
     function: String,
     purpose: Purpose,
     key_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<RequestId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uses_before: Option<u64>,
     at: i64,
 }
 
@@ -32,6 +36,8 @@ impl TryFrom<OpeningRow> for Opening {
             function: row.function,
             purpose: row.purpose,
             key_version: row.key_version,
+            request_id: row.request,
+            uses_before: row.uses_before,
             at,
         })
     }
@@ -53,6 +59,8 @@ impl Dynamo {
             function: opening.function.clone(),
             purpose: opening.purpose,
             key_version: opening.key_version,
+            request: opening.request_id,
+            uses_before: opening.uses_before,
             at: opening.at.as_millisecond(),
         };
         match self.transact(vec![self.put_new(&key, to_item(&key, &row)?)?]).await? {

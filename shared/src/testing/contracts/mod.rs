@@ -167,6 +167,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_opening_tells_how_often_the_one_before_was_used() {
+        let world = World::new(3);
+        let over = async || world.advance(fresh::secs(300));
+        access::an_opening_tells_how_often_the_one_before_was_used(&world, over).await;
+    }
+
+    #[tokio::test]
     async fn ten_openings_at_once_are_noted_as_one() {
         let world = World::new(3);
         keys::ten_openings_at_once_are_noted_as_one(&world, async |account| {
@@ -180,6 +187,7 @@ mod tests {
     fn every_fact_is_listed() {
         let files = [
             include_str!("accepting.rs"),
+            include_str!("access.rs"),
             include_str!("accounts.rs"),
             include_str!("arriving.rs"),
             include_str!("credentials.rs"),

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, RequestId};
 use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
@@ -73,6 +73,7 @@ struct State {
     seed: u64,
     drawn: u64,
     now: Timestamp,
+    request: Option<RequestId>,
     accounts: accounts::Accounts,
     access_log: access_log::AccessLog,
     credentials: credentials::Credentials,
@@ -124,6 +125,7 @@ impl World {
             seed,
             drawn: 0,
             now,
+            request: None,
             accounts: accounts::Accounts::default(),
             access_log: access_log::AccessLog::default(),
             credentials: credentials::Credentials::default(),
@@ -172,6 +174,11 @@ impl World {
     /// Moves the clock.
     pub fn advance(&self, by: SignedDuration) {
         self.state().now += by;
+    }
+
+    /// What is worked on from now on: the access log names it.
+    pub fn set_request(&self, request: RequestId) {
+        self.state().request = Some(request);
     }
 
     /// The next call of this port method fails and changes nothing. Several plans for one method strike one after
@@ -422,6 +429,7 @@ const METHODS: [&str; 51] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::{LinkAccess, PENDING_SHARDS};
     use crate::credential::{Auth, Carrier, Check, CheckCarrier, OpenKey, Region};
     use crate::ids::UserId;
     use crate::message::{ClaimMessage, CreateMessage, Created, Fence, Payload, ReadMessages, RecordMessage, Recorded};
@@ -501,6 +509,20 @@ mod tests {
             world.advance(secs(1));
             assert!(world.remembered_key(wrapped.account, Purpose::Send, None).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn an_opening_names_its_request() {
+        let world = World::new(1);
+        let (_, wrapped) = fresh::minted(&world, AccountId::from_bits(1), Purpose::Send, 1).await;
+        world.set_request(RequestId::from_bits(5));
+        world.open_key(&wrapped, None).await.unwrap();
+        let mut pending = Vec::new();
+        for shard in 0..PENDING_SHARDS {
+            pending.extend(world.load_pending(shard, 10).await.unwrap());
+        }
+        let named: Vec<_> = pending.iter().map(|opening| opening.request_id).collect();
+        assert_eq!(named, [Some(RequestId::from_bits(5))]);
     }
 
     #[tokio::test]
