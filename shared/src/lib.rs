@@ -6,7 +6,8 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
+//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`message`], [`inbound`], [`ledger`], [`rotation`])
+//!   import no `live`, no clock,
 //!   no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
@@ -24,6 +25,7 @@ pub mod ledger;
 pub mod message;
 pub mod number;
 pub mod platform;
+pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod session;

@@ -11,6 +11,8 @@ use crate::account::{Email, EmailIndex, Peppers};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
+use crate::rotation::{KeyTask, KeysCursor};
+use crate::seal::Purpose;
 
 /// The platform's secret from Secrets Manager, read once per environment.
 pub struct Platform {
@@ -89,6 +91,23 @@ pub enum Job {
     },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
+    /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
+    RotateKeys {
+        /// What.
+        task: KeyTask,
+        /// Behind which row the page begins; the first page if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<KeysCursor>,
+    },
+    /// Do this with one account's keys of one purpose (queue `key-rotation`).
+    RotateKey {
+        /// Whose.
+        account: AccountId,
+        /// What for.
+        purpose: Purpose,
+        /// What.
+        task: KeyTask,
+    },
 }
 
 /// The mails that TelBuddy sends.
@@ -110,11 +129,13 @@ pub enum Queue {
     Mail,
     /// Twilio's events.
     TwilioEvents,
+    /// Keys to replace.
+    KeyRotation,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 4] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents];
+    pub const ALL: [Self; 5] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::KeyRotation];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -123,6 +144,7 @@ impl Queue {
             Self::Post => "post",
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
+            Self::KeyRotation => "key-rotation",
         }
     }
 }
@@ -135,14 +157,20 @@ impl Job {
             Self::Post { .. } => Queue::Post,
             Self::Mail { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
+            Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
 
     /// Whose work it is: the group by which a queue is fair.
     pub fn account(&self) -> AccountId {
         match self {
-            Self::Send { account, .. } | Self::Post { account, .. } | Self::Mail { account, .. } => *account,
+            Self::Send { account, .. }
+            | Self::Post { account, .. }
+            | Self::Mail { account, .. }
+            | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
+            // All accounts' work: a group of its own.
+            Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }
 }

@@ -72,7 +72,24 @@ pub struct DataKey {
     version: u32,
     bytes: Arc<Zeroizing<[u8; 32]>>,
     uses: Uses,
+    seals: Arc<AtomicU64>,
 }
+
+/// How many envelopes one opening of a data key seals at most, all its copies together.
+///
+/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce with
+/// a probability of 2^-32. Nobody counts them over all environments; openings are counted, since each has an entry in the
+/// access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31. The other half is
+/// for openings until it is.
+pub const MOST_SEALS: u64 = 1 << 16;
+
+/// After how many openings a version of a key is replaced by a new one ([`MOST_SEALS`]).
+pub const MOST_OPENINGS: u64 = 1 << 15;
+
+/// A key with fewer seals left than this is opened anew before it is used up: whoever holds a copy can still finish.
+pub const SPARE_SEALS: u64 = 1 << 10;
+
+const _: () = assert!(2 * MOST_SEALS * MOST_OPENINGS <= 1 << 32 && SPARE_SEALS < MOST_SEALS);
 
 /// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the key,
 /// and has nothing of it.
@@ -178,6 +195,9 @@ pub enum SealError {
     /// Another key, account, field or purpose, or a changed byte.
     #[error("does not open: another key, account or field, or a changed byte")]
     DoesNotOpen,
+    /// This opening of the key has sealed as much as it may; open it again.
+    #[error("this opening of the data key has sealed as much as it may")]
+    UsedUp,
     /// The system gave no randomness, or the cipher failed.
     #[error("sealing failed")]
     Failed,
@@ -185,14 +205,20 @@ pub enum SealError {
 
 impl From<SealError> for Fault {
     fn from(error: SealError) -> Self {
-        Self::Permanent(error.to_string())
+        match error {
+            // The next try opens it again.
+            SealError::UsedUp => Self::Transient(error.to_string()),
+            SealError::Malformed | SealError::OtherVersion | SealError::DoesNotOpen | SealError::Failed => {
+                Self::Permanent(error.to_string())
+            }
+        }
     }
 }
 
 impl DataKey {
     /// A key as KMS gave it out.
     pub fn new(account: AccountId, purpose: Purpose, version: u32, bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self { account, purpose, version, bytes: Arc::new(bytes), uses: Uses::default() }
+        Self { account, purpose, version, bytes: Arc::new(bytes), uses: Uses::default(), seals: Arc::default() }
     }
 
     /// The count of its uses, shared by all its copies.
@@ -215,11 +241,18 @@ impl DataKey {
         self.version
     }
 
-    /// Seals `clear` for one named field of the account, with `nonce` of 96 random bits.
-    ///
-    /// With random nonces a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3); accounts stay far below.
+    /// Whether it is time to open it again: what it may seal is nearly used up.
+    pub fn nearly_used_up(&self) -> bool {
+        self.seals.load(Ordering::Relaxed) + SPARE_SEALS >= MOST_SEALS
+    }
+
+    /// Seals `clear` for one named field of the account, with `nonce` of 96 random bits. `Err` with
+    /// [`SealError::UsedUp`] after [`MOST_SEALS`] envelopes.
     pub fn seal(&self, field: &str, clear: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Sealed, SealError> {
         self.uses.add_one();
+        if self.seals.fetch_add(1, Ordering::Relaxed) >= MOST_SEALS {
+            return Err(SealError::UsedUp);
+        }
         let mut envelope = Vec::with_capacity(HEADER_LEN + clear.len() + 16);
         envelope.extend([FORMAT, AES_256_GCM_COMMITTED]);
         envelope.extend(self.version.to_be_bytes());
@@ -361,6 +394,23 @@ mod tests {
         assert_eq!(uses.count(), 4);
         drop((one, copy));
         assert_eq!(uses.count(), 4, "the count outlives the key");
+    }
+
+    #[test]
+    fn all_copies_together_seal_so_many_times_and_then_the_key_only_opens() {
+        let one = key(1, Purpose::Payload, 1);
+        let copy = one.clone();
+        let sealed = one.seal("field", b"clear", [1; 12]).unwrap();
+        one.seals.store(MOST_SEALS - SPARE_SEALS - 1, Ordering::Relaxed);
+        assert!(!copy.nearly_used_up());
+        copy.seal("field", b"clear", [2; 12]).unwrap();
+        assert!(one.nearly_used_up(), "with seals to spare");
+        one.seals.store(MOST_SEALS - 1, Ordering::Relaxed);
+        copy.seal("field", b"clear", [3; 12]).unwrap();
+        for key in [&one, &copy] {
+            assert_eq!(key.seal("field", b"clear", [4; 12]), Err(SealError::UsedUp));
+            assert!(key.open("field", &sealed).is_ok());
+        }
     }
 
     #[test]

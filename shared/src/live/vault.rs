@@ -33,6 +33,13 @@ struct Slot {
     until: Timestamp,
 }
 
+impl Slot {
+    /// Not over, and its key not nearly used up.
+    fn lives(&self, now: Timestamp) -> bool {
+        self.until > now && !self.opened.get().is_some_and(DataKey::nearly_used_up)
+    }
+}
+
 #[derive(Default)]
 struct Memory {
     slots: HashMap<Which, Slot>,
@@ -84,7 +91,7 @@ impl Vault {
     fn slot(&self, which: Which, now: Timestamp) -> Slot {
         let mut guard = self.memory();
         let memory = &mut *guard;
-        memory.slots.retain(|_, slot| slot.until > now);
+        memory.slots.retain(|_, slot| slot.lives(now));
         // Which version is the newest is remembered as long as that key is: nothing here grows with the accounts.
         memory.newest.retain(|(account, purpose), version| memory.slots.contains_key(&(*account, *purpose, *version)));
         if memory.slots.len() >= MOST {
@@ -158,7 +165,7 @@ impl OpenKey for Live {
         let now = super::clock::now();
         let memory = self.vault.memory();
         let version = version.or_else(|| memory.newest.get(&(account, purpose)).copied())?;
-        let slot = memory.slots.get(&(account, purpose, version)).filter(|slot| slot.until > now)?;
+        let slot = memory.slots.get(&(account, purpose, version)).filter(|slot| slot.lives(now))?;
         slot.opened.get().cloned()
     }
 

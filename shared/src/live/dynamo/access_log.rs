@@ -47,6 +47,37 @@ impl TryFrom<OpeningRow> for Opening {
 struct HeadRow {
     last_sequence: u64,
     last_hash: String,
+    #[serde(default)]
+    openings: Vec<OpeningsRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OpeningsRow {
+    purpose: Purpose,
+    version: u32,
+    openings: u64,
+}
+
+impl From<&Head> for HeadRow {
+    fn from(head: &Head) -> Self {
+        let counts = head.openings.iter();
+        Self {
+            last_sequence: head.sequence,
+            last_hash: head.hash.clone(),
+            openings: counts.map(|(purpose, version, openings)| OpeningsRow { purpose, version, openings }).collect(),
+        }
+    }
+}
+
+impl From<HeadRow> for Head {
+    fn from(row: HeadRow) -> Self {
+        let counts = row.openings.into_iter();
+        Self {
+            sequence: row.last_sequence,
+            hash: row.last_hash,
+            openings: counts.map(|count| (count.purpose, count.version, count.openings)).collect(),
+        }
+    }
 }
 
 impl Dynamo {
@@ -90,15 +121,18 @@ impl LinkAccess for Live {
 
     async fn load_head(&self, account: AccountId) -> Result<Head, Fault> {
         let row = self.dynamo.get::<HeadRow>(&keys::access_head(account)).await?;
-        Ok(row.map_or_else(Head::default, |row| Head { sequence: row.last_sequence, hash: row.last_hash }))
+        Ok(row.map(Head::from).unwrap_or_default())
     }
 
     /// 1 transaction: the head moves, the entries appear, their openings go.
     async fn append_entries(&self, account: AccountId, head: &Head, entries: &[Entry]) -> Result<bool, Fault> {
-        let Some(last) = entries.last() else { return Ok(true) };
+        if entries.is_empty() {
+            return Ok(true);
+        }
+        let end = entries.iter().fold(head.clone(), |head, entry| head.after(entry));
         let db = &self.dynamo;
         let key = keys::access_head(account);
-        let row = HeadRow { last_sequence: last.sequence, last_hash: last.hash.clone() };
+        let row = HeadRow::from(&end);
         let mut parts = vec![if head.sequence == 0 {
             db.put_new(&key, to_item(&key, &row)?)?
         } else {

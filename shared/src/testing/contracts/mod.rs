@@ -60,6 +60,7 @@ macro_rules! contracts {
                 another_purposes_wrapped_key_does_not_open,
                 a_changed_wrapped_key_does_not_open,
                 an_opened_key_is_remembered_and_no_other,
+                a_key_that_is_nearly_used_up_is_opened_again,
                 keys_opened_at_once_are_the_same,
                 a_version_that_is_not_there_does_not_open,
                 keys_load_by_account_and_purpose;

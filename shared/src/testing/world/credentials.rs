@@ -69,7 +69,7 @@ impl Credentials {
     ) -> Option<DataKey> {
         let version = version.or_else(|| self.newest.get(&(account, purpose)).copied())?;
         let (key, until) = self.opened.get(&(account, purpose, version))?;
-        (*until > now).then(|| key.clone())
+        (*until > now && !key.nearly_used_up()).then(|| key.clone())
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {

@@ -26,7 +26,7 @@ use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
-use crate::seal::Sealed;
+use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
 pub use twilio::{Checked, Taken, TwilioView};
@@ -285,6 +285,13 @@ impl World {
         self.state().credentials.openings.clone()
     }
 
+    /// As if an account's chain had counted so many openings of a key already.
+    pub fn set_openings(&self, account: AccountId, purpose: Purpose, version: u32, openings: u64) {
+        let mut state = self.state();
+        let head = state.access_log.heads.entry(account).or_default();
+        head.openings = [(purpose, version, openings)].into_iter().collect();
+    }
+
     /// Forgets the opened keys, as a new environment of the function would have none.
     pub fn forget_keys(&self) {
         self.state().credentials.forget();
@@ -434,7 +441,6 @@ mod tests {
     use crate::ids::UserId;
     use crate::message::{ClaimMessage, CreateMessage, Created, Fence, Payload, ReadMessages, RecordMessage, Recorded};
     use crate::platform::Mail;
-    use crate::seal::Purpose;
     use crate::testing::fresh::{self, secs};
 
     fn carrier(world: &World) -> Carrier {
