@@ -12,6 +12,8 @@ use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
+use crate::rotation::{KeyTask, KeysCursor};
+use crate::seal::Purpose;
 
 /// The platform's secret from Secrets Manager, read once per environment.
 pub struct Platform {
@@ -97,6 +99,23 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
+    RotateKeys {
+        /// What.
+        task: KeyTask,
+        /// Behind which row the page begins; the first page if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<KeysCursor>,
+    },
+    /// Do this with one account's keys of one purpose (queue `key-rotation`).
+    RotateKey {
+        /// Whose.
+        account: AccountId,
+        /// What for.
+        purpose: Purpose,
+        /// What.
+        task: KeyTask,
+    },
 }
 
 /// The mails that TelBuddy sends.
@@ -120,11 +139,14 @@ pub enum Queue {
     TwilioEvents,
     /// Connected numbers to look at.
     Numbers,
+    /// Keys to replace.
+    KeyRotation,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 5] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers];
+    pub const ALL: [Self; 6] =
+        [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -134,6 +156,7 @@ impl Queue {
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
+            Self::KeyRotation => "key-rotation",
         }
     }
 }
@@ -147,6 +170,7 @@ impl Job {
             Self::Mail { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
 
@@ -156,8 +180,11 @@ impl Job {
             Self::Send { account, .. }
             | Self::Post { account, .. }
             | Self::Mail { account, .. }
-            | Self::CheckNumber { account, .. } => *account,
+            | Self::CheckNumber { account, .. }
+            | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
+            // All accounts' work: a group of its own.
+            Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }
 }

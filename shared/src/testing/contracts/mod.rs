@@ -64,6 +64,7 @@ macro_rules! contracts {
                 another_purposes_wrapped_key_does_not_open,
                 a_changed_wrapped_key_does_not_open,
                 an_opened_key_is_remembered_and_no_other,
+                a_key_that_is_nearly_used_up_is_opened_again,
                 keys_opened_at_once_are_the_same,
                 a_version_that_is_not_there_does_not_open,
                 keys_load_by_account_and_purpose;
@@ -203,6 +204,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_opening_tells_how_often_the_one_before_was_used() {
+        let world = World::new(3);
+        let over = async || world.advance(fresh::secs(300));
+        access::an_opening_tells_how_often_the_one_before_was_used(&world, over).await;
+    }
+
+    #[tokio::test]
     async fn ten_openings_at_once_are_noted_as_one() {
         let world = World::new(3);
         keys::ten_openings_at_once_are_noted_as_one(&world, async |account| {
@@ -216,6 +224,7 @@ mod tests {
     fn every_fact_is_listed() {
         let files = [
             include_str!("accepting.rs"),
+            include_str!("access.rs"),
             include_str!("accounts.rs"),
             include_str!("arriving.rs"),
             include_str!("batches.rs"),

@@ -23,12 +23,12 @@ use zeroize::Zeroizing;
 
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, RequestId};
 use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
-use crate::seal::Sealed;
+use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
 pub use twilio::{Checked, Taken, TwilioView};
@@ -75,6 +75,7 @@ struct State {
     seed: u64,
     drawn: u64,
     now: Timestamp,
+    request: Option<RequestId>,
     accounts: accounts::Accounts,
     access_log: access_log::AccessLog,
     connections: connections::Connections,
@@ -128,6 +129,7 @@ impl World {
             seed,
             drawn: 0,
             now,
+            request: None,
             accounts: accounts::Accounts::default(),
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
@@ -178,6 +180,11 @@ impl World {
     /// Moves the clock.
     pub fn advance(&self, by: SignedDuration) {
         self.state().now += by;
+    }
+
+    /// What is worked on from now on: the access log names it.
+    pub fn set_request(&self, request: RequestId) {
+        self.state().request = Some(request);
     }
 
     /// The next call of this port method fails and changes nothing. Several plans for one method strike one after
@@ -283,6 +290,13 @@ impl World {
     /// Every opening of a data key that was noted.
     pub fn openings(&self) -> Vec<Opening> {
         self.state().credentials.openings.clone()
+    }
+
+    /// As if an account's chain had counted so many openings of a key already.
+    pub fn set_openings(&self, account: AccountId, purpose: Purpose, version: u32, openings: u64) {
+        let mut state = self.state();
+        let head = state.access_log.heads.entry(account).or_default();
+        head.openings = [(purpose, version, openings)].into_iter().collect();
     }
 
     /// Forgets the opened keys, as a new environment of the function would have none.
@@ -461,11 +475,11 @@ const METHODS: [&str; 72] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::{LinkAccess, PENDING_SHARDS};
     use crate::credential::{Auth, Carrier, Check, CheckCarrier, OpenKey, Region};
     use crate::ids::UserId;
     use crate::message::{ClaimMessage, CreateMessage, Created, Fence, Payload, ReadMessages, RecordMessage, Recorded};
     use crate::platform::Mail;
-    use crate::seal::Purpose;
     use crate::testing::fresh::{self, secs};
 
     fn carrier(world: &World) -> Carrier {
@@ -540,6 +554,20 @@ mod tests {
             world.advance(secs(1));
             assert!(world.remembered_key(wrapped.account, Purpose::Send, None).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn an_opening_names_its_request() {
+        let world = World::new(1);
+        let (_, wrapped) = fresh::minted(&world, AccountId::from_bits(1), Purpose::Send, 1).await;
+        world.set_request(RequestId::from_bits(5));
+        world.open_key(&wrapped, None).await.unwrap();
+        let mut pending = Vec::new();
+        for shard in 0..PENDING_SHARDS {
+            pending.extend(world.load_pending(shard, 10).await.unwrap());
+        }
+        let named: Vec<_> = pending.iter().map(|opening| opening.request_id).collect();
+        assert_eq!(named, [Some(RequestId::from_bits(5))]);
     }
 
     #[tokio::test]
