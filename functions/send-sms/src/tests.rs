@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use telbuddy::account::Stop;
+use telbuddy::message::{Outcome, RecordOutcome};
+use telbuddy::platform::Clock;
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -221,4 +223,25 @@ async fn a_page_that_ends_exactly_at_the_last_message_has_no_next() {
         assert_eq!((page["data"].as_array().unwrap().len(), page["next_cursor"].is_string()), (2, more));
         path = format!("/v1/messages?limit=2&cursor={}", page["next_cursor"].as_str().unwrap_or_default());
     }
+}
+
+#[tokio::test]
+async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let shown = async |code| {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        let outcome = Outcome::Rejected { code };
+        world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
+        let path = format!("/v1/messages/{}", message.id);
+        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
+        serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
+    };
+    let known = shown(Some(21610)).await;
+    assert_eq!(known["error_code"], 21610);
+    assert_eq!((&known["error"]["code"], &known["error"]["fault"]), (&21610.into(), &"recipient".into()));
+    assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
+    assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
+    assert_eq!(shown(None).await["error"], serde_json::Value::Null);
 }

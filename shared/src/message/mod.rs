@@ -1,5 +1,6 @@
 //! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
 
+pub mod advice;
 mod port;
 pub mod segments;
 mod state;
