@@ -11,6 +11,7 @@ use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::MessageId;
 use telbuddy::ledger::MicroCredits;
 use telbuddy::live::Need;
+use telbuddy::message::advice::{self, AtFault};
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
     CancelMessage, Canceled, Direction, Format, LoadSender, Message, ReadMessages, Reason, RecordBatch, RecordMessage,
@@ -63,7 +64,9 @@ pub struct MessageView {
     credits_micro: MicroCredits,
     /// The price list that it was priced with.
     price_version: String,
-    /// Twilio's error code, if it failed there.
+    /// Twilio's error, if it failed there: who is at fault and what to do.
+    error: Option<ErrorView>,
+    /// Twilio's error code, as in `error`.
     error_code: Option<u32>,
     /// Twilio's page about the error.
     error_url: Option<String>,
@@ -81,6 +84,29 @@ pub struct MessageView {
     /// The last change.
     #[schema(value_type = String, format = "date-time")]
     updated_at: Timestamp,
+}
+
+/// One of Twilio's errors.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = MessageError)]
+pub struct ErrorView {
+    /// Twilio's code.
+    #[schema(example = 30003)]
+    code: u32,
+    /// Who has to do something about it.
+    fault: AtFault,
+    /// What to do.
+    #[schema(example = "the telephone was off or out of reach: try once more in an hour")]
+    advice: &'static str,
+    /// Whether the same message would only fail again.
+    permanent: bool,
+}
+
+impl ErrorView {
+    fn of(code: u32) -> Self {
+        let advice::Advice { fault, advice, permanent } = advice::advice(code);
+        Self { code, fault, advice, permanent }
+    }
 }
 
 /// A page of messages.
@@ -107,6 +133,7 @@ impl From<Message> for MessageView {
             encoding: message.encoding,
             credits_micro: if message.status.standing() == Standing::Over { MicroCredits(0) } else { message.held },
             price_version: message.price_version,
+            error: message.error_code.map(ErrorView::of),
             error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
             error_code: message.error_code,
             reason: message.reason,

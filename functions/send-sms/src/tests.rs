@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use telbuddy::account::Stop;
 use telbuddy::fault::Fault;
-use telbuddy::message::VALIDITY;
+use telbuddy::message::{Outcome, RecordOutcome, VALIDITY};
 use telbuddy::platform::Clock;
 use telbuddy::seal::Purpose;
 use telbuddy::session::TOUCH_EVERY;
@@ -347,10 +347,10 @@ async fn what_is_cut_off_is_not_gone_on_with_while_sending_is_stopped() {
     world.lose_answer("record_chunk", Fault::transient("reset"));
     let cut = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((cut.status, world.messages_of(customer.account).len()), (StatusCode::SERVICE_UNAVAILABLE, 90));
-    world.stop(customer.account, Stop::Frozen);
+    world.stop(customer.account, Stop::Frozen(telbuddy::account::FreezeReason::Velocity));
     let stopped = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((stopped.status, world.messages_of(customer.account).len()), (StatusCode::FORBIDDEN, 90));
-    world.change_gate(customer.account, |gate| gate.frozen = false);
+    world.change_gate(customer.account, |gate| gate.frozen = None);
     let done = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 200));
 }
@@ -435,4 +435,46 @@ async fn taking_back_costs_one_read_one_write_and_a_hint_and_is_told_when_it_is_
         (late.status, body_of(&late)["detail"].as_str().unwrap().contains("dispatching")),
         (StatusCode::CONFLICT, true)
     );
+}
+
+/// 06:00 UTC is 01:00 in New York and 22:00 in Los Angeles.
+#[tokio::test]
+async fn quiet_hours_are_those_of_each_recipient_and_a_repetition_tells_the_same() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let quiet = telbuddy::account::QuietHours { from: "23:00".parse().unwrap(), to: "09:00".parse().unwrap() };
+    world.change_gate(customer.account, |gate| gate.quiet_hours = Some(quiet));
+    let ask = to_many(&["+12125550123".to_owned(), "+14155550123".to_owned()]);
+    let asking = || posting(&world, &customer, "a", &ask);
+    let reply = handle(&world, &site(), asking()).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let rows = body_of(&reply)["data"].clone();
+    assert_eq!((&rows[0]["status"], &rows[0]["held_by"]), (&json!("held"), &json!("quiet_hours")));
+    assert_eq!(rows[0]["held_zone"], "America/New_York");
+    assert_eq!(rows[0]["held_until"], "2026-11-24T14:00:00Z");
+    assert_eq!((&rows[1]["status"], &rows[1]["held_until"]), (&json!("accepted"), &Value::Null));
+    assert_eq!(world.jobs().len(), 1, "who waits for the morning is the sweeper's");
+    world.change_gate(customer.account, |gate| gate.quiet_hours = None);
+    assert_eq!(handle(&world, &site(), asking()).await.body, reply.body);
+}
+
+#[tokio::test]
+async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let shown = async |code| {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        let outcome = Outcome::Rejected { code };
+        world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
+        let path = format!("/v1/messages/{}", message.id);
+        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
+        serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
+    };
+    let known = shown(Some(21610)).await;
+    assert_eq!(known["error_code"], 21610);
+    assert_eq!((&known["error"]["code"], &known["error"]["fault"]), (&21610.into(), &"recipient".into()));
+    assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
+    assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
+    assert_eq!(shown(None).await["error"], serde_json::Value::Null);
 }

@@ -1,5 +1,6 @@
 //! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
 
+pub mod advice;
 mod batch;
 mod port;
 mod quiet;
@@ -10,13 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::account::{Gate, Stop};
+use crate::account::{Gate, QuietHours, Stop};
 use crate::credential::Sid;
 use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, MicroCredits, PRICES};
-use crate::number::{Country, E164, SenderId};
+use crate::number::{Country, E164, SenderId, zones};
 use crate::seal::{DataKey, Sealed};
 
 pub use batch::*;
@@ -102,6 +103,8 @@ pub struct Draft {
 pub enum HeldBy {
     /// The caller chose the time.
     SendAt,
+    /// It is quiet where the recipient is.
+    QuietHours,
 }
 
 /// Until when a message waits, and why.
@@ -111,6 +114,8 @@ pub struct Held {
     pub until: Timestamp,
     /// Why.
     pub by: HeldBy,
+    /// IANA name of the recipient's zone, if its quiet hours decided.
+    pub zone: Option<String>,
 }
 
 /// A message's text. It does not print.
@@ -152,9 +157,15 @@ impl Draft {
         if self.media_urls.is_empty() { Format::Sms } else { Format::Mms }
     }
 
-    /// Whether it has to wait, decided at `now`.
-    pub fn held(&self, now: Timestamp) -> Option<Held> {
-        self.send_at.filter(|at| *at > now).map(|until| Held { until, by: HeldBy::SendAt })
+    /// Whether it has to wait for this recipient, decided at `now`: for the time that the caller chose, and if that is in
+    /// the quiet hours where the recipient is, until they are over.
+    pub fn held(&self, quiet_hours: Option<&QuietHours>, to: &E164, now: Timestamp) -> Option<Held> {
+        let at = self.send_at.filter(|at| *at > now);
+        let quiet = quiet_hours.and_then(|hours| quiet_until(hours, at.unwrap_or(now), &zones(to)));
+        match quiet {
+            Some(Quiet { until, zone }) => Some(Held { until, by: HeldBy::QuietHours, zone: Some(zone) }),
+            None => at.map(|until| Held { until, by: HeldBy::SendAt, zone: None }),
+        }
     }
 
     /// Its segments and its price: the same for every recipient.
@@ -461,9 +472,19 @@ mod tests {
     fn what_is_to_go_later_is_held_and_what_is_past_is_not() {
         let now = Timestamp::UNIX_EPOCH;
         let at = |secs| now + SignedDuration::from_secs(secs);
-        let held = |send_at| Draft { send_at, ..draft("hi") }.held(at(10));
-        assert_eq!((held(None), held(Some(at(9))), held(Some(at(10)))), (None, None, None));
-        assert_eq!(held(Some(at(11))), Some(Held { until: at(11), by: HeldBy::SendAt }));
+        let held = |hours: Option<&QuietHours>, send_at| {
+            Draft { send_at, ..draft("hi") }.held(hours, &to("+12125550100"), at(10))
+        };
+        for send_at in [None, Some(at(9)), Some(at(10))] {
+            assert_eq!(held(None, send_at), None);
+        }
+        assert_eq!(held(None, Some(at(11))), Some(Held { until: at(11), by: HeldBy::SendAt, zone: None }));
+        // 1 January 1970, 00:00 UTC is 19:00 in New York.
+        let hours = QuietHours { from: "18:00".parse().unwrap(), to: "20:00".parse().unwrap() };
+        let hours = Some(&hours);
+        let quiet = Some(Held { until: at(3_600), by: HeldBy::QuietHours, zone: Some("America/New_York".to_owned()) });
+        assert_eq!((held(hours, None), held(hours, Some(at(1_800)))), (quiet.clone(), quiet));
+        assert_eq!(held(hours, Some(at(7_200))), Some(Held { until: at(7_200), by: HeldBy::SendAt, zone: None }));
     }
 
     #[test]

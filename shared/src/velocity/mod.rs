@@ -257,6 +257,8 @@ mod tests {
             attempts: 1,
             settled: false,
             created: Timestamp::UNIX_EPOCH,
+            held_until: None,
+            valid_until: Timestamp::UNIX_EPOCH,
             updated: Timestamp::UNIX_EPOCH,
         }
     }

@@ -422,6 +422,8 @@ pub(super) struct IdempotencyRow {
     created: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcomes: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quiet_hours: Option<QuietHours>,
 }
 
 impl From<&Idempotency> for IdempotencyRow {
@@ -434,6 +436,7 @@ impl From<&Idempotency> for IdempotencyRow {
             batch_id: idempotency.batch.as_ref().map(|batch| batch.id),
             created: idempotency.batch.as_ref().map(|batch| batch.created.as_millisecond()),
             outcomes: idempotency.batch.as_ref().map(|batch| RowOutcome::to_text(&batch.outcomes)),
+            quiet_hours: idempotency.batch.as_ref().and_then(|batch| batch.quiet_hours),
         }
     }
 }
@@ -444,6 +447,7 @@ impl IdempotencyRow {
             (Some(id), Some(created), Some(outcomes)) => Some(Batch {
                 id,
                 created: at(created)?,
+                quiet_hours: self.quiet_hours,
                 outcomes: RowOutcome::from_text(&outcomes).ok_or_else(damaged("batch"))?,
             }),
             _ => None,
