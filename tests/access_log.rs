@@ -38,10 +38,10 @@ async fn every_key_that_kms_opened_is_in_the_customers_log() {
     .await;
     let export: Export = serde_json::from_value(export).unwrap();
     assert_eq!(verify(&export).unwrap().sequence, opened);
-    // Mailer: profile. API: payload and match. Sender: send and payload. Webhook: hook.
+    // Mailer: profile. API: payload and match. Sender: send, payload and match. Webhook: hook.
     let mut purposes: Vec<_> = export.entries.iter().map(|entry: &Entry| entry.purpose.as_str()).collect();
     purposes.sort_unstable();
-    assert_eq!(purposes, ["hook", "match", "payload", "payload", "profile", "send"]);
+    assert_eq!(purposes, ["hook", "match", "match", "payload", "payload", "profile", "send"]);
 
     // Each names what it was opened for: here the first message, whose answer has the same id.
     assert!(export.entries.iter().all(|entry| entry.request_id.is_some()));

@@ -7,6 +7,7 @@ mod api;
 mod canary;
 mod contracts;
 mod credentials;
+mod freeze;
 mod inbound;
 mod main_job;
 mod numbers;

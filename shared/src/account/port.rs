@@ -50,8 +50,8 @@ pub trait LoadGate {
 
 /// Stops sending.
 pub trait StopSending {
-    /// One conditional write, so that of any number of calls exactly one changes the gate; for a refused credential only
-    /// while the refused version still is the newest.
+    /// One conditional write, so that of any number of calls exactly one changes the gate; for a refused credential
+    /// only while the refused version still is the newest.
     fn stop_sending(
         &self,
         account: AccountId,
