@@ -115,7 +115,8 @@ tables_of = {name: short(one["Properties"]["TableName"]) for name, one in resour
 roles = {short(one["Properties"]["RoleName"]): one for one in resource("AWS::IAM::Role").values()}
 same("roles", set(roles), set(functions))
 variables = {
-    "Tables": {"TABLE_PREFIX"}, "Keys": {"KMS_KEY", "TABLE_PREFIX"}, "PlatformSecret": {"PLATFORM_SECRET"},
+    "Tables": {"TABLE_PREFIX"}, "Keys": {"KMS_KEY", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
+    "PlatformSecret": {"PLATFORM_SECRET"},
     "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(),
 }
 config = read("shared/src/live/config.rs")

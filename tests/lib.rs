@@ -8,6 +8,7 @@ mod canary;
 mod contracts;
 mod credentials;
 mod inbound;
+mod keys;
 mod main_job;
 mod seal;
 mod sending;
