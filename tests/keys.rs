@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use local_aws::{LocalAws, Service};
 use telbuddy::credential::OpenKey;
+use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::live::config::{KEY_CACHE_ACCOUNTS, KEY_CACHE_SECONDS};
+use telbuddy::live::config::{KEY_CACHE_ACCOUNTS, KEY_CACHE_SECONDS, KMS_KEY, KMS_KEY_BEFORE};
 use telbuddy::live::{Config, Live, Need};
 use telbuddy::seal::{Purpose, WrappedKeys};
 use telbuddy::testing::contracts::access;
@@ -68,4 +69,33 @@ async fn without_a_cache_each_use_is_an_opening() {
         assert!(live.remembered_key(wrapped.account, Purpose::Send, Some(1)).is_none());
         assert_eq!(opened(&system.aws), n);
     }
+}
+
+/// A second key in KMS, and a configuration in which it is the current one and the first the one before.
+async fn another_kms_key(config: &Config) -> (String, Config) {
+    let kms = telbuddy::live::local::kms(config).unwrap();
+    let current = config.values().find(|(name, _)| *name == KMS_KEY).unwrap().1;
+    let made = kms.create_key().send().await.unwrap().key_metadata.unwrap().key_id;
+    (current.to_owned(), config.with(KMS_KEY, &made).with(KMS_KEY_BEFORE, current))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_kms_key_before_opens_as_long_as_that_one_is_named() {
+    let (system, _data) = start_aws().await;
+    let account = AccountId::from_bits(1);
+    let (_, old) = fresh::minted(&environment(&system.config), account, Purpose::Send, 1).await;
+    let (_, config) = another_kms_key(&system.config).await;
+    let live = environment(&config);
+    live.open_key(&old, None).await.unwrap();
+    assert_eq!(opened(&system.aws), 1, "a refusal is no opening");
+    let (_, new) = fresh::minted(&live, account, Purpose::Hook, 1).await;
+    live.open_key(&new, None).await.unwrap();
+    let swapped = WrappedKeys { purpose: Purpose::Hook, ..old.clone() };
+    assert!(environment(&config).open_key(&swapped, None).await.is_err(), "the context counts with both keys");
+
+    let only_new = environment(&config.with(KMS_KEY_BEFORE, ""));
+    only_new.open_key(&new, None).await.unwrap();
+    let refused = only_new.open_key(&old, None).await.err();
+    assert_eq!(refused, Some(Fault::permanent("KMS decrypt: IncorrectKeyException")));
+    assert_eq!(opened(&system.aws), 3);
 }

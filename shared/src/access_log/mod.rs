@@ -294,8 +294,8 @@ mod tests {
             function: "sender".to_owned(),
             purpose: Purpose::Send,
             key_version: 1,
-            request_id: (n % 2 == 0).then(|| RequestId::from_bits(u128::from(n))),
-            uses_before: (n % 3 == 0).then_some(n),
+            request_id: n.is_multiple_of(2).then(|| RequestId::from_bits(u128::from(n))),
+            uses_before: n.is_multiple_of(3).then_some(n),
             at: Timestamp::from_second(i64::try_from(n).unwrap()).unwrap(),
         };
         let first = link(&Head::default(), vec![opening(2), opening(1)]);

@@ -23,7 +23,7 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 12] = [
+pub const VARIABLES: [&str; 13] = [
     STAGE,
     PUBLIC_URL,
     APP_URL,
@@ -31,6 +31,7 @@ pub const VARIABLES: [&str; 12] = [
     TABLE_PREFIX,
     QUEUE_URL_PREFIX,
     KMS_KEY,
+    KMS_KEY_BEFORE,
     KEY_CACHE_SECONDS,
     KEY_CACHE_ACCOUNTS,
     PLATFORM_SECRET,
@@ -52,6 +53,8 @@ pub const TABLE_PREFIX: &str = "TELBUDDY_TABLE_PREFIX";
 pub const QUEUE_URL_PREFIX: &str = "TELBUDDY_QUEUE_URL_PREFIX";
 /// ARN of the vault's KMS key.
 pub const KMS_KEY: &str = "TELBUDDY_KMS_KEY";
+/// ARN of the KMS key before it, while data keys are still wrapped by that one; may be empty.
+pub const KMS_KEY_BEFORE: &str = "TELBUDDY_KMS_KEY_BEFORE";
 /// How long an opened data key is remembered: 0 to 300 seconds, 300 if it is not set.
 pub const KEY_CACHE_SECONDS: &str = "TELBUDDY_KEY_CACHE_SECONDS";
 /// Of how many accounts opened data keys are remembered: 1 to 1000, 1000 if it is not set.

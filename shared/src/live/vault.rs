@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::decrypt::DecryptError;
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::OnceCell;
 use zeroize::Zeroizing;
 
-use super::config::{Aws, Config, ConfigError, KEY_CACHE_ACCOUNTS, KEY_CACHE_SECONDS, KMS_KEY, aws_config};
+use super::config::{
+    Aws, Config, ConfigError, KEY_CACHE_ACCOUNTS, KEY_CACHE_SECONDS, KMS_KEY, KMS_KEY_BEFORE, aws_config,
+};
 use super::{Live, Need, not_asked_for};
 use crate::access_log::Opening;
 use crate::credential::{MintKey, OpenKey};
@@ -78,6 +81,7 @@ impl Memory {
 pub(super) struct Vault {
     client: Option<Client>,
     key: String,
+    before: Option<String>,
     function: String,
     bounds: Bounds,
     memory: Mutex<Memory>,
@@ -87,8 +91,9 @@ impl Vault {
     pub(super) fn new(config: &Config, aws: &Aws, wanted: bool) -> Result<Self, ConfigError> {
         let client = wanted.then(|| Client::from_conf(aws_config!(aws_sdk_kms, config, aws, "KMS")));
         let key = config.required(KMS_KEY, wanted)?;
+        let before = config.optional(KMS_KEY_BEFORE).map(str::to_owned);
         let (function, bounds) = (config.function(), Bounds::new(config)?);
-        Ok(Self { client, key, function, bounds, memory: Mutex::default() })
+        Ok(Self { client, key, before, function, bounds, memory: Mutex::default() })
     }
 
     fn client(&self) -> Result<&Client, Fault> {
@@ -114,20 +119,40 @@ impl Vault {
         memory.slots.entry(which).or_insert_with(fresh).clone()
     }
 
+    /// Asks with the current key; a data key that was not moved to it yet, with the one before.
     async fn unwrap(&self, account: AccountId, purpose: Purpose, wrapped: &WrappedKey) -> Result<DataKey, Fault> {
-        let answer = self
-            .client()?
+        let clear = match (self.decrypt(&self.key, account, purpose, wrapped).await, &self.before) {
+            (Err(error), Some(before)) if is_of_another_key(&error) => {
+                self.decrypt(before, account, purpose, wrapped).await
+            }
+            (opened, _) => opened,
+        };
+        data_key(account, purpose, wrapped.version, &clear.map_err(|error| fault("decrypt", &error))?)
+    }
+
+    async fn decrypt(
+        &self,
+        key: &str,
+        account: AccountId,
+        purpose: Purpose,
+        wrapped: &WrappedKey,
+    ) -> Result<Zeroizing<Vec<u8>>, SdkError<DecryptError>> {
+        let Some(client) = &self.client else { return Err(SdkError::construction_failure(not_asked_for(Need::Keys))) };
+        let answer = client
             .decrypt()
-            .key_id(&self.key)
+            .key_id(key)
             .ciphertext_blob(Blob::new(wrapped.blob.clone()))
             .encryption_context("account", account.to_string())
             .encryption_context("purpose", purpose.as_str())
             .send()
-            .await
-            .map_err(|error| fault("decrypt", &error))?;
-        let clear = Zeroizing::new(answer.plaintext.map(Blob::into_inner).unwrap_or_default());
-        data_key(account, purpose, wrapped.version, &clear)
+            .await?;
+        Ok(Zeroizing::new(answer.plaintext.map(Blob::into_inner).unwrap_or_default()))
     }
+}
+
+/// KMS refuses without opening: another of its keys wrapped this.
+fn is_of_another_key<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    error.as_service_error().and_then(ProvideErrorMetadata::code) == Some("IncorrectKeyException")
 }
 
 fn data_key(account: AccountId, purpose: Purpose, version: u32, clear: &[u8]) -> Result<DataKey, Fault> {
