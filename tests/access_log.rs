@@ -19,7 +19,7 @@ async fn every_key_that_kms_opened_is_in_the_customers_log() {
         client.until(&id, "delivered").await;
     }
     // Ann is the only account: every Decrypt was for her.
-    let opened = running.aws.calls()[&(Service::Kms, "Decrypt".to_owned())];
+    let opened = running.aws.answered()[&(Service::Kms, "Decrypt".to_owned())];
     let export = eventually("all openings are linked", async || {
         let mut entries: Vec<Value> = Vec::new();
         let mut path = "/v1/access-log?limit=2".to_owned();

@@ -9,6 +9,7 @@ mod contracts;
 mod credentials;
 mod freeze;
 mod inbound;
+mod keys;
 mod main_job;
 mod numbers;
 mod seal;
