@@ -218,6 +218,7 @@ purposes = {
     "mailer": ("kms:Decrypt", {"profile"}),
     "numbers": ("kms:Decrypt", {"send", "profile"}),
     "number-watch": ("kms:Decrypt", {"send", "profile"}),
+    "settler": ("kms:Decrypt", {"send", "payload"}),
 }
 CONTEXT = "kms:EncryptionContext:purpose"
 

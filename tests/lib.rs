@@ -14,6 +14,7 @@ mod main_job;
 mod numbers;
 mod seal;
 mod sending;
+mod settling;
 mod sign_in;
 mod support;
 mod vectors;

@@ -10,6 +10,7 @@ mod messages;
 mod once;
 mod rows;
 pub mod schema;
+mod settling;
 
 use std::collections::HashMap;
 use std::time::Duration;

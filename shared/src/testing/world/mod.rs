@@ -397,7 +397,14 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 72] = [
+const METHODS: [&str; 79] = [
+    "adopt_sid",
+    "free_sids",
+    "list_at_carrier",
+    "load_with_payload",
+    "record_listing",
+    "record_resend",
+    "stop_looking",
     "append_entries",
     "begin_batch",
     "begin_connection",
