@@ -6,12 +6,13 @@ use telbuddy::account::Stop;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::live::Need;
 use telbuddy::message::{
     Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, Message, Outcome, Payload, Reason,
     RecordOutcome, Standing, VALIDITY, retry_at,
 };
+use telbuddy::opt_out::{Heard, OPTED_OUT, RecordConsent};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::{DataKey, Purpose};
 use telbuddy::session::Site;
@@ -21,9 +22,6 @@ pub const QUEUE: Queue = Queue::Send;
 
 /// The services that it calls. It may open the purposes send and payload.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
-
-/// Twilio's error for a recipient who has opted out.
-const OPTED_OUT: u32 = 21610;
 
 /// What is sent needs these two keys.
 const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
@@ -151,8 +149,8 @@ where
 /// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).
 async fn note_opt_out<W: RecordConsent + Clock>(world: &W, claimed: &Claimed) {
     let Message { account, id, own, other_hash, .. } = &claimed.message;
-    let source = format!("error {OPTED_OUT} for {id}");
-    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &source, world.now()).await;
+    let heard = Heard::Refusal(*id);
+    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &heard, world.now()).await;
     if let Err(fault) = noted {
         tracing::error!(message.id = %id, %fault, "Twilio told of an opt-out that could not be stored");
     }

@@ -9,6 +9,7 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod opt_outs;
 mod twilio;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,9 +24,9 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
+use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::Sealed;
 
@@ -79,6 +80,7 @@ struct State {
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -131,6 +133,7 @@ impl World {
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -271,9 +274,9 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
-    /// What a recipient said last to a sender of the account.
-    pub fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        self.state().messages.consent(account, own, other_hash)
+    /// What is known of a recipient and a sender of the account.
+    pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
+        self.state().opt_outs.get(account, own, other_hash)
     }
 
     /// Every opening of a data key that was noted.
@@ -294,6 +297,7 @@ impl World {
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
@@ -369,7 +373,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 63] = [
+const METHODS: [&str; 68] = [
     "begin_connection",
     "check_carrier",
     "claim_message",
@@ -383,6 +387,7 @@ const METHODS: [&str; 63] = [
     "end_lease",
     "end_session",
     "enqueue",
+    "enter_opt_outs",
     "find_due",
     "find_due_connections",
     "find_hook",
@@ -391,6 +396,7 @@ const METHODS: [&str; 63] = [
     "list_connections",
     "list_messages",
     "list_numbers",
+    "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
@@ -405,6 +411,7 @@ const METHODS: [&str; 63] = [
     "load_journal",
     "load_keys",
     "load_message",
+    "load_opt_outs",
     "load_profile",
     "load_sender",
     "load_session",
@@ -413,6 +420,7 @@ const METHODS: [&str; 63] = [
     "look_at_connection_again",
     "mint_key",
     "open_key",
+    "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
@@ -425,6 +433,7 @@ const METHODS: [&str; 63] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "remove_opt_outs",
     "save_credential",
     "send_mail",
     "start_session",
