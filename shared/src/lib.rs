@@ -7,7 +7,7 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`],
-//!   [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no randomness and no client;
+//!   [`opt_out`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -24,6 +24,7 @@ pub mod inbound;
 pub mod ledger;
 pub mod message;
 pub mod number;
+pub mod opt_out;
 pub mod platform;
 pub mod rotation;
 pub mod seal;

@@ -9,6 +9,7 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod opt_outs;
 mod twilio;
 mod velocity;
 
@@ -24,9 +25,9 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, RequestId};
-use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
+use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::{Purpose, Sealed};
 
@@ -82,6 +83,7 @@ struct State {
     credentials: credentials::Credentials,
     messages: messages::Messages,
     velocity: velocity::Velocity,
+    opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -136,6 +138,7 @@ impl World {
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
             velocity: velocity::Velocity::default(),
+            opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -282,9 +285,9 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
-    /// What a recipient said last to a sender of the account.
-    pub fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        self.state().messages.consent(account, own, other_hash)
+    /// What is known of a recipient and a sender of the account.
+    pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
+        self.state().opt_outs.get(account, own, other_hash)
     }
 
     /// Every opening of a data key that was noted.
@@ -313,6 +316,7 @@ impl World {
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
+        state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
@@ -397,7 +401,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 72] = [
+const METHODS: [&str; 77] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -417,6 +421,7 @@ const METHODS: [&str; 72] = [
     "end_session",
     "enqueue",
     "enqueue_all",
+    "enter_opt_outs",
     "find_due",
     "find_due_connections",
     "find_hook",
@@ -426,6 +431,7 @@ const METHODS: [&str; 72] = [
     "list_connections",
     "list_messages",
     "list_numbers",
+    "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
@@ -438,6 +444,7 @@ const METHODS: [&str; 72] = [
     "load_journal",
     "load_keys",
     "load_message",
+    "load_opt_outs",
     "load_pending",
     "load_profile",
     "load_sender",
@@ -447,6 +454,7 @@ const METHODS: [&str; 72] = [
     "look_at_connection_again",
     "mint_key",
     "open_key",
+    "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
@@ -461,6 +469,7 @@ const METHODS: [&str; 72] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "remove_opt_outs",
     "save_credential",
     "save_policy",
     "send_mail",
