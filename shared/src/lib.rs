@@ -6,8 +6,8 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
-//!   no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
+//!   [`inbound`], [`quarantine`], [`ledger`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -15,6 +15,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod alert;
 pub mod connection;
 pub mod credential;
 pub mod edge;
@@ -25,6 +26,7 @@ pub mod ledger;
 pub mod message;
 pub mod number;
 pub mod platform;
+pub mod quarantine;
 pub mod seal;
 pub mod secret;
 pub mod session;

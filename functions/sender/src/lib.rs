@@ -2,7 +2,8 @@
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use telbuddy::account::Stop;
+use telbuddy::account::{LoadGate, Stop, StopSending, Stopped};
+use telbuddy::alert::Alert;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
@@ -25,19 +26,25 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twili
 /// Twilio's error for a recipient who has opted out.
 const OPTED_OUT: u32 = 21610;
 
+/// Whoever stopped an account has told its owner within this time, or did not come to it.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
+
 /// What is sent needs these two keys.
 const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
 
 /// Works through a batch, its messages at the same time.
 ///
 /// Calls: for each message 1 claim, 1 Twilio, 1 outcome, 1 hint; for the batch 1 read of opt-outs, gates and
-/// credentials; once in five minutes and key 1 KMS call with its entry in the access log.
+/// credentials; once in five minutes and key 1 KMS call with its entry in the access log. A job with nothing to claim
+/// costs 1 read of the gate. The first 401 of a credential costs 2 writes and 1 alert more, each further one 1 write.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ClaimMessage
         + LoadGuards
         + RecordOutcome
         + RecordConsent
+        + StopSending
+        + LoadGate
         + CreateMessage
         + OpenKey
         + LoadKeys
@@ -47,40 +54,48 @@ where
         + Sync,
 {
     let claims = join_all(jobs.iter().map(|job| claim(world, job))).await;
-    let mut handled = Vec::new();
     let mut mine = Vec::new();
+    // `None`: claimed, and handled with the others that were.
+    let mut handled = Vec::new();
     for claim in claims {
         handled.push(match claim {
-            // Somebody else has it or will: the sweeper owns what gets stuck, not the queue.
-            Ok(Claim::Done | Claim::NotNow(_)) => Handled::Done,
-            Ok(Claim::Mine(claimed)) => {
+            Ok(Ok(claimed)) => {
                 mine.push(*claimed);
-                Handled::Done
+                None
             }
+            Ok(Err(handled)) => Some(handled),
             Err(fault) => {
                 tracing::warn!(%fault, "a claim failed");
-                Handled::Again
+                Some(Handled::Again)
             }
         });
     }
-    if !mine.is_empty() {
-        dispatch(world, site, &mine).await;
-    }
-    handled
+    let mut dispatched = if mine.is_empty() { Vec::new() } else { dispatch(world, site, &mine).await }.into_iter();
+    handled.into_iter().map(|handled| handled.or_else(|| dispatched.next()).unwrap_or(Handled::Again)).collect()
 }
 
-async fn claim<W: ClaimMessage + Clock + Chance>(world: &W, job: &Job) -> Result<Claim, Fault> {
+/// The message, if it is ours to send now, or what that leaves to do for its job.
+async fn claim<W>(world: &W, job: &Job) -> Result<Result<Box<Claimed>, Handled>, Fault>
+where
+    W: ClaimMessage + LoadGate + StopSending + EnqueueJob + Clock + Chance + Sync,
+{
     let Job::Send { account, message } = job else {
         return Err(Fault::permanent("this queue takes messages to send only"));
     };
-    world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await
+    match world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await? {
+        Claim::Mine(claimed) => Ok(Ok(claimed)),
+        // Somebody else has it or will: the sweeper owns what gets stuck, not the queue. But the job may have come
+        // again because its owner was not told of a refusal.
+        Claim::Done | Claim::NotNow(_) => tell_if_owed(world, *account).await.map(Err),
+    }
 }
 
-async fn dispatch<W>(world: &W, site: &Site, mine: &[Claimed])
+async fn dispatch<W>(world: &W, site: &Site, mine: &[Claimed]) -> Vec<Handled>
 where
     W: LoadGuards
         + RecordOutcome
         + RecordConsent
+        + StopSending
         + CreateMessage
         + OpenKey
         + LoadKeys
@@ -99,30 +114,44 @@ where
     keys.dedup();
     match world.load_guards(mine, &keys).await {
         Ok(guards) => {
-            join_all(mine.iter().zip(&guards).map(|(claimed, guard)| send_one(world, site, claimed, guard))).await;
+            join_all(mine.iter().zip(&guards).map(|(claimed, guard)| send_one(world, site, claimed, guard))).await
         }
         Err(fault) => {
             tracing::warn!(%fault, "the last checks could not be made");
-            join_all(mine.iter().map(|claimed| put_back(world, claimed, None))).await;
+            join_all(mine.iter().map(async |claimed| put_back(world, claimed, None).await)).await;
+            vec![Handled::Done; mine.len()]
         }
     }
 }
 
 /// One message to Twilio and its outcome into its row.
-async fn send_one<W>(world: &W, site: &Site, claimed: &Claimed, guard: &Guard)
+async fn send_one<W>(world: &W, site: &Site, claimed: &Claimed, guard: &Guard) -> Handled
 where
-    W: RecordOutcome + RecordConsent + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+    W: RecordOutcome
+        + RecordConsent
+        + StopSending
+        + CreateMessage
+        + OpenKey
+        + LoadKeys
+        + EnqueueJob
+        + Clock
+        + Chance
+        + Sync,
 {
     let credential = match last_check(claimed, guard, world.now()) {
         Ok(credential) => credential,
-        Err(outcome) => return record(world, claimed, outcome).await,
+        Err(outcome) => {
+            record(world, claimed, outcome).await;
+            return Handled::Done;
+        }
     };
     let opened = open(world, claimed, guard, credential).await;
     let (carrier, payload) = match opened {
         Ok(opened) => opened,
         Err(fault) => {
             tracing::warn!(message.id = %claimed.message.id, %fault, "what is to be sent does not open");
-            return put_back(world, claimed, None).await;
+            put_back(world, claimed, None).await;
+            return Handled::Done;
         }
     };
     let callback = status_callback(site, credential, claimed);
@@ -133,19 +162,59 @@ where
         Created::Unknown => record(world, claimed, Outcome::Unknown).await,
         Created::NotProcessed { retry_after_secs } => put_back(world, claimed, retry_after_secs).await,
         Created::Rejected { http, code } => {
-            if http == 401 {
-                let account = claimed.message.account;
-                tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
-                if let Err(fault) = world.stop_sending(account, Stop::CredentialRefused, credential.version).await {
-                    tracing::error!(account.id = %account, %fault, "sending could not be stopped");
-                }
-            }
+            let handled = if http == 401 { stop(world, credential).await } else { Handled::Done };
             if code == Some(OPTED_OUT) {
                 note_opt_out(world, claimed).await;
             }
             record(world, claimed, Outcome::Rejected { code }).await;
+            return handled;
         }
     }
+    Handled::Done
+}
+
+/// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only
+/// its write says who is first; it notes that the owner is still to be told, and until that is done the job comes again
+/// (docs/decisions/0017).
+async fn stop<W: StopSending + EnqueueJob + Clock>(world: &W, credential: &StoredCredential) -> Handled {
+    let (account, now) = (credential.account, world.now());
+    match world.stop_sending(account, Stop::CredentialRefused, credential.version, now).await {
+        Ok(Stopped::Now) => {
+            tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
+            tell(world, account, now).await
+        }
+        Ok(Stopped::Untold) => Handled::Again,
+        Ok(Stopped::Unchanged) => Handled::Done,
+        Err(fault) => {
+            tracing::error!(account.id = %account, %fault, "it is not known whether sending was stopped");
+            Handled::Again
+        }
+    }
+}
+
+/// Tells the owner of a refusal that nobody noted to have told; whoever stopped the account has a minute for it.
+async fn tell_if_owed<W>(world: &W, account: AccountId) -> Result<Handled, Fault>
+where
+    W: LoadGate + StopSending + EnqueueJob + Clock,
+{
+    let gate = world.load_gate(account).await?;
+    match gate.and_then(|gate| gate.refusal_untold) {
+        None => Ok(Handled::Done),
+        Some(since) if world.now() < since + TOLD_WITHIN => Ok(Handled::Again),
+        Some(since) => Ok(tell(world, account, since).await),
+    }
+}
+
+async fn tell<W: StopSending + EnqueueJob>(world: &W, account: AccountId, since: Timestamp) -> Handled {
+    let alert = Job::Alert { account, alert: Alert::CredentialRefused, since };
+    if let Err(fault) = world.enqueue(alert, 0).await {
+        tracing::error!(account.id = %account, %fault, "the owner could not be told that sending is stopped");
+        return Handled::Again;
+    }
+    if let Err(fault) = world.refusal_told(account, since).await {
+        tracing::warn!(account.id = %account, %fault, "that the owner was told is not noted: it may be told twice");
+    }
+    Handled::Done
 }
 
 /// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).

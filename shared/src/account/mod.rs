@@ -128,6 +128,8 @@ pub struct Gate {
     pub hook: Option<HookId>,
     /// Twilio refused the credential; over with the next one that is connected.
     pub credential_refused: bool,
+    /// When it was refused, as long as nobody has noted that the owner was told.
+    pub refusal_untold: Option<Timestamp>,
     /// Frozen because of an unusual pattern; over when the customer lifts it.
     pub frozen: bool,
     /// Whether a carrier credential is connected.
@@ -164,6 +166,7 @@ impl Gate {
         Self {
             hook: None,
             credential_refused: false,
+            refusal_untold: None,
             frozen: false,
             connected: false,
             numbers: 0,
@@ -186,6 +189,17 @@ impl Gate {
             Stop::Frozen => self.frozen = true,
         }
     }
+}
+
+/// Whether an account's sending was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Just now, by this call: the owner is to be told, by this caller and nobody else.
+    Now,
+    /// Before, and nobody has noted yet that the owner was told: look again in a while.
+    Untold,
+    /// Nothing was changed: it was stopped before, or the credential that was refused is not the newest any more.
+    Unchanged,
 }
 
 /// Everything that sign-up writes in one transaction.

@@ -144,14 +144,6 @@ pub trait RecordOutcome {
         outcome: &Outcome,
         now: Timestamp,
     ) -> impl Future<Output = Result<Status, Fault>> + Send;
-
-    /// Stops an account's sending; for a refused credential only while the refused version still is the newest.
-    fn stop_sending(
-        &self,
-        account: AccountId,
-        stop: Stop,
-        credential_version: u32,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Hands a message to Twilio.

@@ -1,12 +1,14 @@
 //! Accounts, users, mail tokens and sessions in table `accounts`.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use super::keys::{self, Table};
 use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
 use super::{Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, LoadGate, MailToken, NewAccount, SignedUp, Stop,
+    StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -64,6 +66,25 @@ impl FindUser for Live {
         Ok(row.map(|row| row.user(account)))
     }
 
+    /// 1 query: ids of users rise with time, and who signed up was the first.
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        let db = &self.dynamo;
+        let answer = db
+            .client()?
+            .query()
+            .table_name(db.name(Table::Accounts))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(keys::USERS))
+            .consistent_read(true)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| fault("load owner", &error))?;
+        let first = answer.items.unwrap_or_default().into_iter().next();
+        first.map(|item| Ok(from_item::<UserRow>(item)?.user(account))).transpose()
+    }
+
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
         let row = self.dynamo.get::<ProfileRow>(&keys::profile(account)).await?;
         Ok(row.map(|row| Sealed(row.sealed)))
@@ -97,7 +118,7 @@ impl KeepMailTokens for Live {
                 &keys::user(account, row.user),
                 "SET verified = :yes",
                 "attribute_exists(pk)",
-                &[(":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true))],
+                &[(":yes", AttributeValue::Bool(true))],
             )?,
         ];
         Ok(matches!(db.transact(parts).await?, Transacted::Committed))
@@ -184,22 +205,53 @@ impl Live {
             }
         }
     }
+}
 
-    /// An account's gate.
-    pub(super) async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
-        Ok(self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::from))
+impl LoadGate for Live {
+    async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::try_from).transpose()
+    }
+}
+
+impl StopSending for Live {
+    async fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> Result<Stopped, Fault> {
+        let db = &self.dynamo;
+        let key = keys::gate(account);
+        let (yes, no) = (AttributeValue::Bool(true), AttributeValue::Bool(false));
+        let changed = match stop {
+            // A refusal of a credential that was replaced meanwhile says nothing about the new one.
+            Stop::CredentialRefused => {
+                let condition = "credential_version = :version AND \
+                    (attribute_not_exists(credential_refused) OR credential_refused = :no)";
+                let set = "SET credential_refused = :yes, refusal_untold = :now";
+                let version = (":version", n(credential_version));
+                db.update_one(&key, set, condition, &[(":yes", yes), (":no", no), (":now", millis(now)), version])
+                    .await?
+            }
+            Stop::Frozen => {
+                let condition = "attribute_exists(pk) AND (attribute_not_exists(frozen) OR frozen = :no)";
+                db.update_one(&key, "SET frozen = :yes", condition, &[(":yes", yes), (":no", no)]).await?
+            }
+        };
+        Ok(match changed {
+            Ok(_) => Stopped::Now,
+            // Also what the SDK meets that repeats a write whose answer was lost: the owner is told a little later
+            // then.
+            Err(Some(item)) if stop == Stop::CredentialRefused && item.contains_key("refusal_untold") => {
+                Stopped::Untold
+            }
+            Err(_) => Stopped::Unchanged,
+        })
     }
 
-    /// Stops an account's sending for one reason.
-    pub(super) async fn close_gate(&self, account: AccountId, stop: Stop, version: u32) -> Result<(), Fault> {
-        // A refusal of a credential that was replaced meanwhile says nothing about the new one.
-        let (expression, condition) = match stop {
-            Stop::CredentialRefused => ("SET credential_refused = :yes", "credential_version = :version"),
-            Stop::Frozen => ("SET frozen = :yes", "credential_version = :version OR attribute_exists(pk)"),
-        };
-        let yes = aws_sdk_dynamodb::types::AttributeValue::Bool(true);
-        let key = keys::gate(account);
-        let values = [(":yes", yes), (":version", n(version))];
-        self.dynamo.update_one(&key, expression, condition, &values).await.map(|_| ())
+    async fn refusal_told(&self, account: AccountId, since: Timestamp) -> Result<(), Fault> {
+        let (key, told) = (keys::gate(account), "REMOVE refusal_untold");
+        self.dynamo.update_one(&key, told, "refusal_untold = :since", &[(":since", millis(since))]).await.map(|_| ())
     }
 }

@@ -11,6 +11,7 @@ use crate::connection::Target;
 use crate::ids::{AccountId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
+use crate::quarantine::Cause;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
 
@@ -25,7 +26,7 @@ pub enum Table {
     Credentials,
     /// Messages and opt-outs.
     Messages,
-    /// Idempotency keys and counters; everything in it ends by itself.
+    /// Idempotency keys, counters and the quarantine; everything in it ends by itself.
     Once,
     /// Allowances, entries, journal and usage rows.
     Ledger,
@@ -95,9 +96,12 @@ pub fn profile(account: AccountId) -> Key {
     Key::new(Table::Accounts, account.to_string(), "PROFILE")
 }
 
+/// What sort keys of users start with.
+pub const USERS: &str = "USER#";
+
 /// A user.
 pub fn user(account: AccountId, user: UserId) -> Key {
-    Key::new(Table::Accounts, account.to_string(), format!("USER#{user}"))
+    Key::new(Table::Accounts, account.to_string(), format!("{USERS}{user}"))
 }
 
 /// What every send checks.
@@ -177,6 +181,16 @@ pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key
 /// A counter of tries in one window of time.
 pub fn tries(what: &str, window: i64) -> Key {
     Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
+}
+
+/// The partition of an account's failed checks of signatures.
+pub fn quarantine_of(account: AccountId) -> String {
+    format!("QUARANTINE#{account}")
+}
+
+/// Failed checks of signatures of one account and cause.
+pub fn quarantine(account: AccountId, cause: Cause) -> Key {
+    Key::new(Table::Once, quarantine_of(account), cause.code())
 }
 
 /// An account's allowance.
@@ -297,6 +311,7 @@ mod tests {
             opt_out(account, "+15005550006", "hash"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
+            quarantine(account, Cause::OtherAccount),
             allowance(account),
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),

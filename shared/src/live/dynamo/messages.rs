@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
 use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
@@ -38,7 +38,7 @@ impl LoadSender for Live {
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
-        let gate = found.remove(&gate).map(from_item::<GateRow>).transpose()?;
+        let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
         let mut wrapped = Vec::new();
@@ -51,7 +51,7 @@ impl LoadSender for Live {
             session: session.map(|row| row.session(account)).transpose()?,
             facts: gate
                 .zip(allowance)
-                .map(|(gate, allowance)| SenderFacts { gate: Gate::from(gate), allowance: Allowance::from(allowance) }),
+                .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
         })
@@ -252,7 +252,8 @@ impl LoadGuards for Live {
         let mut guards = Vec::new();
         for one in claimed {
             let account = one.message.account;
-            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?.map(Gate::from);
+            let gate = item(&keys::gate(account));
+            let gate = gate.map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
             let credential = item(&keys::credential(account)).map(from_item::<CredentialRow>).transpose()?;
             let credential = credential.map(|row| row.credential(account)).transpose()?;
             let mut wrapped = Vec::new();
@@ -316,10 +317,6 @@ impl RecordOutcome for Live {
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
         }
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.close_gate(account, stop, credential_version).await
     }
 }
 

@@ -8,6 +8,7 @@ pub mod keys;
 mod ledger;
 mod messages;
 mod once;
+mod quarantine;
 mod rows;
 pub mod schema;
 

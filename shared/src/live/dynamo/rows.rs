@@ -103,6 +103,8 @@ pub(super) struct GateRow {
     hook: Option<String>,
     #[serde(default)]
     credential_refused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refusal_untold: Option<i64>,
     #[serde(default)]
     frozen: bool,
     connected: bool,
@@ -119,6 +121,7 @@ impl From<&Gate> for GateRow {
         Self {
             hook: gate.hook.map(|hook| hook.reveal()),
             credential_refused: gate.credential_refused,
+            refusal_untold: gate.refusal_untold.map(Timestamp::as_millisecond),
             frozen: gate.frozen,
             connected: gate.connected,
             numbers: gate.numbers,
@@ -130,11 +133,14 @@ impl From<&Gate> for GateRow {
     }
 }
 
-impl From<GateRow> for Gate {
-    fn from(row: GateRow) -> Self {
-        Self {
+impl TryFrom<GateRow> for Gate {
+    type Error = Fault;
+
+    fn try_from(row: GateRow) -> Result<Self, Fault> {
+        Ok(Self {
             hook: row.hook.as_deref().and_then(HookId::parse),
             credential_refused: row.credential_refused,
+            refusal_untold: row.refusal_untold.map(at).transpose()?,
             frozen: row.frozen,
             connected: row.connected,
             numbers: row.numbers,
@@ -142,7 +148,7 @@ impl From<GateRow> for Gate {
             countries: row.countries,
             home: row.home,
             daily_ceiling: row.daily_ceiling,
-        }
+        })
     }
 }
 
@@ -224,6 +230,9 @@ pub(super) struct CredentialRow {
     friendly_name: Option<String>,
     trial: Option<bool>,
     connected_at: i64,
+    /// Left out of rows from before it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret_since: Option<i64>,
     hook: String,
     #[serde(with = "binary")]
     send: Vec<u8>,
@@ -250,6 +259,7 @@ impl From<&StoredCredential> for CredentialRow {
             friendly_name: stored.friendly_name.clone(),
             trial: stored.trial,
             connected_at: stored.connected_at.as_millisecond(),
+            secret_since: Some(stored.secret_since.as_millisecond()),
             hook: stored.hook.reveal(),
             send: stored.send.0.clone(),
             verify: stored.verify.0.clone(),
@@ -276,6 +286,7 @@ impl CredentialRow {
             friendly_name: self.friendly_name,
             trial: self.trial,
             connected_at: at(self.connected_at)?,
+            secret_since: at(self.secret_since.unwrap_or(self.connected_at))?,
             hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
             send: Sealed(self.send),
             verify: Sealed(self.verify),

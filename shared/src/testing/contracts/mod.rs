@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod due;
 pub mod keys;
 pub mod posting;
+pub mod quarantine;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
@@ -79,7 +80,15 @@ macro_rules! contracts {
                 a_hook_is_found_by_its_secret_only,
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
-                each_stop_ends_by_itself;
+                each_stop_ends_by_itself,
+                of_many_that_stop_an_account_one_changed_the_gate,
+                a_refusal_stays_untold_until_it_is_noted_or_over;
+            quarantine:
+                of_fifty_failures_at_once_all_count_and_one_is_the_first,
+                a_record_shows_the_first_and_what_the_last_looked_like,
+                each_cause_and_each_account_counts_by_itself,
+                the_owner_is_told_once_a_day_at_most_and_what_is_owed_stays_owed,
+                a_record_ends_a_month_after_its_last_failure;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -195,6 +204,7 @@ mod tests {
             include_str!("due.rs"),
             include_str!("keys.rs"),
             include_str!("posting.rs"),
+            include_str!("quarantine.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),

@@ -3,7 +3,7 @@
 use futures::future::join;
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, Stop};
+use crate::account::{CreateAccount, Stop, StopSending};
 use crate::credential::{KeepCredential, MintKey};
 use crate::fault::Fault;
 use crate::ids::AccountId;
@@ -397,7 +397,7 @@ where
         + RecordMessage
         + ClaimMessage
         + LoadGuards
-        + RecordOutcome
+        + StopSending
         + Clock
         + Chance,
 {
@@ -407,7 +407,7 @@ where
     let guard = async || world.load_guards(std::slice::from_ref(&claim), &[]).await.unwrap().remove(0);
     let open = guard().await;
     assert_eq!((open.stopped, open.credential.as_ref()), (None, Some(&stored)));
-    world.stop_sending(account, Stop::Frozen, 1).await.unwrap();
+    world.stop_sending(account, Stop::Frozen, 1, world.now()).await.unwrap();
     assert_eq!(guard().await.stopped, Some(Stop::Frozen));
     let hash = fresh::sid_hash(&stored.account_sid);
     assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(true));

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::{World, dump};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, LoadGate, MailToken, NewAccount, SignedUp, Stop,
+    StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -73,6 +74,14 @@ impl FindUser for World {
 
     async fn load_user(&self, account: AccountId, user: UserId) -> Result<Option<User>, Fault> {
         self.call("load_user", |state| Ok(state.accounts.users.get(&(account, user)).cloned())).await
+    }
+
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        self.call("load_owner", |state| {
+            let of_account = state.accounts.users.values().filter(|user| user.account == account);
+            Ok(of_account.min_by_key(|user| user.id).cloned())
+        })
+        .await
     }
 
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
@@ -167,6 +176,51 @@ impl CountTries for World {
             let kept = *tries < limit;
             *tries += u32::from(kept);
             Ok(kept)
+        })
+        .await
+    }
+}
+
+impl LoadGate for World {
+    async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        self.call("load_gate", |state| Ok(state.accounts.gates.get(&account).cloned())).await
+    }
+}
+
+impl StopSending for World {
+    async fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> Result<Stopped, Fault> {
+        self.call("stop_sending", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Stopped::Unchanged) };
+            let open = match stop {
+                Stop::Frozen => !gate.frozen,
+                Stop::CredentialRefused => !gate.credential_refused && gate.credential_version == credential_version,
+            };
+            if open {
+                gate.stop(stop);
+                if stop == Stop::CredentialRefused {
+                    gate.refusal_untold = Some(now);
+                }
+                return Ok(Stopped::Now);
+            }
+            let untold = stop == Stop::CredentialRefused && gate.refusal_untold.is_some();
+            Ok(if untold { Stopped::Untold } else { Stopped::Unchanged })
+        })
+        .await
+    }
+
+    async fn refusal_told(&self, account: AccountId, since: Timestamp) -> Result<(), Fault> {
+        self.call("refusal_told", |state| {
+            let gate = state.accounts.gates.get_mut(&account);
+            if let Some(gate) = gate.filter(|gate| gate.refusal_untold == Some(since)) {
+                gate.refusal_untold = None;
+            }
+            Ok(())
         })
         .await
     }

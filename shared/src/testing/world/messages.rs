@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::inbound::{Consent, RecordConsent};
@@ -253,18 +253,6 @@ impl RecordOutcome for World {
                 Outcome::Rejected { code: None } | Outcome::Unknown => {}
             }
             Ok(outcome.status())
-        })
-        .await
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.call("stop_sending", |state| {
-            let gate = state.accounts.gates.get_mut(&account);
-            let counts = |gate: &&mut Gate| stop == Stop::Frozen || gate.credential_version == credential_version;
-            if let Some(gate) = gate.filter(counts) {
-                gate.stop(stop);
-            }
-            Ok(())
         })
         .await
     }

@@ -9,6 +9,7 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod quarantine;
 mod twilio;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -79,6 +80,7 @@ struct State {
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    quarantine: quarantine::Quarantine,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -131,6 +133,7 @@ impl World {
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            quarantine: quarantine::Quarantine::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -294,6 +297,7 @@ impl World {
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.quarantine.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
@@ -369,7 +373,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 63] = [
+const METHODS: [&str; 69] = [
     "begin_connection",
     "check_carrier",
     "claim_message",
@@ -401,10 +405,12 @@ const METHODS: [&str; 63] = [
     "load_allowance",
     "load_connection",
     "load_credential",
+    "load_gate",
     "load_guards",
     "load_journal",
     "load_keys",
     "load_message",
+    "load_owner",
     "load_profile",
     "load_sender",
     "load_session",
@@ -412,17 +418,21 @@ const METHODS: [&str; 63] = [
     "look_again",
     "look_at_connection_again",
     "mint_key",
+    "note_alert",
     "open_key",
     "platform",
     "post_charge",
     "post_release",
+    "quarantine",
     "random",
+    "read_quarantine",
     "read_settings",
     "read_usage",
     "record_consent",
     "record_inbound",
     "record_message",
     "record_outcome",
+    "refusal_told",
     "remembered_key",
     "remove_credential",
     "save_credential",
