@@ -51,6 +51,12 @@ def code_only(text):
     return re.sub(r"//.*", "", text.split("#[cfg(test)]\nmod tests {")[0])
 
 
+def source(folder):
+    """A function's code, without its tests."""
+    files = sorted(path for path in (folder / "src").rglob("*.rs") if path.name not in ("main.rs", "tests.rs"))
+    return "\n".join(code_only(read(path)) for path in files)
+
+
 def resource(kind):
     return {name: one for name, one in resources.items() if one["Type"] == kind}
 
@@ -68,7 +74,7 @@ def const(text, name):
 # The code: functions.
 functions = {}
 for folder in sorted(pathlib.Path("functions").iterdir()):
-    text = code_only(read(folder / "src/lib.rs"))
+    text = source(folder)
     routes = set()
     for method, path in re.findall(r'method:\s*"(\w+)",\s*path:\s*("[^"]+"|\w+)', const(text, "ROUTES") or ""):
         routes.add(f"{method} {(path if path[0] == chr(34) else const(text, path)).strip(chr(34))}")
@@ -188,7 +194,7 @@ def called(text, seen, of_rules=True):
 
 for name in sorted(set(roles) & set(functions)):
     wanted = set()
-    for body in called(code_only(read(f"functions/{name}/src/lib.rs")), set()):
+    for body in called(source(pathlib.Path("functions") / name), set()):
         actions = {action for action, pattern in ACTIONS.items() if re.search(pattern, body)}
         if actions:
             wanted |= actions | {table_of[key] for key in re.findall(r"keys::(\w+)\(", body) if key in table_of}
@@ -206,7 +212,7 @@ purposes = {
     "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),
     "credentials": ("kms:GenerateDataKey", {"send", "hook"}),
     "send-sms": ("kms:Decrypt", {"payload", "match"}),
-    "sender": ("kms:Decrypt", {"send", "payload"}),
+    "sender": ("kms:Decrypt", {"send", "payload", "match"}),
     "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
     "mailer": ("kms:Decrypt", {"profile"}),
     "numbers": ("kms:Decrypt", {"send", "profile"}),

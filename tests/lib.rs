@@ -9,6 +9,7 @@ mod contracts;
 mod credentials;
 mod inbound;
 mod main_job;
+mod numbers;
 mod quarantine;
 mod seal;
 mod sending;

@@ -314,6 +314,8 @@ pub enum Kind {
     NumbersConnected,
     /// Somebody changed a connected number's configuration.
     NumberChanged,
+    /// What was to be taken back is with Twilio already.
+    TooLate,
     /// The credit does not cover the message.
     NotEnoughCredit,
     /// The account's segments of the day are used up.
@@ -385,6 +387,7 @@ impl Kind {
             Self::NumberChanged => {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
+            Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),

@@ -7,7 +7,8 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`quarantine`], [`ledger`]) import no `live`, no clock, no randomness and no client;
+//!   [`inbound`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no randomness and
+//!   no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -27,9 +28,11 @@ pub mod message;
 pub mod number;
 pub mod platform;
 pub mod quarantine;
+pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod velocity;
 
 #[cfg(feature = "live")]
 pub mod live;

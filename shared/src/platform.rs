@@ -13,6 +13,8 @@ use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
+use crate::rotation::{KeyTask, KeysCursor};
+use crate::seal::Purpose;
 
 /// The platform's secret from Secrets Manager, read once per environment.
 pub struct Platform {
@@ -107,6 +109,23 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
+    RotateKeys {
+        /// What.
+        task: KeyTask,
+        /// Behind which row the page begins; the first page if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<KeysCursor>,
+    },
+    /// Do this with one account's keys of one purpose (queue `key-rotation`).
+    RotateKey {
+        /// Whose.
+        account: AccountId,
+        /// What for.
+        purpose: Purpose,
+        /// What.
+        task: KeyTask,
+    },
 }
 
 /// The mails that TelBuddy sends.
@@ -130,11 +149,14 @@ pub enum Queue {
     TwilioEvents,
     /// Connected numbers to look at.
     Numbers,
+    /// Keys to replace.
+    KeyRotation,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 5] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers];
+    pub const ALL: [Self; 6] =
+        [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -144,6 +166,7 @@ impl Queue {
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
+            Self::KeyRotation => "key-rotation",
         }
     }
 }
@@ -157,6 +180,7 @@ impl Job {
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
 
@@ -167,8 +191,11 @@ impl Job {
             | Self::Post { account, .. }
             | Self::Mail { account, .. }
             | Self::Alert { account, .. }
-            | Self::CheckNumber { account, .. } => *account,
+            | Self::CheckNumber { account, .. }
+            | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
+            // All accounts' work: a group of its own.
+            Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }
 }
@@ -186,6 +213,9 @@ pub enum Handled {
 pub trait EnqueueJob {
     /// Returns when the queue has accepted the job; it is given to a worker after `delay_secs` (at most 900).
     fn enqueue(&self, job: Job, delay_secs: u16) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// The same for several jobs of one queue, ten by ten. On a fault some of them may be in the queue.
+    fn enqueue_all(&self, jobs: Vec<Job>, delay_secs: u16) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// A mail ready to go.

@@ -5,7 +5,7 @@ use telbuddy::account::Stop;
 use telbuddy::credential::{Check, OpenKey, ROTATION_WINDOW};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
-use telbuddy::testing::fresh::secs;
+use telbuddy::testing::fresh::{self, secs};
 use telbuddy::testing::setup::{Customer, called, request, site, with_header};
 
 use super::*;
@@ -180,7 +180,7 @@ async fn of_two_changes_at_once_the_stored_one_is_whole() {
 
 #[tokio::test]
 async fn a_new_credential_ends_a_refusal_and_leaves_a_freeze() {
-    for (stop, after) in [(Stop::CredentialRefused, None), (Stop::Frozen, Some(Stop::Frozen))] {
+    for (stop, after) in [(Stop::CredentialRefused, None), (fresh::FROZEN, Some(fresh::FROZEN))] {
         let world = World::new(1);
         let customer = Customer::new(&world).await;
         world.stop(customer.account, stop);

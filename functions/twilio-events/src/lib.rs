@@ -107,6 +107,8 @@ where
         attempts: 0,
         settled: false,
         created: at,
+        held_until: None,
+        valid_until: at,
         updated: at,
     };
     let seen = world.record_inbound(&message, at + LOOK_AGAIN).await?;

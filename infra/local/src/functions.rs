@@ -78,7 +78,9 @@ macro_rules! schedule {
                 Duration::from_secs($secs),
                 Box::new(move |()| {
                     let shared = shared.clone();
-                    Box::pin(async move { $module::handle(&*shared).await })
+                    Box::pin(async move {
+                        serve::tick_event(&shared, async |live: &Live| $module::handle(live).await).await
+                    })
                 }),
             )
         })

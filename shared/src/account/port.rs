@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{EmailIndex, Gate, MailToken, NewAccount, SignedUp, Stop, Stopped, User};
+use super::{EmailIndex, Gate, Lift, MailToken, NewAccount, Policy, SignedUp, Stop, Stopped, User};
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::seal::Sealed;
@@ -63,6 +63,34 @@ pub trait StopSending {
         now: Timestamp,
     ) -> impl Future<Output = Result<Stopped, Fault>> + Send;
 
-    /// Notes that the owner was told of the refusal of that time; a later one is another.
-    fn refusal_told(&self, account: AccountId, since: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Notes that the owner was told of the stop of that time; a later one is another.
+    fn stop_told(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        since: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Changes what an account may send.
+pub trait SavePolicy {
+    /// Writes the policy and nothing else: a stop of the same moment stands. The gate after it; `None` if there is no
+    /// such account.
+    fn save_policy(
+        &self,
+        account: AccountId,
+        policy: &Policy,
+    ) -> impl Future<Output = Result<Option<Gate>, Fault>> + Send;
+}
+
+/// Lifts a freeze, and no other stop.
+pub trait LiftFreeze {
+    /// Only the one that began at `seen`; notes when and by whom.
+    fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Lift, Fault>> + Send;
 }

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::account::FreezeReason;
 use crate::connection::{Target, TargetKind};
 use crate::quarantine::Cause;
 
@@ -30,14 +31,6 @@ pub enum Alert {
         /// Why.
         reason: FreezeReason,
     },
-}
-
-/// Why sending was frozen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FreezeReason {
-    /// What was sent looked unlike what the account usually sends.
-    UnusualPattern,
 }
 
 /// Who is written to, and where the API is that shows more.
@@ -123,11 +116,13 @@ fn parts(alert: &Alert) -> Parts {
                 shown_by: "/v1/numbers",
             }
         }
-        Alert::SendingFrozen { reason: FreezeReason::UnusualPattern } => Parts {
+        Alert::SendingFrozen { reason } => Parts {
             subject: "Sending is frozen",
-            happened: "what your account sent looked unlike what it usually sends, so sending is frozen before it \
-                       costs you more."
-                .to_owned(),
+            happened: format!(
+                "{}, so your account's sending is frozen before it costs you more. What is accepted and not sent yet is \
+                 refused and not charged.",
+                reason.detail()
+            ),
             to_do:
                 "Look at the last messages. If you know them all, lift the freeze. If not, change your password and \
                     end the sessions that you do not know (GET /v1/sessions) first."
@@ -148,7 +143,9 @@ mod tests {
         let mut alerts: Vec<_> = Cause::all().flat_map(failed).collect();
         alerts.push(Alert::CredentialRefused);
         alerts.push(Alert::NumberDrifted { number_sid });
-        alerts.push(Alert::SendingFrozen { reason: FreezeReason::UnusualPattern });
+        for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
+            alerts.push(Alert::SendingFrozen { reason });
+        }
         alerts
     }
 

@@ -17,7 +17,7 @@ use crate::access_log::Opening;
 use crate::credential::{MintKey, OpenKey};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
-use crate::seal::{DataKey, Purpose, WrappedKey, WrappedKeys};
+use crate::seal::{DataKey, Purpose, Uses, WrappedKey, WrappedKeys};
 
 /// How long an opened key is remembered.
 const REMEMBER: SignedDuration = SignedDuration::from_mins(5);
@@ -33,10 +33,35 @@ struct Slot {
     until: Timestamp,
 }
 
+impl Slot {
+    /// Not over, and its key not nearly used up.
+    fn lives(&self, now: Timestamp) -> bool {
+        self.until > now && !self.opened.get().is_some_and(DataKey::nearly_used_up)
+    }
+}
+
 #[derive(Default)]
 struct Memory {
     slots: HashMap<Which, Slot>,
     newest: HashMap<(AccountId, Purpose), u32>,
+    /// The count of each key's last opening and when it was: the next one reports it.
+    last: HashMap<Which, (Uses, Timestamp)>,
+}
+
+impl Memory {
+    /// How often the last opening was used, as far as it is remembered.
+    fn uses_before(&self, which: Which) -> Option<u64> {
+        self.last.get(&which).map(|(uses, _)| uses.count())
+    }
+
+    /// A key was opened, or that was tried (`None`): counts from nought. Makes room by forgetting the oldest count.
+    fn count_anew(&mut self, which: Which, uses: Option<Uses>, now: Timestamp) {
+        if self.last.len() >= 2 * MOST && !self.last.contains_key(&which) {
+            let oldest = self.last.iter().min_by_key(|(_, (_, at))| *at).map(|(which, _)| *which);
+            oldest.and_then(|which| self.last.remove(&which));
+        }
+        self.last.insert(which, (uses.unwrap_or_default(), now));
+    }
 }
 
 /// The vault's key and what was opened lately.
@@ -66,7 +91,7 @@ impl Vault {
     fn slot(&self, which: Which, now: Timestamp) -> Slot {
         let mut guard = self.memory();
         let memory = &mut *guard;
-        memory.slots.retain(|_, slot| slot.until > now);
+        memory.slots.retain(|_, slot| slot.lives(now));
         // Which version is the newest is remembered as long as that key is: nothing here grows with the accounts.
         memory.newest.retain(|(account, purpose), version| memory.slots.contains_key(&(*account, *purpose, *version)));
         if memory.slots.len() >= MOST {
@@ -140,7 +165,7 @@ impl OpenKey for Live {
         let now = super::clock::now();
         let memory = self.vault.memory();
         let version = version.or_else(|| memory.newest.get(&(account, purpose)).copied())?;
-        let slot = memory.slots.get(&(account, purpose, version)).filter(|slot| slot.until > now)?;
+        let slot = memory.slots.get(&(account, purpose, version)).filter(|slot| slot.lives(now))?;
         slot.opened.get().cloned()
     }
 
@@ -153,13 +178,25 @@ impl OpenKey for Live {
         let wrapped = wrapped
             .ok_or_else(|| Fault::Transient(format!("{account}: this {} key is not there", purpose.as_str())))?;
         let now = super::clock::now();
-        let slot = self.vault.slot((account, purpose, wrapped.version), now);
+        let which = (account, purpose, wrapped.version);
+        let slot = self.vault.slot(which, now);
         let open = || async {
             // Before its use: an opening that leaves no trace must not be possible.
-            let id = EntryId::new(now, u128::from_be_bytes(super::clock::random()?));
-            let (function, key_version) = (self.vault.function.clone(), wrapped.version);
-            self.dynamo.note_opening(&Opening { id, account, function, purpose, key_version, at: now }).await?;
-            self.vault.unwrap(account, purpose, wrapped).await
+            let opening = Opening {
+                id: EntryId::new(now, u128::from_be_bytes(super::clock::random()?)),
+                account,
+                function: self.vault.function.clone(),
+                purpose,
+                key_version: wrapped.version,
+                request_id: super::trace::request_id(),
+                uses_before: self.vault.memory().uses_before(which),
+                at: now,
+            };
+            self.dynamo.note_opening(&opening).await?;
+            self.vault.memory().count_anew(which, None, now);
+            let key = self.vault.unwrap(account, purpose, wrapped).await?;
+            self.vault.memory().count_anew(which, Some(key.uses()), now);
+            Ok::<_, Fault>(key)
         };
         let key = slot.opened.get_or_try_init(open).await?.clone();
         let mut memory = self.vault.memory();

@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
+use crate::account::{
+    CreateAccount, EmailIndex, FreezeReason, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
     StoredCredential,
@@ -22,6 +24,9 @@ use crate::session::Session;
 
 /// The sender of every fresh message.
 pub const OWN: &str = "+15005550006";
+
+/// A freeze, where it does not matter why.
+pub const FROZEN: Stop = Stop::Frozen(FreezeReason::Velocity);
 
 /// Some seconds.
 pub fn secs(n: i64) -> SignedDuration {
@@ -201,6 +206,8 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             attempts: 0,
             settled: false,
             created: at,
+            held_until: None,
+            valid_until: at + crate::message::VALIDITY,
             updated: at,
         },
         payload: Sealed(id.bits().to_be_bytes().to_vec()),
@@ -208,6 +215,7 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             key: IdempotencyKey::parse(Some(&word(world))).unwrap(),
             fingerprint: word(world),
             answer: id.to_string(),
+            batch: None,
             expires: at + crate::message::IDEMPOTENCY_LIFE,
         },
         daily_ceiling: 500,

@@ -14,6 +14,7 @@ use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
+use crate::velocity::Minute;
 
 /// Tables, split by who may read them and how long things live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -193,6 +194,13 @@ pub fn quarantine(account: AccountId, cause: Cause) -> Key {
     Key::new(Table::Once, quarantine_of(account), cause.code())
 }
 
+/// What an account's minute has handed over: to one prefix, or in all.
+pub fn passing(minute: Minute, prefix: Option<&str>) -> Key {
+    let Minute { account, counts_from, minute } = minute;
+    let of = prefix.map_or_else(|| "ALL".to_owned(), |prefix| format!("PREFIX#{prefix}"));
+    Key::new(Table::Once, format!("PASSING#{account}#{of}"), format!("{minute}#{}", counts_from.as_millisecond()))
+}
+
 /// An account's allowance.
 pub fn allowance(account: AccountId) -> Key {
     Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
@@ -294,6 +302,7 @@ mod tests {
             direction: Direction::Outbound,
             country: Country::parse("US").ok(),
         };
+        let minute = Minute { account, counts_from: jiff::Timestamp::UNIX_EPOCH, minute: 7 };
         let target = Target::parse(&format!("PN{}", "0a".repeat(16))).unwrap();
         let keys = [
             email(&EmailIndex("hash".to_owned())),
@@ -312,6 +321,8 @@ mod tests {
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),
+            passing(minute, None),
+            passing(minute, Some("hash")),
             allowance(account),
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),

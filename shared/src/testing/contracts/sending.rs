@@ -1,9 +1,10 @@
 //! From the claim to the outcome: fences, callbacks, opt-outs and the last check.
 
 use futures::future::join;
+use jiff::Timestamp;
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, Stop, StopSending};
+use crate::account::{CreateAccount, Gate, StopSending, Stopped};
 use crate::credential::{KeepCredential, MintKey};
 use crate::fault::Fault;
 use crate::ids::AccountId;
@@ -14,7 +15,7 @@ use crate::message::{
 };
 use crate::platform::{Chance, Clock};
 use crate::seal::Purpose;
-use crate::testing::fresh::{self, OWN, accepted, account, claimed, secs};
+use crate::testing::fresh::{self, FROZEN, OWN, accepted, account, claimed, secs};
 
 fn sent<W: Chance>(world: &W) -> Outcome {
     Outcome::Sent { sid: fresh::word(world) }
@@ -60,7 +61,7 @@ where
     let claim = world.claim_message(account, outgoing.message.id, fence, at).await;
     let message =
         Message { status: Status::Dispatching, attempts: 1, revision: 1, updated: at, ..outgoing.message.clone() };
-    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence };
+    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence, counted: false };
     assert_eq!(claim, Ok(Claim::Mine(Box::new(mine))));
     assert_eq!(load(world, &message).await, message);
 }
@@ -81,6 +82,22 @@ where
     assert_eq!(second.message.attempts, 2);
     let outcome = sent(world);
     assert_eq!(world.record_outcome(&first, &outcome, not_before).await, Ok(Status::Dispatching), "an old fence");
+}
+
+pub async fn a_retry_remembers_whether_the_message_was_counted<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + Clock + Chance,
+{
+    let (account, now) = (account(world, 10).await, world.now());
+    let message = accepted(world, account, now).await;
+    let mut claim = claimed(world, &message, now).await;
+    for counted in [false, true, false] {
+        claim.counted = counted;
+        let retry = Outcome::Retry { not_before: now };
+        assert_eq!(world.record_outcome(&claim, &retry, now).await, Ok(Status::Retryable));
+        claim = claimed(world, &message, now).await;
+        assert_eq!(claim.counted, counted);
+    }
 }
 
 pub async fn an_outcome_removes_the_payload<W>(world: &W)
@@ -129,7 +146,7 @@ where
     let outgoing = fresh::outgoing(world, nobody, 1, world.now());
     let claim = world.claim_message(nobody, outgoing.message.id, fence(world), world.now()).await;
     assert_eq!(claim, Ok(Claim::Done));
-    let ghost = Claimed { message: outgoing.message, payload: outgoing.payload, fence: fence(world) };
+    let ghost = Claimed { message: outgoing.message, payload: outgoing.payload, fence: fence(world), counted: false };
     let recorded = world.record_outcome(&ghost, &Outcome::Unknown, world.now()).await;
     assert!(matches!(recorded, Err(Fault::Permanent(_))), "{recorded:?}");
 }
@@ -407,8 +424,9 @@ where
     let guard = async || world.load_guards(std::slice::from_ref(&claim), &[]).await.unwrap().remove(0);
     let open = guard().await;
     assert_eq!((open.stopped, open.credential.as_ref()), (None, Some(&stored)));
-    world.stop_sending(account, Stop::Frozen, 1, world.now()).await.unwrap();
-    assert_eq!(guard().await.stopped, Some(Stop::Frozen));
+    assert_eq!((open.daily_ceiling, open.counts_from), (Gate::FIRST_CEILING, Timestamp::UNIX_EPOCH));
+    assert_eq!(world.stop_sending(account, FROZEN, 1, world.now()).await, Ok(Stopped::Now));
+    assert_eq!(guard().await.stopped, Some(FROZEN));
     let hash = fresh::sid_hash(&stored.account_sid);
     assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(true));
     assert_eq!(guard().await.credential, None);

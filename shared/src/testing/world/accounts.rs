@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{World, dump};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, LoadGate, MailToken, NewAccount, SignedUp, Stop,
-    StopSending, Stopped, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
+    NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -198,29 +198,71 @@ impl StopSending for World {
         self.call("stop_sending", |state| {
             let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Stopped::Unchanged) };
             let open = match stop {
-                Stop::Frozen => !gate.frozen,
+                Stop::Frozen(_) => gate.frozen.is_none(),
                 Stop::CredentialRefused => !gate.credential_refused && gate.credential_version == credential_version,
             };
-            if open {
-                gate.stop(stop);
-                if stop == Stop::CredentialRefused {
-                    gate.refusal_untold = Some(now);
-                }
-                return Ok(Stopped::Now);
+            if !open {
+                let untold = stop == Stop::CredentialRefused && gate.refusal_untold.is_some();
+                return Ok(if untold { Stopped::Untold } else { Stopped::Unchanged });
             }
-            let untold = stop == Stop::CredentialRefused && gate.refusal_untold.is_some();
-            Ok(if untold { Stopped::Untold } else { Stopped::Unchanged })
+            gate.stop(stop, now);
+            match stop {
+                Stop::CredentialRefused => gate.refusal_untold = Some(now),
+                Stop::Frozen(_) => gate.freeze_untold = true,
+            }
+            Ok(Stopped::Now)
         })
         .await
     }
 
-    async fn refusal_told(&self, account: AccountId, since: Timestamp) -> Result<(), Fault> {
-        self.call("refusal_told", |state| {
-            let gate = state.accounts.gates.get_mut(&account);
-            if let Some(gate) = gate.filter(|gate| gate.refusal_untold == Some(since)) {
-                gate.refusal_untold = None;
+    async fn stop_told(&self, account: AccountId, stop: Stop, since: Timestamp) -> Result<(), Fault> {
+        self.call("stop_told", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(()) };
+            match stop {
+                Stop::CredentialRefused if gate.refusal_untold == Some(since) => gate.refusal_untold = None,
+                Stop::Frozen(_) if gate.frozen.is_some_and(|freeze| freeze.since == since) => {
+                    gate.freeze_untold = false
+                }
+                Stop::CredentialRefused | Stop::Frozen(_) => {}
             }
             Ok(())
+        })
+        .await
+    }
+}
+
+impl SavePolicy for World {
+    async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
+        self.call("save_policy", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
+            let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
+            (gate.countries, gate.daily_ceiling, gate.quiet_hours) = (countries, daily_ceiling, quiet_hours);
+            Ok(Some(gate.clone()))
+        })
+        .await
+    }
+}
+
+impl LiftFreeze for World {
+    async fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> Result<Lift, Fault> {
+        self.call("lift_freeze", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Lift::NotFrozen) };
+            let lifted = Lifted { at: now, by };
+            match gate.frozen {
+                Some(freeze) if freeze.since == seen => {
+                    (gate.frozen, gate.lifted, gate.freeze_untold) = (None, Some(lifted), false);
+                    Ok(Lift::Done)
+                }
+                Some(freeze) => Ok(Lift::Other(freeze)),
+                None if gate.lifted == Some(lifted) => Ok(Lift::Done),
+                None => Ok(Lift::NotFrozen),
+            }
         })
         .await
     }

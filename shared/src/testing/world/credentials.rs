@@ -13,7 +13,7 @@ use crate::credential::{
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
-use crate::seal::{DataKey, Purpose, Sealed, WrappedKey, WrappedKeys};
+use crate::seal::{DataKey, Purpose, Sealed, Uses, WrappedKey, WrappedKeys};
 use crate::secret::HookId;
 
 /// How long an opened key is remembered.
@@ -42,6 +42,7 @@ pub(super) struct Credentials {
     pub(super) master: [u8; 32],
     opened: BTreeMap<(AccountId, Purpose, u32), (DataKey, Timestamp)>,
     newest: BTreeMap<(AccountId, Purpose), u32>,
+    last: BTreeMap<(AccountId, Purpose, u32), Uses>,
     pub(super) openings: Vec<Opening>,
 }
 
@@ -57,6 +58,7 @@ impl Credentials {
     pub(super) fn forget(&mut self) {
         self.opened.clear();
         self.newest.clear();
+        self.last.clear();
     }
 
     fn remembered(
@@ -68,7 +70,7 @@ impl Credentials {
     ) -> Option<DataKey> {
         let version = version.or_else(|| self.newest.get(&(account, purpose)).copied())?;
         let (key, until) = self.opened.get(&(account, purpose, version))?;
-        (*until > now).then(|| key.clone())
+        (*until > now && !key.nearly_used_up()).then(|| key.clone())
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
@@ -140,13 +142,24 @@ impl State {
             return Ok(key);
         }
         vault.openings.push(Opening { account, purpose, version, at: now });
-        let (function, key_version) = ("world".to_owned(), version);
-        let opening = access_log::Opening { id, account, function, purpose, key_version, at: now };
+        let which = (account, purpose, version);
+        let opening = access_log::Opening {
+            id,
+            account,
+            function: "world".to_owned(),
+            purpose,
+            key_version: version,
+            request_id: self.request,
+            uses_before: vault.last.get(&which).map(Uses::count),
+            at: now,
+        };
         self.access_log.pending.insert(id, opening);
+        vault.last.insert(which, Uses::default());
         let clear = vault.master(account, purpose).open(WRAPPED_FIELD, &Sealed(wrapped.blob.clone()))?;
         let clear: [u8; 32] = clear.as_slice().try_into().map_err(|_| Fault::permanent("not a data key"))?;
         let key = DataKey::new(account, purpose, version, Zeroizing::new(clear));
-        vault.opened.insert((account, purpose, version), (key.clone(), now + REMEMBER));
+        vault.last.insert(which, key.uses());
+        vault.opened.insert(which, (key.clone(), now + REMEMBER));
         Ok(key)
     }
 }

@@ -11,6 +11,7 @@ mod ledger;
 mod messages;
 mod quarantine;
 mod twilio;
+mod velocity;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
@@ -23,12 +24,12 @@ use zeroize::Zeroizing;
 
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, RequestId};
 use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
-use crate::seal::Sealed;
+use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
 pub use twilio::{Checked, Taken, TwilioView};
@@ -75,12 +76,14 @@ struct State {
     seed: u64,
     drawn: u64,
     now: Timestamp,
+    request: Option<RequestId>,
     accounts: accounts::Accounts,
     access_log: access_log::AccessLog,
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
+    velocity: velocity::Velocity,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -128,12 +131,14 @@ impl World {
             seed,
             drawn: 0,
             now,
+            request: None,
             accounts: accounts::Accounts::default(),
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
+            velocity: velocity::Velocity::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -178,6 +183,11 @@ impl World {
     /// Moves the clock.
     pub fn advance(&self, by: SignedDuration) {
         self.state().now += by;
+    }
+
+    /// What is worked on from now on: the access log names it.
+    pub fn set_request(&self, request: RequestId) {
+        self.state().request = Some(request);
     }
 
     /// The next call of this port method fails and changes nothing. Several plans for one method strike one after
@@ -266,7 +276,8 @@ impl World {
 
     /// Stops an account's sending from outside.
     pub fn stop(&self, account: AccountId, stop: Stop) {
-        self.change_gate(account, |gate| gate.stop(stop));
+        let now = self.now();
+        self.change_gate(account, |gate| gate.stop(stop, now));
     }
 
     /// The ledger's entries of an account.
@@ -284,6 +295,13 @@ impl World {
         self.state().credentials.openings.clone()
     }
 
+    /// As if an account's chain had counted so many openings of a key already.
+    pub fn set_openings(&self, account: AccountId, purpose: Purpose, version: u32, openings: u64) {
+        let mut state = self.state();
+        let head = state.access_log.heads.entry(account).or_default();
+        head.openings = [(purpose, version, openings)].into_iter().collect();
+    }
+
     /// Forgets the opened keys, as a new environment of the function would have none.
     pub fn forget_keys(&self) {
         self.state().credentials.forget();
@@ -298,6 +316,7 @@ impl World {
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
+        state.velocity.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
@@ -359,6 +378,15 @@ impl EnqueueJob for World {
         })
         .await
     }
+
+    async fn enqueue_all(&self, jobs: Vec<Job>, delay_secs: u16) -> Result<(), Fault> {
+        self.call("enqueue_all", |state| {
+            let ready = state.now + SignedDuration::from_secs(i64::from(delay_secs.min(900)));
+            state.jobs.extend(jobs.into_iter().map(|job| Queued { job, delay_secs, ready }));
+            Ok(())
+        })
+        .await
+    }
 }
 
 impl SendMail for World {
@@ -373,12 +401,17 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 69] = [
+const METHODS: [&str; 77] = [
+    "append_entries",
+    "begin_batch",
     "begin_connection",
+    "cancel_message",
     "check_carrier",
     "claim_message",
     "confirm_email",
+    "count_account",
     "count_journal",
+    "count_prefix",
     "count_try",
     "create_account",
     "create_message",
@@ -387,30 +420,30 @@ const METHODS: [&str; 69] = [
     "end_lease",
     "end_session",
     "enqueue",
+    "enqueue_all",
     "find_due",
     "find_due_connections",
     "find_hook",
     "find_user",
     "keep_mail_token",
+    "lift_freeze",
     "list_connections",
     "list_messages",
     "list_numbers",
     "list_pool",
     "list_services",
     "list_sessions",
-    "load_pending",
-    "load_head",
-    "append_entries",
-    "read_access",
     "load_allowance",
     "load_connection",
     "load_credential",
     "load_gate",
     "load_guards",
+    "load_head",
     "load_journal",
     "load_keys",
     "load_message",
     "load_owner",
+    "load_pending",
     "load_profile",
     "load_sender",
     "load_session",
@@ -425,20 +458,23 @@ const METHODS: [&str; 69] = [
     "post_release",
     "quarantine",
     "random",
+    "read_access",
     "read_quarantine",
     "read_settings",
     "read_usage",
+    "record_chunk",
     "record_consent",
     "record_inbound",
     "record_message",
     "record_outcome",
-    "refusal_told",
     "remembered_key",
     "remove_credential",
     "save_credential",
+    "save_policy",
     "send_mail",
     "start_session",
     "stop_sending",
+    "stop_told",
     "touch_session",
     "update_connection",
     "update_message",
@@ -448,11 +484,11 @@ const METHODS: [&str; 69] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::{LinkAccess, PENDING_SHARDS};
     use crate::credential::{Auth, Carrier, Check, CheckCarrier, OpenKey, Region};
     use crate::ids::UserId;
     use crate::message::{ClaimMessage, CreateMessage, Created, Fence, Payload, ReadMessages, RecordMessage, Recorded};
     use crate::platform::Mail;
-    use crate::seal::Purpose;
     use crate::testing::fresh::{self, secs};
 
     fn carrier(world: &World) -> Carrier {
@@ -462,7 +498,7 @@ mod tests {
 
     async fn post(world: &World, carrier: &Carrier) -> Created {
         let payload = Payload { to: "+14155552671".to_owned(), body: "hello".to_owned(), media_urls: Vec::new() };
-        world.create_message(carrier, fresh::OWN, &payload, "https://api.example.com/hook").await
+        world.create_message(carrier, fresh::OWN, &payload, "https://api.example.com/hook", 60).await
     }
 
     #[tokio::test]
@@ -527,6 +563,20 @@ mod tests {
             world.advance(secs(1));
             assert!(world.remembered_key(wrapped.account, Purpose::Send, None).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn an_opening_names_its_request() {
+        let world = World::new(1);
+        let (_, wrapped) = fresh::minted(&world, AccountId::from_bits(1), Purpose::Send, 1).await;
+        world.set_request(RequestId::from_bits(5));
+        world.open_key(&wrapped, None).await.unwrap();
+        let mut pending = Vec::new();
+        for shard in 0..PENDING_SHARDS {
+            pending.extend(world.load_pending(shard, 10).await.unwrap());
+        }
+        let named: Vec<_> = pending.iter().map(|opening| opening.request_id).collect();
+        assert_eq!(named, [Some(RequestId::from_bits(5))]);
     }
 
     #[tokio::test]
