@@ -12,6 +12,7 @@ mod inbound;
 mod keys;
 mod main_job;
 mod numbers;
+mod quarantine;
 mod seal;
 mod sending;
 mod sign_in;

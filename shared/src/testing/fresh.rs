@@ -139,6 +139,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
             friendly_name: Some("A Twilio account".to_owned()),
             trial: Some(false),
             connected_at: world.now(),
+            secret_since: world.now(),
             hook: HookId::new(account, world.random().unwrap()),
             send: carrier.seal(&send_key, world.random().unwrap()).unwrap(),
             verify: hook.seal(&hook_key, world.random().unwrap()).unwrap(),

@@ -30,7 +30,12 @@ impl KeepCredential for Live {
 
     async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         let gate = self.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?;
-        Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
+        Ok(History {
+            version: gate.credential_version,
+            hook: gate.hook,
+            numbers: gate.numbers,
+            refused: gate.credential_refused,
+        })
     }
 
     async fn save_credential(&self, save: SaveCredential) -> Result<Saved, Fault> {
@@ -49,7 +54,7 @@ impl KeepCredential for Live {
         ];
         // Only a new secret for calls ends what a refused one began.
         if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
-            gate.push_str(", credential_refused = :no");
+            gate.push_str(", credential_refused = :no REMOVE refusal_untold");
             values.push((":no", AttributeValue::Bool(false)));
         }
         let replaced = save.replaced_sid_hash.as_deref().filter(|old| *old != save.sid_hash);

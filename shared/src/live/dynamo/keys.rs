@@ -11,6 +11,7 @@ use crate::connection::Target;
 use crate::ids::{AccountId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
+use crate::quarantine::Cause;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
 use crate::velocity::Minute;
@@ -26,7 +27,7 @@ pub enum Table {
     Credentials,
     /// Messages and opt-outs.
     Messages,
-    /// Idempotency keys and counters; everything in it ends by itself.
+    /// Idempotency keys, counters and the quarantine; everything in it ends by itself.
     Once,
     /// Allowances, entries, journal and usage rows.
     Ledger,
@@ -96,9 +97,12 @@ pub fn profile(account: AccountId) -> Key {
     Key::new(Table::Accounts, account.to_string(), "PROFILE")
 }
 
+/// What sort keys of users start with.
+pub const USERS: &str = "USER#";
+
 /// A user.
 pub fn user(account: AccountId, user: UserId) -> Key {
-    Key::new(Table::Accounts, account.to_string(), format!("USER#{user}"))
+    Key::new(Table::Accounts, account.to_string(), format!("{USERS}{user}"))
 }
 
 /// What every send checks.
@@ -191,6 +195,16 @@ pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key
 /// A counter of tries in one window of time.
 pub fn tries(what: &str, window: i64) -> Key {
     Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
+}
+
+/// The partition of an account's failed checks of signatures.
+pub fn quarantine_of(account: AccountId) -> String {
+    format!("QUARANTINE#{account}")
+}
+
+/// Failed checks of signatures of one account and cause.
+pub fn quarantine(account: AccountId, cause: Cause) -> Key {
+    Key::new(Table::Once, quarantine_of(account), cause.code())
 }
 
 /// What an account's minute has handed over: to one prefix, or in all.
@@ -320,6 +334,7 @@ mod tests {
             opt_out_sender(account, "+15005550006"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
+            quarantine(account, Cause::OtherAccount),
             passing(minute, None),
             passing(minute, Some("hash")),
             allowance(account),

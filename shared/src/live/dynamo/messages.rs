@@ -38,7 +38,7 @@ impl LoadSender for Live {
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
-        let gate = found.remove(&gate).map(from_item::<GateRow>).transpose()?;
+        let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
         let mut wrapped = Vec::new();
@@ -47,7 +47,6 @@ impl LoadSender for Live {
                 wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
             }
         }
-        let gate = gate.map(Gate::try_from).transpose()?;
         Ok(Loaded {
             session: session.map(|row| row.session(account)).transpose()?,
             facts: gate

@@ -9,6 +9,7 @@ mod ledger;
 mod messages;
 mod once;
 mod opt_outs;
+mod quarantine;
 mod rows;
 pub mod schema;
 

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod opt_outs;
 pub mod policy;
 pub mod posting;
+pub mod quarantine;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
@@ -84,7 +85,14 @@ macro_rules! contracts {
                 a_hook_is_found_by_its_secret_only,
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
-                each_stop_ends_by_itself;
+                each_stop_ends_by_itself,
+                a_refusal_stays_untold_until_it_is_noted_or_over;
+            quarantine:
+                of_fifty_failures_at_once_all_count_and_one_is_the_first,
+                a_record_shows_the_first_and_what_the_last_looked_like,
+                each_cause_and_each_account_counts_by_itself,
+                the_owner_is_told_once_a_day_at_most_and_what_is_owed_stays_owed,
+                a_record_ends_a_month_after_its_last_failure;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -127,6 +135,7 @@ macro_rules! contracts {
                 of_a_policy_and_a_freeze_at_once_both_stand,
                 of_many_freezes_at_once_one_counts,
                 a_refused_credential_is_told_once,
+                a_freeze_stays_untold_until_it_is_noted_or_lifted,
                 a_lift_ends_the_freeze_that_was_seen_and_nothing_else,
                 a_freeze_of_no_time_is_lifted_too,
                 of_many_lifts_at_once_one_counts,
@@ -247,6 +256,7 @@ mod tests {
             include_str!("opt_outs.rs"),
             include_str!("policy.rs"),
             include_str!("posting.rs"),
+            include_str!("quarantine.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),

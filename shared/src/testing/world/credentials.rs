@@ -178,7 +178,12 @@ impl KeepCredential for World {
     async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         self.call("credential_history", |state| {
             let gate = state.accounts.gates.get(&account).ok_or(Fault::permanent("the account has no gate"))?;
-            Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
+            Ok(History {
+                version: gate.credential_version,
+                hook: gate.hook,
+                numbers: gate.numbers,
+                refused: gate.credential_refused,
+            })
         })
         .await
     }
@@ -207,6 +212,7 @@ impl KeepCredential for World {
             gate.hook = Some(save.credential.hook);
             if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
                 gate.credential_refused = false;
+                gate.refusal_untold = None;
             }
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);

@@ -10,6 +10,7 @@ mod credentials;
 mod ledger;
 mod messages;
 mod opt_outs;
+mod quarantine;
 mod twilio;
 mod velocity;
 
@@ -82,6 +83,7 @@ struct State {
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
@@ -137,6 +139,7 @@ impl World {
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
@@ -315,6 +318,7 @@ impl World {
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
@@ -401,7 +405,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 77] = [
+const METHODS: [&str; 82] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -445,6 +449,7 @@ const METHODS: [&str; 77] = [
     "load_keys",
     "load_message",
     "load_opt_outs",
+    "load_owner",
     "load_pending",
     "load_profile",
     "load_sender",
@@ -453,13 +458,16 @@ const METHODS: [&str; 77] = [
     "look_again",
     "look_at_connection_again",
     "mint_key",
+    "note_alert",
     "open_key",
     "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
+    "quarantine",
     "random",
     "read_access",
+    "read_quarantine",
     "read_settings",
     "read_usage",
     "record_chunk",
@@ -475,6 +483,7 @@ const METHODS: [&str; 77] = [
     "send_mail",
     "start_session",
     "stop_sending",
+    "stop_told",
     "touch_session",
     "update_connection",
     "update_message",
