@@ -321,7 +321,7 @@ async fn save<W>(
     request: &Request,
     credential: StoredCredential,
     before: Option<&StoredCredential>,
-    keys: Vec<WrappedKeys>,
+    keys: Vec<NextKeys>,
 ) -> Result<Reply, Problem>
 where
     W: KeepCredential + PlatformKeys,
@@ -333,7 +333,8 @@ where
         sid_hash: hash(&credential.account_sid),
         replaced_sid_hash: before.map(|before| hash(&before.account_sid)),
         credential,
-        keys,
+        keys_read: keys.iter().filter_map(|keys| keys.read.clone()).collect(),
+        keys: keys.into_iter().map(|keys| keys.new).collect(),
     };
     match world.save_credential(save).await? {
         Saved::Stored => Ok(Reply::json(StatusCode::OK, &view)),
@@ -345,23 +346,29 @@ where
     }
 }
 
+/// Wrapped keys with a new version, and the row as it was read.
+struct NextKeys {
+    read: Option<WrappedKeys>,
+    new: WrappedKeys,
+}
+
 /// A new version of a key. Those before stay: for those who read one a moment ago, and for a rotation's window.
 async fn next_key<W>(
     world: &W,
     account: AccountId,
     purpose: Purpose,
     version: u32,
-) -> Result<(DataKey, WrappedKeys), Problem>
+) -> Result<(DataKey, NextKeys), Problem>
 where
     W: MintKey + LoadKeys,
 {
-    let before = world.load_keys(account, purpose).await?;
+    let read = world.load_keys(account, purpose).await?;
     let (key, wrapped) = world.mint_key(account, purpose, version).await?;
-    let mut versions = before.map_or_else(Vec::new, |keys| keys.versions);
+    let mut versions = read.as_ref().map_or_else(Vec::new, |keys| keys.versions.clone());
     versions.sort_unstable_by_key(|key| key.version);
     versions.drain(..versions.len().saturating_sub(MOST_PREVIOUS));
     versions.push(wrapped);
-    Ok((key, WrappedKeys { account, purpose, versions }))
+    Ok((key, NextKeys { read, new: WrappedKeys { account, purpose, versions } }))
 }
 
 /// Secrets as they came, checked for form.

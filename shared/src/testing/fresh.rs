@@ -141,6 +141,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
         sid_hash: sid_hash(account_sid),
         replaced_sid_hash: None,
         keys: vec![send_wrapped, hook_wrapped],
+        keys_read: Vec::new(),
     }
 }
 

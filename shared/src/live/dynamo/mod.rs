@@ -7,6 +7,7 @@ pub mod keys;
 mod ledger;
 mod messages;
 mod once;
+mod rotation;
 mod rows;
 pub mod schema;
 

@@ -12,6 +12,7 @@ pub mod credentials;
 pub mod due;
 pub mod keys;
 pub mod posting;
+pub mod rotation;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
@@ -80,6 +81,14 @@ macro_rules! contracts {
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
                 each_stop_ends_by_itself;
+            rotation:
+                a_walk_in_pages_finds_every_row_once,
+                of_keys_replaced_at_once_one_is_written,
+                a_profile_is_replaced_as_it_was_read_only,
+                a_resealed_credential_has_the_next_version_and_lifts_no_stop,
+                of_a_customers_change_and_a_reseal_at_once_one_takes_place,
+                what_was_disconnected_is_not_resealed,
+                a_credential_is_not_saved_over_keys_that_changed_since_they_were_read;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -195,6 +204,7 @@ mod tests {
             include_str!("due.rs"),
             include_str!("keys.rs"),
             include_str!("posting.rs"),
+            include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),

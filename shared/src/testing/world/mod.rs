@@ -138,7 +138,8 @@ impl World {
             calls: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
-        state.credentials.master = state.random();
+        let master = state.random();
+        state.credentials.masters.push(Some(master));
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -379,7 +380,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 51] = [
+const METHODS: [&str; 56] = [
     "check_carrier",
     "claim_message",
     "confirm_email",
@@ -425,12 +426,17 @@ const METHODS: [&str; 51] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "replace_credential",
+    "replace_keys",
+    "replace_profile",
+    "rewrap_key",
     "save_credential",
     "send_mail",
     "start_session",
     "stop_sending",
     "touch_session",
     "update_message",
+    "walk_keys",
 ];
 
 #[cfg(test)]
