@@ -99,13 +99,13 @@ where
         tracing::warn!(account.id = %account, purpose_word, %fault, "a key of {account} is tried again later");
         world.enqueue(Job::RotateKey { account, purpose, task }, AGAIN_SECS).await?;
     }
-    match page.next {
-        Some(next) => {
-            world.enqueue(Job::RotateKeys { task, after: Some(next) }, 0).await?;
-            tracing::info!(account.id = %next.account, n_rows, "a page of keys is done; the next begins behind {}", next.account);
-        }
-        None => tracing::info!(n_rows, "the last page of keys is done"),
-    }
+    let Some(next) = page.next else {
+        tracing::info!(n_rows, "the last page of keys is done");
+        return Ok(());
+    };
+    world.enqueue(Job::RotateKeys { task, after: Some(next) }, 0).await?;
+    let account = next.account;
+    tracing::info!(account.id = %account, n_rows, "a page of keys is done; the next begins behind {account}");
     Ok(())
 }
 

@@ -200,7 +200,7 @@ impl MintKey for Live {
 }
 
 impl RewrapKey for Live {
-    /// 1 ReEncrypt: the data key stays inside KMS.
+    /// 1 `ReEncrypt`: the data key stays inside KMS.
     async fn rewrap_key(
         &self,
         account: AccountId,
