@@ -107,7 +107,8 @@ async fn close_the_window(running: &Running, client: &Client) {
     let sid_hash = live.platform().await.unwrap().hash("carrier", stored.account_sid.as_str());
     let credential = StoredCredential { version: stored.version + 1, ..stored };
     let replaced_sid_hash = Some(sid_hash.clone());
-    let save = SaveCredential { credential, sid_hash, replaced_sid_hash, numbers: 0, keys: Vec::new() };
+    let save =
+        SaveCredential { credential, sid_hash, replaced_sid_hash, numbers: 0, keys: Vec::new(), keys_read: Vec::new() };
     assert_eq!(live.save_credential(save).await, Ok(Saved::Stored));
 }
 

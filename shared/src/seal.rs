@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, hmac};
 use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -114,6 +115,8 @@ pub struct WrappedKey {
     pub version: u32,
     /// KMS's ciphertext.
     pub blob: Vec<u8>,
+    /// When the data key was made; 1970 for those from before this was noted.
+    pub made: Timestamp,
 }
 
 /// An account's wrapped keys for one purpose: the newest seals, all of them open.

@@ -388,7 +388,7 @@ async fn save<W>(
     request: &Request,
     credential: StoredCredential,
     (before, history): (Option<&StoredCredential>, &History),
-    keys: Vec<WrappedKeys>,
+    keys: Vec<NextKeys>,
 ) -> Result<Reply, Problem>
 where
     W: KeepCredential + PlatformKeys,
@@ -396,14 +396,15 @@ where
     let platform = world.platform().await?;
     let hash = |sid: &Sid| platform.hash("carrier", sid.as_str());
     // What ends a refusal is a new secret for calls.
-    let refused = history.refused && !keys.iter().any(|keys| keys.purpose == Purpose::Send);
+    let refused = history.refused && !keys.iter().any(|keys| keys.new.purpose == Purpose::Send);
     let view = CredentialView::of(&credential, refused, site, request.now);
     let save = SaveCredential {
         sid_hash: hash(&credential.account_sid),
         replaced_sid_hash: before.map(|before| hash(&before.account_sid)),
         numbers: history.numbers,
         credential,
-        keys,
+        keys_read: keys.iter().filter_map(|keys| keys.read.clone()).collect(),
+        keys: keys.into_iter().map(|keys| keys.new).collect(),
     };
     match world.save_credential(save).await? {
         Saved::Stored => Ok(Reply::json(StatusCode::OK, &view)),
@@ -415,23 +416,29 @@ where
     }
 }
 
+/// Wrapped keys with a new version, and the row as it was read.
+struct NextKeys {
+    read: Option<WrappedKeys>,
+    new: WrappedKeys,
+}
+
 /// A new version of a key. Those before stay: for those who read one a moment ago, and for a rotation's window.
 async fn next_key<W>(
     world: &W,
     account: AccountId,
     purpose: Purpose,
     version: u32,
-) -> Result<(DataKey, WrappedKeys), Problem>
+) -> Result<(DataKey, NextKeys), Problem>
 where
     W: MintKey + LoadKeys,
 {
-    let before = world.load_keys(account, purpose).await?;
+    let read = world.load_keys(account, purpose).await?;
     let (key, wrapped) = world.mint_key(account, purpose, version).await?;
-    let mut versions = before.map_or_else(Vec::new, |keys| keys.versions);
+    let mut versions = read.as_ref().map_or_else(Vec::new, |keys| keys.versions.clone());
     versions.sort_unstable_by_key(|key| key.version);
     versions.drain(..versions.len().saturating_sub(MOST_PREVIOUS));
     versions.push(wrapped);
-    Ok((key, WrappedKeys { account, purpose, versions }))
+    Ok((key, NextKeys { read, new: WrappedKeys { account, purpose, versions } }))
 }
 
 /// Secrets as they came, checked for form.

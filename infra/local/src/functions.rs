@@ -109,6 +109,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
+        queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
         schedule!(sweeper, "sweeper", config, 5),
         schedule!(access_chain, "access-chain", config, 5),
         schedule!(usage_rollup, "usage-rollup", config, 2),

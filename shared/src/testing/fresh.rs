@@ -149,6 +149,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
         replaced_sid_hash: None,
         numbers: 0,
         keys: vec![send_wrapped, hook_wrapped],
+        keys_read: Vec::new(),
     }
 }
 

@@ -128,6 +128,11 @@ pub fn data_keys(account: AccountId, purpose: Purpose) -> Key {
     Key::new(Table::Keys, account.to_string(), purpose.as_str())
 }
 
+/// Reads the key of wrapped keys back.
+pub fn parse_data_keys(pk: &str, sk: &str) -> Option<(AccountId, Purpose)> {
+    Some((pk.parse().ok()?, Purpose::ALL.into_iter().find(|purpose| purpose.as_str() == sk)?))
+}
+
 /// The carrier credential.
 pub fn credential(account: AccountId) -> Key {
     Key::new(Table::Credentials, account.to_string(), "TWILIO")
@@ -352,5 +357,9 @@ mod tests {
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
+        for purpose in Purpose::ALL {
+            let key = data_keys(account, purpose);
+            assert_eq!(parse_data_keys(&key.pk, &key.sk), Some((account, purpose)));
+        }
     }
 }

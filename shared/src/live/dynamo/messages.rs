@@ -44,7 +44,7 @@ impl LoadSender for Live {
         let mut wrapped = Vec::new();
         for purpose in purposes {
             if let Some(item) = found.remove(&keys::data_keys(account, *purpose)) {
-                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
+                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose)?);
             }
         }
         Ok(Loaded {
@@ -404,7 +404,7 @@ impl LoadGuards for Live {
             let mut wrapped = Vec::new();
             for (owner, purpose) in wanted.iter().filter(|(owner, _)| *owner == account) {
                 if let Some(row) = item(&keys::data_keys(*owner, *purpose)) {
-                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose));
+                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose)?);
                 }
             }
             guards.push(Guard {

@@ -10,6 +10,7 @@ mod messages;
 mod once;
 mod opt_outs;
 mod quarantine;
+mod rotation;
 mod rows;
 pub mod schema;
 

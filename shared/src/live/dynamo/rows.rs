@@ -1,5 +1,6 @@
 //! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -234,19 +235,38 @@ struct KeyVersion {
     version: u32,
     #[serde(with = "binary")]
     blob: Vec<u8>,
+    /// Left out where it is not known: a row is compared with what was read of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    made: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(made: &i64) -> bool {
+    *made == 0
 }
 
 impl From<&WrappedKeys> for KeysRow {
     fn from(keys: &WrappedKeys) -> Self {
-        let version = |key: &WrappedKey| KeyVersion { version: key.version, blob: key.blob.clone() };
+        let version = |key: &WrappedKey| KeyVersion {
+            version: key.version,
+            blob: key.blob.clone(),
+            made: key.made.as_millisecond(),
+        };
         Self { versions: keys.versions.iter().map(version).collect() }
     }
 }
 
 impl KeysRow {
-    pub fn keys(self, account: AccountId, purpose: Purpose) -> WrappedKeys {
-        let key = |key: KeyVersion| WrappedKey { version: key.version, blob: key.blob };
-        WrappedKeys { account, purpose, versions: self.versions.into_iter().map(key).collect() }
+    pub fn keys(self, account: AccountId, purpose: Purpose) -> Result<WrappedKeys, Fault> {
+        let key =
+            |key: KeyVersion| Ok::<_, Fault>(WrappedKey { version: key.version, blob: key.blob, made: at(key.made)? });
+        let versions = self.versions.into_iter().map(key).collect::<Result<_, _>>()?;
+        Ok(WrappedKeys { account, purpose, versions })
+    }
+
+    /// The attribute `versions` as it is stored, to compare with.
+    pub fn stored_versions(&self) -> Result<AttributeValue, Fault> {
+        serde_dynamo::to_attribute_value(&self.versions).map_err(|_| Fault::permanent("a row did not serialize"))
     }
 }
 

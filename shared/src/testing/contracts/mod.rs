@@ -17,6 +17,7 @@ pub mod opt_outs;
 pub mod policy;
 pub mod posting;
 pub mod quarantine;
+pub mod rotation;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
@@ -93,6 +94,14 @@ macro_rules! contracts {
                 each_cause_and_each_account_counts_by_itself,
                 the_owner_is_told_once_a_day_at_most_and_what_is_owed_stays_owed,
                 a_record_ends_a_month_after_its_last_failure;
+            rotation:
+                a_walk_in_pages_finds_every_row_once,
+                of_keys_replaced_at_once_one_is_written,
+                a_profile_is_replaced_as_it_was_read_only,
+                a_resealed_credential_has_the_next_version_and_lifts_no_stop,
+                of_a_customers_change_and_a_reseal_at_once_one_takes_place,
+                what_was_disconnected_is_not_resealed,
+                a_credential_is_not_saved_over_keys_that_changed_since_they_were_read;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -257,6 +266,7 @@ mod tests {
             include_str!("policy.rs"),
             include_str!("posting.rs"),
             include_str!("quarantine.rs"),
+            include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),

@@ -20,7 +20,7 @@ use crate::session::{KeepSessions, Session};
 #[derive(Default)]
 pub(super) struct Accounts {
     emails: BTreeMap<EmailIndex, (AccountId, UserId)>,
-    profiles: BTreeMap<AccountId, Sealed>,
+    pub(super) profiles: BTreeMap<AccountId, Sealed>,
     users: BTreeMap<(AccountId, UserId), User>,
     pub(super) gates: BTreeMap<AccountId, Gate>,
     mail_tokens: BTreeMap<(AccountId, TokenHash), MailToken>,

@@ -150,7 +150,8 @@ impl World {
             calls: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
-        state.credentials.master = state.random();
+        let master = state.random();
+        state.credentials.masters.push(Some(master));
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -405,7 +406,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 82] = [
+const METHODS: [&str; 87] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -478,6 +479,10 @@ const METHODS: [&str; 82] = [
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
+    "replace_credential",
+    "replace_keys",
+    "replace_profile",
+    "rewrap_key",
     "save_credential",
     "save_policy",
     "send_mail",
@@ -487,6 +492,7 @@ const METHODS: [&str; 82] = [
     "touch_session",
     "update_connection",
     "update_message",
+    "walk_keys",
     "write_settings",
 ];
 
