@@ -6,9 +6,8 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`message`], [`inbound`], [`ledger`], [`rotation`])
-//!   import no `live`, no clock,
-//!   no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`message`], [`inbound`], [`ledger`],
+//!   [`rotation`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;

@@ -13,5 +13,5 @@ pub fn start() {
 
 /// Ours at `info`, others at `warn`.
 pub const FILTER: &str = "warn,telbuddy=info,signup=info,sessions=info,credentials=info,send_sms=info,sender=info,\
-    twilio_webhook=info,twilio_events=info,mailer=info,poster=info,sweeper=info,usage=info,usage_rollup=info,access_log=info,access_chain=info,\
-    key_rotation=info,meta=info";
+    twilio_webhook=info,twilio_events=info,mailer=info,poster=info,sweeper=info,usage=info,usage_rollup=info,\
+    access_log=info,access_chain=info,key_rotation=info,meta=info";
