@@ -121,7 +121,8 @@ tables_of = {name: short(one["Properties"]["TableName"]) for name, one in resour
 roles = {short(one["Properties"]["RoleName"]): one for one in resource("AWS::IAM::Role").values()}
 same("roles", set(roles), set(functions))
 variables = {
-    "Tables": {"TABLE_PREFIX"}, "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
+    "Tables": {"TABLE_PREFIX"},
+    "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
     "PlatformSecret": {"PLATFORM_SECRET"},
     "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(),
 }
@@ -241,9 +242,10 @@ in_roles = {}
 for name, role in roles.items():
     in_roles |= grants([s for p in role["Properties"]["Policies"] for s in p["PolicyDocument"]["Statement"]], lambda s: name)
 # By its alias: it gets another name when data keys move to another KMS key (docs/runbooks/keys.md).
-vault = resources[resources["VaultKeyAlias"]["Properties"]["TargetKeyId"]["Ref"]]["Properties"]["KeyPolicy"]["Statement"]
+vault = resources[resources["VaultKeyAlias"]["Properties"]["TargetKeyId"]["Ref"]]
+vault = vault["Properties"]["KeyPolicy"]["Statement"]
 in_key = grants(vault, lambda s: s["Condition"]["ArnEquals"]["aws:PrincipalArn"]["Sub"].split("-${Stage}-")[1])
-words = lambda found: {f"{n} {a} {purpose}" for n, own in found.items() for a, several in own.items() for purpose in several}
+words = lambda found: {f"{n} {a} {one}" for n, own in found.items() for a, several in own.items() for one in several}
 same("purposes in roles", words(in_roles), words(purposes))
 same("purposes in the vault's key policy", words(in_key), words(purposes))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})

@@ -78,10 +78,10 @@ pub struct DataKey {
 
 /// How many envelopes one opening of a data key seals at most, all its copies together.
 ///
-/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce with
-/// a probability of 2^-32. Nobody counts them over all environments; openings are counted, since each has an entry in the
-/// access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31. The other half is
-/// for openings until it is.
+/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce
+/// with a probability of at most 2^-32. Nobody counts them over all environments; openings are counted, since each has an
+/// entry in the access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31.
+/// The other half is for openings until it is.
 pub const MOST_SEALS: u64 = 1 << 16;
 
 /// After how many openings a version of a key is replaced by a new one ([`MOST_SEALS`]).
@@ -92,8 +92,8 @@ pub const SPARE_SEALS: u64 = 1 << 10;
 
 const _: () = assert!(2 * MOST_SEALS * MOST_OPENINGS <= 1 << 32 && SPARE_SEALS < MOST_SEALS);
 
-/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the key,
-/// and has nothing of it.
+/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the
+/// key, and has nothing of it.
 #[derive(Debug, Clone, Default)]
 pub struct Uses(Arc<AtomicU64>);
 

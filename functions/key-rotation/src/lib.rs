@@ -1,7 +1,8 @@
-//! Queue `key-rotation`: moves data keys to another KMS key, and makes new ones and seals anew what the old ones sealed.
+//! Queue `key-rotation`: moves data keys to another KMS key, and makes new ones and seals anew what the old ones
+//! sealed.
 //!
-//! An operator starts it (docs/runbooks/keys.md), or `access-chain` for a key that is worn out. Each step is a write that
-//! takes place only if what it replaces still is as it was read: so it may stop anywhere, go on, and run twice.
+//! An operator starts it (docs/runbooks/keys.md), or `access-chain` for a key that is worn out. Each step is a write
+//! that takes place only if what it replaces still is as it was read: so it may stop anywhere, go on, and run twice.
 
 use std::collections::BTreeMap;
 
@@ -33,9 +34,10 @@ const AGAIN_SECS: u16 = 60;
 
 /// Works through a batch of pages and single keys.
 ///
-/// AWS calls for a page: 1 scan, 1 queue message; for each of its rows: re-wrap: 1 KMS call for each version and 1 write;
-/// re-seal of payload: 1 KMS call, 1 write; of profile: 4 reads, 3 KMS calls, 2 writes and 1 for each connected number; of send and hook together: 6 reads,
-/// up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in the access log: 1 write.
+/// AWS calls for a page: 1 scan, 1 queue message; for each of its rows: re-wrap: 1 KMS call for each version and 1
+/// write; re-seal of payload: 1 KMS call, 1 write; of profile: 4 reads, 3 KMS calls, 2 writes and 1 for each connected
+/// number; of send and hook together: 6 reads, up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in
+/// the access log: 1 write.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WalkKeys
@@ -214,8 +216,8 @@ where
     Err(changing())
 }
 
-/// A new version of purpose profile, and everything that is sealed under it sealed anew. A run that stopped between left
-/// what opens with an old version, and the next one finishes it.
+/// A new version of purpose profile, and everything that is sealed under it sealed anew. A run that stopped between
+/// left what opens with an old version, and the next one finishes it.
 async fn reseal_profiles<W>(world: &W, keys: WrappedKeys, task: KeyTask) -> Result<(), Fault>
 where
     W: ReplaceKeys + LoadKeys + MintKey + OpenKey + FindUser + KeepConnections + Clock + Chance + Sync,
@@ -277,9 +279,9 @@ where
     Ok(Some(newest.seal(field, &clear, world.random()?)?))
 }
 
-/// The credential: both halves and what checked signatures before, under new keys and the next version, if one of them is
-/// under an old key. A customer's change at the same time and this one exclude each other; if that one was first, its keys
-/// are new, and only a secret before it may be left to do.
+/// The credential: both halves and what checked signatures before, under new keys and the next version, if one of them
+/// is under an old key. A customer's change at the same time and this one exclude each other; if that one was first,
+/// its keys are new, and only a secret before it may be left to do.
 async fn reseal_credential<W>(world: &W, account: AccountId, task: KeyTask) -> Result<(), Fault>
 where
     W: ReplaceKeys + LoadKeys + MintKey + OpenKey + KeepCredential + Clock + Chance + Sync,

@@ -339,8 +339,8 @@ pub struct SaveCredential {
     pub numbers: u32,
     /// The wrapped keys of the purposes that were sealed anew (send, hook or both): the new version and the one before.
     pub keys: Vec<WrappedKeys>,
-    /// The rows of these keys as they were read, where there was one: if one was moved to another KMS key meanwhile, nothing
-    /// is stored.
+    /// The rows of these keys as they were read, where there was one: if one was moved to another KMS key meanwhile,
+    /// nothing is stored.
     pub keys_read: Vec<WrappedKeys>,
 }
 

@@ -56,8 +56,8 @@ impl KeyTask {
 }
 
 impl WrappedKeys {
-    /// These keys with a new version. Dropped are old ones that nothing needs any more: not among the last three, replaced
-    /// three days ago, and not `needed` by something that is to be sealed anew.
+    /// These keys with a new version. Dropped are old ones that nothing needs any more: not among the last three,
+    /// replaced three days ago, and not `needed` by something that is to be sealed anew.
     #[must_use]
     pub fn with_new(&self, new: WrappedKey, needed: Option<u32>) -> Self {
         let mut versions = self.versions.clone();

@@ -43,7 +43,8 @@ pub struct KeysChange {
     pub new: WrappedKeys,
 }
 
-/// Replaces keys and what they sealed, each only if it still is as it was read: `false` if not, and nothing was written.
+/// Replaces keys and what they sealed, each only if it still is as it was read: `false` if not, and nothing was
+/// written.
 pub trait ReplaceKeys {
     /// Wrapped keys.
     fn replace_keys(&self, change: &KeysChange) -> impl Future<Output = Result<bool, Fault>> + Send;

@@ -66,8 +66,8 @@ impl ReplaceKeys for Live {
         Ok(db.update_one(&keys::profile(account), "SET sealed = :new", "sealed = :read", &values).await?.is_ok())
     }
 
-    /// 1 transaction. Of a customer's change at the same time and this one exactly one takes place: both raise the version
-    /// of the gate by one. What was disconnected meanwhile stays so.
+    /// 1 transaction. Of a customer's change at the same time and this one exactly one takes place: both raise the
+    /// version of the gate by one. What was disconnected meanwhile stays so.
     async fn replace_credential(
         &self,
         read: &StoredCredential,
