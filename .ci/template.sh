@@ -210,6 +210,7 @@ purposes = {
     "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
     "mailer": ("kms:Decrypt", {"profile"}),
     "numbers": ("kms:Decrypt", {"send", "profile"}),
+    "opt-outs": ("kms:Decrypt", {"match"}),
     "number-watch": ("kms:Decrypt", {"send", "profile"}),
 }
 CONTEXT = "kms:EncryptionContext:purpose"

@@ -224,7 +224,18 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     all_have_ended(&client).await;
-    for path in ["/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
+    for path in ["/v1/opt-outs", "/v1/opt-outs/check", "/v1/opt-outs/removals"] {
+        let numbers = json!([TO, OPTED_OUT, TEXTER, BODY]);
+        let mut ask = json!({ "numbers": numbers, "from": carrier.number });
+        if path.ends_with("removals") {
+            ask["evidence"] = json!({ "kind": BODY, "given_at": BODY });
+            client.call(Method::POST, path, ask.clone(), &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+            ask["evidence"] = json!({ "kind": "spoken", "given_at": "2026-11-24T06:00:00Z" });
+        }
+        let answer = client.call(Method::POST, path, ask, &[]).await.expect(StatusCode::OK);
+        assert_eq!(answer["data"].as_array().unwrap().len(), 4);
+    }
+    for path in ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 

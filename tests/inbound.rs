@@ -8,7 +8,7 @@ use telbuddy::inbound::signature;
 use crate::support::{Carrier, Client, Running, eventually, start};
 
 /// Points the account's number at its hook, as a customer does in Twilio's Console.
-async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
+pub async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
     let hook =
         client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
     let numbers =
@@ -29,7 +29,7 @@ async fn configure_number(running: &Running, client: &Client, carrier: &Carrier)
     hook
 }
 
-async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
+pub async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
     let answer =
         client.post("/_local/twilio/inbound", json!({ "from": from, "to": carrier.number, "body": body })).await;
     let body = answer.expect(StatusCode::OK);

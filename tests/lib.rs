@@ -9,6 +9,7 @@ mod contracts;
 mod credentials;
 mod inbound;
 mod main_job;
+mod opt_outs;
 mod seal;
 mod sending;
 mod sign_in;
