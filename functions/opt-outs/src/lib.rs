@@ -115,7 +115,7 @@ impl Source {
     fn of(standing: Standing<'_>) -> (Self, Option<String>) {
         match standing {
             Standing::Said(said) => match &said.heard {
-                Heard::Text(sid) => (Self::Text, Some(sid.clone())),
+                Heard::Text(text) => (Self::Text, Some(text.clone())),
                 Heard::Refusal(message) => (Self::Error21610, Some(message.to_string())),
             },
             Standing::Entered(entered) => match entered.by {
@@ -215,8 +215,8 @@ pub struct OptOutRows {
 ///
 /// AWS calls: 1 read of the session; 1 read of the wrapped keys and 1 KMS call with its entry in the access log once in
 /// five minutes; once a minute 1 write for the session's idle limit. Listing: 1 read for the senders and at least 1 for
-/// each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each. Looking up: 1 read for each
-/// 100.
+/// each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each number. Looking up: 1 read
+/// for each 100.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + EnterOptOuts + ReadOptOuts + OpenKey + LoadKeys + Sync,
@@ -427,8 +427,8 @@ where
 
 /// Lift opt-outs that were entered.
 ///
-/// What the recipient said by a text, or Twilio by error 21610, only the recipient can take back, with START: such a row
-/// is refused with 409.
+/// What the recipient said by a text, or Twilio by error 21610, only the recipient can take back, with START: such a
+/// row is refused with 409.
 #[utoipa::path(post, path = "/v1/opt-outs/removals", tag = "opt-outs", request_body = RemoveOptOuts, responses(
     (status = 200, description = "What became of each number", body = OptOutRows),
     (status = 400, description = "Not JSON", body = telbuddy::edge::ProblemBody),

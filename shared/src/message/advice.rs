@@ -178,8 +178,8 @@ const TABLE: [(u32, AtFault, bool, &str); 128] = [
     (64105, Telbuddy, true, "our voice connection ended unexpectedly: we look at it"),
     (64107, Telbuddy, true, "Twilio refused a part of our voice connection: we look at it"),
     (70051, Customer, true, "the API key lacks a permission: it needs Messages, Calls and IncomingPhoneNumbers"),
-    (572005, Customer, true, "the trial recipient is not verified yet: finish the verification at Twilio"),
-    (573005, Customer, true, "the trial recipient is not verified yet: finish the verification at Twilio"),
+    (572_005, Customer, true, "the trial recipient is not verified yet: finish the verification at Twilio"),
+    (573_005, Customer, true, "the trial recipient is not verified yet: finish the verification at Twilio"),
 ];
 
 #[cfg(test)]
