@@ -219,6 +219,7 @@ purposes = {
     "twilio-webhook": {"kms:Decrypt": {"hook", "match"}},
     "mailer": {"kms:Decrypt": {"profile"}},
     "numbers": {"kms:Decrypt": {"send", "profile"}},
+    "opt-outs": {"kms:Decrypt": {"match"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "key-rotation": {
         "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "profile"},

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
-use crate::support::{Answer, Client, Running, eventually, start};
+use crate::support::{Answer, Carrier, Client, Running, eventually, start};
 
 /// Every log line of this process, at the most talkative level that our own code has.
 fn logs() -> &'static Captured {
@@ -224,7 +224,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     all_have_ended(&client).await;
-    for path in ["/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
+    opt_outs(&client, &carrier).await;
+    for path in ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 
@@ -236,6 +237,20 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     positive_control(&running, &markers).await;
     running.stop().await;
+}
+
+/// Numbers through every route that takes them in its body.
+async fn opt_outs(client: &Listening, carrier: &Carrier) {
+    for path in ["/v1/opt-outs", "/v1/opt-outs/check", "/v1/opt-outs/removals"] {
+        let mut ask = json!({ "numbers": [TO, OPTED_OUT, TEXTER, BODY], "from": carrier.number });
+        if path.ends_with("removals") {
+            ask["evidence"] = json!({ "kind": BODY, "given_at": BODY });
+            client.call(Method::POST, path, ask.clone(), &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+            ask["evidence"] = json!({ "kind": "spoken", "given_at": "2026-01-02T03:04:05Z" });
+        }
+        let answer = client.call(Method::POST, path, ask, &[]).await.expect(StatusCode::OK);
+        assert_eq!(answer["data"].as_array().unwrap().len(), 4);
+    }
 }
 
 /// Waits until every message has come to its end.

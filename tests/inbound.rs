@@ -29,7 +29,7 @@ pub async fn configure_number(running: &Running, client: &Client, carrier: &Carr
     hook
 }
 
-async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
+pub async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
     let answer =
         client.post("/_local/twilio/inbound", json!({ "from": from, "to": carrier.number, "body": body })).await;
     let body = answer.expect(StatusCode::OK);

@@ -12,6 +12,7 @@ mod inbound;
 mod keys;
 mod main_job;
 mod numbers;
+mod opt_outs;
 mod quarantine;
 mod seal;
 mod sending;

@@ -220,12 +220,12 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn said(consent: Consent, second: i64) -> Option<Said> {
-        Some(Said { consent, at: at(second), heard: Heard::Text("SM1".to_owned()) })
-    }
-
-    fn entered(consent: Consent, second: i64) -> Option<Entered> {
-        Some(Entered { consent, at: at(second), by: By::Api, evidence: None })
+    fn opt_out(said: Option<(Consent, i64)>, entered: Option<(Consent, i64)>) -> OptOut {
+        let heard = Heard::Text("SM1".to_owned());
+        OptOut {
+            said: said.map(|(consent, second)| Said { consent, at: at(second), heard }),
+            entered: entered.map(|(consent, second)| Entered { consent, at: at(second), by: By::Api, evidence: None }),
+        }
     }
 
     #[test]
@@ -233,17 +233,17 @@ mod tests {
         use Consent::{Start, Stop};
         for (said, entered, out) in [
             (None, None, false),
-            (said(Stop, 1), None, true),
-            (said(Start, 1), None, false),
-            (None, entered(Stop, 1), true),
-            (None, entered(Start, 1), false),
-            (said(Start, 1), entered(Stop, 2), true),
-            (said(Start, 2), entered(Stop, 2), true),
-            (said(Start, 3), entered(Stop, 2), false),
-            (said(Stop, 1), entered(Stop, 2), true),
-            (said(Stop, 1), entered(Start, 2), true),
+            (Some((Stop, 1)), None, true),
+            (Some((Start, 1)), None, false),
+            (None, Some((Stop, 1)), true),
+            (None, Some((Start, 1)), false),
+            (Some((Start, 1)), Some((Stop, 2)), true),
+            (Some((Start, 2)), Some((Stop, 2)), true),
+            (Some((Start, 3)), Some((Stop, 2)), false),
+            (Some((Stop, 1)), Some((Stop, 2)), true),
+            (Some((Stop, 1)), Some((Start, 2)), true),
         ] {
-            let opt_out = OptOut { said, entered };
+            let opt_out = opt_out(said, entered);
             assert_eq!(opt_out.standing().is_some(), out, "{opt_out:?}");
         }
     }
@@ -253,16 +253,16 @@ mod tests {
         use Consent::{Start, Stop};
         for (said, entered, removal) in [
             (None, None, Removal::NotOptedOut),
-            (None, entered(Start, 1), Removal::NotOptedOut),
-            (said(Start, 3), entered(Stop, 1), Removal::NotOptedOut),
-            (None, entered(Stop, 1), Removal::Removed),
-            (said(Start, 1), entered(Stop, 1), Removal::Removed),
-            (None, entered(Stop, 5), Removal::LaterWord),
-            (said(Stop, 1), None, Removal::RecipientsOwn),
-            (said(Stop, 1), entered(Stop, 2), Removal::RecipientsOwn),
-            (said(Stop, 9), entered(Stop, 2), Removal::RecipientsOwn),
+            (None, Some((Start, 1)), Removal::NotOptedOut),
+            (Some((Start, 3)), Some((Stop, 1)), Removal::NotOptedOut),
+            (None, Some((Stop, 1)), Removal::Removed),
+            (Some((Start, 1)), Some((Stop, 1)), Removal::Removed),
+            (None, Some((Stop, 5)), Removal::LaterWord),
+            (Some((Stop, 1)), None, Removal::RecipientsOwn),
+            (Some((Stop, 1)), Some((Stop, 2)), Removal::RecipientsOwn),
+            (Some((Stop, 9)), Some((Stop, 2)), Removal::RecipientsOwn),
         ] {
-            let opt_out = OptOut { said, entered };
+            let opt_out = opt_out(said, entered);
             assert_eq!(opt_out.removal(at(5)), removal, "{opt_out:?}");
         }
     }

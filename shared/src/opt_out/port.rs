@@ -56,7 +56,8 @@ pub trait ReadOptOuts {
         recipients: &[String],
     ) -> impl Future<Output = Result<Vec<OptOut>, Fault>> + Send;
 
-    /// The account's senders that anybody ever opted out of, in order: 1 read.
+    /// The account's senders that anybody ever opted out of, in order: 1 read (of thousands of
+    /// senders, some).
     fn opt_out_senders(&self, account: AccountId) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
 
     /// What is known of one sender's recipients, what was lifted too, by recipient and from after one of them: 1 read.

@@ -218,18 +218,26 @@ impl ReadOptOuts for Live {
 
     async fn opt_out_senders(&self, account: AccountId) -> Result<Vec<String>, Fault> {
         let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Messages))
-            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
-            .expression_attribute_values(":pk", s(account.to_string()))
-            .expression_attribute_values(":sk", s(keys::OPT_OUT_SENDERS))
-            .consistent_read(true)
-            .send()
-            .await
-            .map_err(|error| fault("list senders of opt-outs", &error))?;
-        let items = answer.items.unwrap_or_default();
+        let (mut items, mut start) = (Vec::new(), None);
+        loop {
+            let answer = db
+                .client()?
+                .query()
+                .table_name(db.name(Table::Messages))
+                .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+                .expression_attribute_values(":pk", s(account.to_string()))
+                .expression_attribute_values(":sk", s(keys::OPT_OUT_SENDERS))
+                .set_exclusive_start_key(start)
+                .consistent_read(true)
+                .send()
+                .await
+                .map_err(|error| fault("list senders of opt-outs", &error))?;
+            items.extend(answer.items.unwrap_or_default());
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                break;
+            }
+        }
         let own = |item: &Item| {
             let sort = text(item, "sk")?;
             sort.strip_prefix(keys::OPT_OUT_SENDERS)

@@ -37,8 +37,8 @@ async fn remove<W: EnterOptOuts>(world: &W, account: AccountId, other: &str, at:
     world.remove_opt_outs(account, OWN, &[other.to_owned()], shown, at).await.unwrap().remove(0)
 }
 
-async fn say<W: RecordConsent + Chance>(world: &W, account: AccountId, other: &str, word: Consent, at: Timestamp) {
-    world.record_consent(account, OWN, other, word, &fresh::heard(world), at).await.unwrap();
+async fn say<W: RecordConsent + Chance>(world: &W, account: AccountId, other: &str, said: Consent, at: Timestamp) {
+    world.record_consent(account, OWN, other, said, &fresh::heard(world), at).await.unwrap();
 }
 
 async fn known<W: ReadOptOuts>(world: &W, account: AccountId, other: &str) -> OptOut {
@@ -108,7 +108,7 @@ where
             let other = format!("{n}/{m}");
             for step in order {
                 match texts.get(*step) {
-                    Some((word, second)) => say(world, account, &other, *word, now + secs(*second)).await,
+                    Some((said, second)) => say(world, account, &other, *said, now + secs(*second)).await,
                     None => drop(enter(world, account, &other, now + secs(2)).await),
                 }
             }
@@ -275,9 +275,9 @@ where
         assert!(!held(&claim).await, "{sender}");
         // The recipient lifts an entry too, and their STOP counts beside a removal.
         world.enter_opt_outs(account, sender, &others, By::Api, now + secs(2)).await.unwrap();
-        for (word, second, out) in [(Consent::Start, 3, false), (Consent::Stop, 4, true)] {
+        for (said, second, out) in [(Consent::Start, 3, false), (Consent::Stop, 4, true)] {
             let heard = fresh::heard(world);
-            world.record_consent(account, sender, &others[0], word, &heard, now + secs(second)).await.unwrap();
+            world.record_consent(account, sender, &others[0], said, &heard, now + secs(second)).await.unwrap();
             assert_eq!(held(&claim).await, out, "{sender}");
         }
     }
