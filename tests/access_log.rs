@@ -19,7 +19,7 @@ async fn every_key_that_kms_opened_is_in_the_customers_log() {
         client.until(&id, "delivered").await;
     }
     // Ann is the only account: every Decrypt was for her.
-    let opened = running.aws.calls()[&(Service::Kms, "Decrypt".to_owned())];
+    let opened = running.aws.answered()[&(Service::Kms, "Decrypt".to_owned())];
     let export = eventually("all openings are linked", async || {
         let mut entries: Vec<Value> = Vec::new();
         let mut path = "/v1/access-log?limit=2".to_owned();
@@ -38,10 +38,10 @@ async fn every_key_that_kms_opened_is_in_the_customers_log() {
     .await;
     let export: Export = serde_json::from_value(export).unwrap();
     assert_eq!(verify(&export).unwrap().sequence, opened);
-    // Mailer: profile. API: payload and match. Sender: send and payload. Webhook: hook.
+    // Mailer: profile. API: payload and match. Sender: send, payload and match. Webhook: hook.
     let mut purposes: Vec<_> = export.entries.iter().map(|entry: &Entry| entry.purpose.as_str()).collect();
     purposes.sort_unstable();
-    assert_eq!(purposes, ["hook", "match", "payload", "payload", "profile", "send"]);
+    assert_eq!(purposes, ["hook", "match", "match", "payload", "payload", "profile", "send"]);
 
     // Each names what it was opened for: here the first message, whose answer has the same id.
     assert!(export.entries.iter().all(|entry| entry.request_id.is_some()));

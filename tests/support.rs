@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use telbuddy::live::{Config, Live, Need};
-use telbuddy_local::{LocalSystem, Options};
+use telbuddy_local::{LocalAwsOnly, LocalSystem, Options};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -252,6 +252,12 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("waited 20 seconds and never saw that {what}");
+}
+
+/// The doubles of AWS and Twilio alone, for adapters that a test makes by itself.
+pub async fn start_aws() -> (LocalAwsOnly, TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    (telbuddy_local::start_aws(&options(data.path()), "http://127.0.0.1:1").await.unwrap(), data)
 }
 
 /// The real adapters on the embedded AWS: the AWS is one for all contract tests of this process, the adapters are the

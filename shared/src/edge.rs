@@ -329,6 +329,8 @@ pub enum Kind {
     DailyCeiling,
     /// The account's sending is frozen or paused.
     SendingStopped,
+    /// Sending was frozen anew since the freeze that is to be lifted.
+    FrozenAgain,
     /// The destination country is not on the account's list.
     CountryNotAllowed,
     /// The webhook's signature does not fit.
@@ -398,6 +400,7 @@ impl Kind {
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
+            Self::FrozenAgain => ("frozen-again", StatusCode::CONFLICT, "Sending was frozen again meanwhile"),
             Self::CountryNotAllowed => {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }

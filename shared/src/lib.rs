@@ -7,8 +7,8 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no randomness and
-//!   no client;
+//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
+//!   randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -26,6 +26,7 @@ pub mod inbound;
 pub mod ledger;
 pub mod message;
 pub mod number;
+pub mod opt_out;
 pub mod platform;
 pub mod quarantine;
 pub mod rotation;

@@ -9,13 +9,14 @@ use telbuddy::alert::Alert;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::live::Need;
 use telbuddy::message::{
     Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, MOST_VALIDITY, Message, Outcome,
     Payload, Reason, RecordOutcome, Standing, retry_at,
 };
 use telbuddy::number::E164;
+use telbuddy::opt_out::{Heard, OPTED_OUT, RecordConsent};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
 use telbuddy::session::Site;
@@ -26,9 +27,6 @@ pub const QUEUE: Queue = Queue::Send;
 
 /// The services that it calls. It may open the purposes send, payload and match.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
-
-/// Twilio's error for a recipient who has opted out.
-const OPTED_OUT: u32 = 21610;
 
 /// Whoever stopped an account has told its owner within this time, or did not come to it.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
@@ -333,8 +331,8 @@ async fn tell<W: StopSending + EnqueueJob>(world: &W, account: AccountId, stop: 
 /// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).
 async fn note_opt_out<W: RecordConsent + Clock>(world: &W, claimed: &Claimed) {
     let Message { account, id, own, other_hash, .. } = &claimed.message;
-    let source = format!("error {OPTED_OUT} for {id}");
-    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &source, world.now()).await;
+    let heard = Heard::Refusal(*id);
+    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &heard, world.now()).await;
     if let Err(fault) = noted {
         tracing::error!(message.id = %id, %fault, "Twilio told of an opt-out that could not be stored");
     }

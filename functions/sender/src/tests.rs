@@ -8,7 +8,7 @@ use futures::poll;
 use telbuddy::account::{Lift, LiftFreeze};
 use telbuddy::credential::{KeepCredential, Saved};
 use telbuddy::ids::MessageId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::ledger::{MicroCredits, PostOutcome, Posted};
 use telbuddy::message::{DUE_SHARDS, FindDue, LEASE, LOOK_AGAIN, Message, Report, Status, UpdateMessage, apply_report};
 use telbuddy::testing::fresh::{self, secs};
@@ -298,7 +298,8 @@ async fn what_was_stored_between_acceptance_and_sending_wins() {
             (_, Some(stop)) => world.stop(customer.account, stop),
             (Reason::OptedOut, _) => {
                 let (own, other) = (&message.own, &message.other_hash);
-                let said = world.record_consent(customer.account, own, other, Consent::Stop, "a text", world.now());
+                let heard = fresh::heard(&world);
+                let said = world.record_consent(customer.account, own, other, Consent::Stop, &heard, world.now());
                 said.await.unwrap();
             }
             _ => {

@@ -97,6 +97,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
         }),
+        http!(sending_policy, "sending-policy", config, |live, request| {
+            sending_policy::handle(live, &live.site, request)
+        }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
@@ -128,6 +131,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         sessions::openapi(),
         credentials::openapi(),
         send_sms::openapi(),
+        sending_policy::openapi(),
         usage::openapi(),
         access_log::openapi(),
         numbers::openapi(),

@@ -517,6 +517,16 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_for_a_freeze_names_its_reason_and_the_way_out() {
+        let refusal = Refusal::Stopped(Stop::Frozen(FreezeReason::Pumping));
+        let reply = Problem::from(refusal).into_reply(crate::ids::RequestId::from_bits(1));
+        let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let error = (&body["errors"][0]["field"], &body["errors"][0]["code"]);
+        assert_eq!((reply.status.as_u16(), error), (403, (&"frozen".into(), &"pumping".into())));
+        assert!(body["detail"].as_str().unwrap().contains("POST /v1/account/sending/unfreeze"), "{body}");
+    }
+
+    #[test]
     fn yesterdays_segments_do_not_count_today() {
         let mut facts = facts();
         facts.allowance.day_segments = Gate::FIRST_CEILING;

@@ -17,6 +17,7 @@ use crate::message::{
     RecordMessage, Recorded, Status,
 };
 use crate::number::Country;
+use crate::opt_out::Heard;
 use crate::platform::{Chance, Clock};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::{HookId, Token};
@@ -247,6 +248,11 @@ pub fn inbound<W: Chance>(world: &W, account: AccountId, at: Timestamp) -> Messa
         held: MicroCredits(0),
         ..outgoing.message
     }
+}
+
+/// A text by which somebody said something.
+pub fn heard<W: Chance>(world: &W) -> Heard {
+    Heard::Text(sid(world, "SM").as_str().to_owned())
 }
 
 /// The journal item that charges a message which Twilio took.

@@ -22,7 +22,7 @@ pub use port::*;
 
 /// Different numbers of one hundred (those that differ in the last two digits only) that may be sent to in a minute.
 /// Pumping walks through a range that somebody is paid for and fills hundreds; customers are scattered: 200 messages a
-/// second into 10 million numbers put 20 into one hundred less often than once in 10^20 minutes. A company that texts
+/// second into 10 million numbers put 30 into one hundred less often than once in 10^20 minutes. A company that texts
 /// its own row of extensions can meet it; so it is not lower. It does not rise with the ceiling, because the size of an
 /// account says nothing about how its recipients lie.
 pub const MOST_NEIGHBOURS: usize = 29;
@@ -31,8 +31,8 @@ pub const MOST_NEIGHBOURS: usize = 29;
 /// reach it even if all of its recipients share a prefix, as in a small town.
 pub const LEAST_PER_PREFIX: usize = 100;
 
-/// One more message a minute to one prefix for so many segments of the daily ceiling. An account that sends 200 messages
-/// a second (12,000 a minute) into one city of a few thousand prefixes puts less than 20 into the busiest.
+/// One message a minute may go to one prefix for each so many segments of the daily ceiling, if that is more. An account
+/// that sends 200 messages a second into one city of a few thousand prefixes puts less than 20 into the busiest.
 pub const CEILING_PER_PREFIX: u64 = 1_000;
 
 /// Messages that an account may send in a minute, at least: one full batch of `POST /v1/messages`.
@@ -163,8 +163,8 @@ impl Passing {
 /// Counts what an account is about to hand over in one batch: `Some` if it is an attack by its looks, and then nothing
 /// of it may go.
 ///
-/// Calls: 1 for each prefix, at the same time, and then 1 for the account. In this order a failure counts nothing twice:
-/// a prefix knows its messages, and the account is counted last.
+/// Calls: 1 for each prefix, at the same time, and then 1 for the account. In this order a failure counts nothing
+/// twice: a prefix knows its messages, and the account is counted last.
 pub async fn count_batch<W: CountPassing + Sync>(
     world: &W,
     minute: Minute,

@@ -7,7 +7,8 @@ use crate::fault::Fault;
 
 /// Counts what is about to be handed over, exactly, from any number of batches at once.
 pub trait CountPassing {
-    /// Adds messages to a prefix's minute, each once however often it comes, and gives all that are there then: 1 update.
+    /// Adds messages to a prefix's minute, each once however often it comes, and gives all that are there then: 1
+    /// update.
     fn count_prefix(
         &self,
         minute: Minute,

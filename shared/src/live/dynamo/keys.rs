@@ -169,9 +169,22 @@ pub fn sid(account: AccountId, sid: &str) -> Key {
     Key::new(Table::Messages, account.to_string(), format!("SID#{sid}"))
 }
 
+/// The partition of all recipients who ever opted out of a sender.
+pub fn opt_outs(account: AccountId, own: &str) -> String {
+    format!("{account}#OPTOUT#{own}")
+}
+
 /// Whether a recipient has opted out of a sender.
 pub fn opt_out(account: AccountId, own: &str, other_hash: &str) -> Key {
-    Key::new(Table::Messages, format!("{account}#OPTOUT#{own}"), other_hash)
+    Key::new(Table::Messages, opt_outs(account, own), other_hash)
+}
+
+/// What sort keys of senders with opt-outs start with.
+pub const OPT_OUT_SENDERS: &str = "OPTOUTS#";
+
+/// A sender that somebody opted out of.
+pub fn opt_out_sender(account: AccountId, own: &str) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{OPT_OUT_SENDERS}{own}"))
 }
 
 /// The record behind an idempotency key, per account and route.
@@ -318,6 +331,7 @@ mod tests {
             connection(account, &target),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
+            opt_out_sender(account, "+15005550006"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),

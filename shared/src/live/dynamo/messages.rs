@@ -1,4 +1,4 @@
-//! Messages, opt-outs and idempotency records in tables `messages` and `once`.
+//! Messages and idempotency records in tables `messages` and `once`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
@@ -10,7 +10,6 @@ use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
@@ -409,7 +408,9 @@ impl LoadGuards for Live {
                 }
             }
             guards.push(Guard {
-                opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
+                // What does not read keeps its own message back and no other of the batch.
+                opted_out: item(&opt_out(one))
+                    .is_some_and(|item| super::opt_outs::opt_out(item).map_or(true, |row| row.standing().is_some())),
                 stopped: gate.as_ref().and_then(Gate::stopped),
                 daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
                 counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
@@ -596,33 +597,5 @@ impl FindDue for Live {
             )
             .await;
         Ok(moved?.is_ok())
-    }
-}
-
-impl RecordConsent for Live {
-    /// 1 conditional update: a later word stands; of two at the same time STOP does.
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        let same_time = match consent {
-            Consent::Stop => " OR said_at = :at",
-            Consent::Start => "",
-        };
-        let recorded = self
-            .dynamo
-            .update_one(
-                &keys::opt_out(account, own, other_hash),
-                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
-                &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
-                &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
-            )
-            .await;
-        recorded.map(|_| ())
     }
 }

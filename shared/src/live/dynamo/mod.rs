@@ -8,6 +8,7 @@ pub mod keys;
 mod ledger;
 mod messages;
 mod once;
+mod opt_outs;
 mod quarantine;
 mod rows;
 pub mod schema;

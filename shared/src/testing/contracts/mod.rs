@@ -13,6 +13,7 @@ pub mod connections;
 pub mod credentials;
 pub mod due;
 pub mod keys;
+pub mod opt_outs;
 pub mod policy;
 pub mod posting;
 pub mod quarantine;
@@ -157,6 +158,17 @@ macro_rules! contracts {
                 what_is_not_handed_over_can_be_taken_back,
                 what_is_handed_over_cannot_be_taken_back,
                 of_a_cancel_and_a_claim_at_once_one_wins;
+            opt_outs:
+                an_entry_stands_until_its_removal_and_both_read_back,
+                no_removal_lifts_what_the_recipient_said,
+                words_come_to_the_same_end_in_any_order,
+                of_an_entry_and_a_removal_at_the_same_time_the_entry_stands,
+                of_a_stop_and_a_removal_at_once_the_stop_stands,
+                of_many_removals_at_once_one_lifts,
+                a_removal_of_nothing_leaves_nothing,
+                many_are_entered_removed_and_looked_up_in_their_order,
+                opt_outs_list_by_sender_and_in_pages,
+                the_last_check_sees_entries_of_its_own_sender_only;
             connections:
                 a_connection_reads_back_and_is_counted,
                 of_two_updates_at_once_one_is_written,
@@ -241,6 +253,7 @@ mod tests {
             include_str!("credentials.rs"),
             include_str!("due.rs"),
             include_str!("keys.rs"),
+            include_str!("opt_outs.rs"),
             include_str!("policy.rs"),
             include_str!("posting.rs"),
             include_str!("quarantine.rs"),

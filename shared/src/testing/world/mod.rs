@@ -9,6 +9,7 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod opt_outs;
 mod quarantine;
 mod twilio;
 mod velocity;
@@ -25,9 +26,9 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, RequestId};
-use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
+use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::{Purpose, Sealed};
 
@@ -86,6 +87,7 @@ struct State {
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
+    opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -154,6 +156,7 @@ impl World {
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
+            opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -308,9 +311,9 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
-    /// What a recipient said last to a sender of the account.
-    pub fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        self.state().messages.consent(account, own, other_hash)
+    /// What is known of a recipient and a sender of the account.
+    pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
+        self.state().opt_outs.get(account, own, other_hash)
     }
 
     /// Every opening of a data key that was noted.
@@ -345,6 +348,7 @@ impl World {
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
+        state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
@@ -426,7 +430,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 77] = [
+const METHODS: [&str; 82] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -446,6 +450,7 @@ const METHODS: [&str; 77] = [
     "end_session",
     "enqueue",
     "enqueue_all",
+    "enter_opt_outs",
     "find_due",
     "find_due_connections",
     "find_hook",
@@ -455,6 +460,7 @@ const METHODS: [&str; 77] = [
     "list_connections",
     "list_messages",
     "list_numbers",
+    "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
@@ -467,6 +473,7 @@ const METHODS: [&str; 77] = [
     "load_journal",
     "load_keys",
     "load_message",
+    "load_opt_outs",
     "load_owner",
     "load_pending",
     "load_profile",
@@ -478,6 +485,7 @@ const METHODS: [&str; 77] = [
     "mint_key",
     "note_alert",
     "open_key",
+    "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
@@ -494,6 +502,7 @@ const METHODS: [&str; 77] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "remove_opt_outs",
     "save_credential",
     "save_policy",
     "send_mail",
