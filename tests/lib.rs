@@ -5,6 +5,7 @@
 mod access_log;
 mod api;
 mod canary;
+mod canary_secrets;
 mod contracts;
 mod credentials;
 mod freeze;

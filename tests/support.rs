@@ -30,6 +30,13 @@ pub async fn start() -> Running {
     start_in(Arc::new(tempfile::tempdir().unwrap())).await
 }
 
+/// One whose AWS can be made to fail.
+pub async fn start_with_faults() -> Running {
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let system = LocalSystem::start(Options { faults: true, ..options(data.path()) }).await.unwrap();
+    Running { system, data }
+}
+
 pub async fn start_in(data: Arc<TempDir>) -> Running {
     start_with(data, |config| config).await
 }

@@ -70,6 +70,8 @@ enum Strikes {
     Before,
     /// It took place, and its answer is lost.
     After,
+    /// Nothing took place, and the caller panics.
+    Panic,
 }
 
 /// All there is.
@@ -112,6 +114,19 @@ impl State {
             chunk.copy_from_slice(&block[..chunk.len()]);
         }
         bytes
+    }
+
+    /// The fault that is planned to come first; a planned panic panics.
+    fn strike_before<'w>(state: MutexGuard<'w, Self>, method: &str) -> Result<MutexGuard<'w, Self>, Fault> {
+        let mut state = state;
+        if state.strike(method, Strikes::Panic).is_some() {
+            drop(state);
+            panic!("a planted panic in {method}");
+        }
+        match state.strike(method, Strikes::Before) {
+            Some(fault) => Err(fault),
+            None => Ok(state),
+        }
     }
 
     fn strike(&mut self, method: &str, when: Strikes) -> Option<Fault> {
@@ -169,9 +184,7 @@ impl World {
         step_back(dice % 3).await;
         let mut state = self.state();
         *state.calls.entry(method).or_default() += 1;
-        if let Some(fault) = state.strike(method, Strikes::Before) {
-            return Err(fault);
-        }
+        let mut state = State::strike_before(state, method)?;
         let done = act(&mut state)?;
         match state.strike(method, Strikes::After) {
             Some(fault) => Err(fault),
@@ -203,6 +216,16 @@ impl World {
     /// The next call of this port method that succeeds takes place, and its answer is lost: the caller sees the fault.
     pub fn lose_answer(&self, method: &str, fault: Fault) {
         self.plan(method, Strikes::After, fault);
+    }
+
+    /// The next call of this port method panics and changes nothing.
+    pub fn panic_next(&self, method: &str) {
+        self.plan(method, Strikes::Panic, Fault::permanent("a planted panic"));
+    }
+
+    /// Forgets the faults and panics that did not strike.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
     }
 
     fn plan(&self, method: &str, strikes: Strikes, fault: Fault) {
@@ -313,6 +336,11 @@ impl World {
 
     /// Whether a text lies anywhere in the tables or in a queue in clear (promises N1 and N2).
     pub fn holds_in_clear(&self, text: &str) -> bool {
+        self.at_rest().windows(text.len().max(1)).any(|window| window == text.as_bytes())
+    }
+
+    /// Everything in the tables and queues, as bytes.
+    pub fn at_rest(&self) -> Vec<u8> {
         let state = self.state();
         let mut bytes = Vec::new();
         state.accounts.dump(&mut bytes);
@@ -324,7 +352,7 @@ impl World {
         state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
-        bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+        bytes
     }
 }
 
@@ -361,10 +389,7 @@ impl Chance for World {
     fn random<const N: usize>(&self) -> Result<[u8; N], Fault> {
         let mut state = self.state();
         *state.calls.entry("random").or_default() += 1;
-        match state.strike("random", Strikes::Before) {
-            Some(fault) => Err(fault),
-            None => Ok(state.random()),
-        }
+        State::strike_before(state, "random").map(|mut state| state.random())
     }
 }
 
