@@ -1,12 +1,12 @@
-//! The canary for credentials (promise N2): a thousand connects and rotations, each with secrets of its own, and then every
-//! step of connecting, rotating, sending and checking webhooks fails or panics in turn. None of the secrets is in a table, a
-//! queue, a mail, an answer, a log line or a panic's message.
+//! The canary for credentials (promise N2): a thousand connects and rotations, each with secrets of its own, and then
+//! every step of connecting, rotating, sending and checking webhooks fails or panics in turn. None of the secrets is in
+//! a table, a queue, a mail, an answer, a log line or a panic's message.
 //!
-//! The thousand run on the fake world, in one process and with no server: its tables hold the same rows, and it can fail at
-//! every method of every port. What the real adapters say when AWS fails is looked at in the running system.
+//! The thousand run on the fake world, in one process and with no server: its tables hold the same rows, and it can
+//! fail at every method of every port. What the real adapters say when AWS fails is looked at in the running system.
 //!
-//! Every fault that a handler meets is logged with its whole text, and all that a problem holds is in its answer: reading
-//! logs and answers is reading `Display` and `Debug` of both.
+//! Every fault that a handler meets is logged with its whole text, and all that a problem holds is in its answer:
+//! reading logs and answers is reading `Display` and `Debug` of both.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock};

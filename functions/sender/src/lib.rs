@@ -279,8 +279,8 @@ where
     Handled::Done
 }
 
-/// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only its
-/// write says who is first; it notes that the owner is still to be told, and until that is done the job comes again
+/// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only
+/// its write says who is first; it notes that the owner is still to be told, and until that is done the job comes again
 /// (docs/decisions/0017).
 async fn stop<W: StopSending + EnqueueJob + Clock>(world: &W, credential: &StoredCredential) -> Handled {
     let (account, stop, now) = (credential.account, Stop::CredentialRefused, world.now());

@@ -612,10 +612,8 @@ async fn of_500_parallel_messages_of_an_attack_at_most_a_hundred_reach_twilio() 
         let reason = if attack == "one number" { FreezeReason::Velocity } else { FreezeReason::Pumping };
         assert_eq!(freeze_of(&world, &customer), Some(reason), "{attack}");
         let told = world.take_jobs(Queue::Mail);
-        assert!(
-            matches!(told.as_slice(), [Job::Alert { alert: Alert::SendingFrozen { reason: told }, .. }] if *told == reason),
-            "{attack}: {told:?}"
-        );
+        let alert = Alert::SendingFrozen { reason };
+        assert_eq!(told, [Job::Alert { account: customer.account, alert, since: world.now() }], "{attack}");
         let ends = BTreeMap::from([(Status::Sent, sent), (Status::Refused, 500 - sent)]);
         assert_eq!(statuses(&world, &messages), ends, "{attack}");
         assert!(messages.iter().all(|message| !has_payload(&world, message)));

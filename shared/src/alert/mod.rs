@@ -119,15 +119,15 @@ fn parts(alert: &Alert) -> Parts {
         Alert::SendingFrozen { reason } => Parts {
             subject: "Sending is frozen",
             happened: format!(
-                "{}, so your account's sending is frozen before it costs you more. What is accepted and not sent yet is \
-                 refused and not charged.",
+                "{}, so your account's sending is frozen before it costs you more. What is accepted and not sent yet \
+                 is refused and not charged.",
                 reason.detail()
             ),
-            to_do:
-                "Look at the last messages. If you know them all, lift the freeze. If not, change your password and \
-                    end the sessions that you do not know (GET /v1/sessions) first."
-                    .to_owned(),
-            shown_by: "/v1/messages",
+            to_do: "Look at the last messages (GET /v1/messages). If you know them all, lift the freeze with POST \
+                    /v1/account/sending/unfreeze. If not, end the sessions that you do not know (GET /v1/sessions, \
+                    DELETE /v1/sessions/{id}) first."
+                .to_owned(),
+            shown_by: "/v1/sending-policy",
         },
     }
 }

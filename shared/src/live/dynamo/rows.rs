@@ -101,6 +101,7 @@ impl UserRow {
 }
 
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as stored")]
 pub(super) struct GateRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hook: Option<String>,

@@ -221,7 +221,7 @@ impl StopSending for World {
             match stop {
                 Stop::CredentialRefused if gate.refusal_untold == Some(since) => gate.refusal_untold = None,
                 Stop::Frozen(_) if gate.frozen.is_some_and(|freeze| freeze.since == since) => {
-                    gate.freeze_untold = false
+                    gate.freeze_untold = false;
                 }
                 Stop::CredentialRefused | Stop::Frozen(_) => {}
             }
