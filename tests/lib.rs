@@ -5,6 +5,7 @@
 mod access_log;
 mod api;
 mod canary;
+mod canary_secrets;
 mod contracts;
 mod credentials;
 mod freeze;
@@ -12,6 +13,8 @@ mod inbound;
 mod keys;
 mod main_job;
 mod numbers;
+mod opt_outs;
+mod quarantine;
 mod seal;
 mod sending;
 mod settling;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::account::{Email, EmailIndex, Peppers};
+use crate::alert::Alert;
 use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
@@ -97,6 +98,15 @@ pub enum Job {
         /// Which mail.
         mail: Mail,
     },
+    /// Tell an account's owner by mail what happened (queue `mail`).
+    Alert {
+        /// Whose.
+        account: AccountId,
+        /// What.
+        alert: Alert,
+        /// When it began.
+        since: Timestamp,
+    },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
     /// Look whether Twilio still has what we set for a connected number (queue `numbers`).
@@ -178,7 +188,7 @@ impl Job {
             Self::Send { .. } => Queue::Send,
             Self::Settle { .. } => Queue::Settle,
             Self::Post { .. } => Queue::Post,
-            Self::Mail { .. } => Queue::Mail,
+            Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
@@ -192,6 +202,7 @@ impl Job {
             | Self::Settle { account, .. }
             | Self::Post { account, .. }
             | Self::Mail { account, .. }
+            | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,

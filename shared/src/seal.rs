@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, hmac};
 use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -77,10 +78,10 @@ pub struct DataKey {
 
 /// How many envelopes one opening of a data key seals at most, all its copies together.
 ///
-/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce with
-/// a probability of 2^-32. Nobody counts them over all environments; openings are counted, since each has an entry in the
-/// access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31. The other half is
-/// for openings until it is.
+/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce
+/// with a probability of at most 2^-32. Nobody counts them over all environments; openings are counted, since each has an
+/// entry in the access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31.
+/// The other half is for openings until it is.
 pub const MOST_SEALS: u64 = 1 << 16;
 
 /// After how many openings a version of a key is replaced by a new one ([`MOST_SEALS`]).
@@ -91,8 +92,8 @@ pub const SPARE_SEALS: u64 = 1 << 10;
 
 const _: () = assert!(2 * MOST_SEALS * MOST_OPENINGS <= 1 << 32 && SPARE_SEALS < MOST_SEALS);
 
-/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the key,
-/// and has nothing of it.
+/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the
+/// key, and has nothing of it.
 #[derive(Debug, Clone, Default)]
 pub struct Uses(Arc<AtomicU64>);
 
@@ -114,6 +115,8 @@ pub struct WrappedKey {
     pub version: u32,
     /// KMS's ciphertext.
     pub blob: Vec<u8>,
+    /// When the data key was made; 1970 for those from before this was noted.
+    pub made: Timestamp,
 }
 
 /// An account's wrapped keys for one purpose: the newest seals, all of them open.

@@ -117,11 +117,12 @@ where
     let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
     admit(world, session, request.now).await?;
     let facts = loaded.facts.clone().ok_or_else(not_signed_in)?;
-    let (recipients, draft) = parse(request.json()?, facts.gate.home, request.now)?;
+    let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
+    let first_time = earlier.is_none().then_some(request.now);
+    let (recipients, draft) = parse(request.json()?, facts.gate.home, first_time)?;
     let [payload_key, match_key] = remembered;
     let match_key = key_of(world, &loaded, Purpose::Match, match_key).await?;
     let fingerprint = fingerprint(&match_key, &recipients, &draft);
-    let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
     if let Some(earlier) = earlier {
         same_request(earlier, &fingerprint)?;
     }

@@ -384,6 +384,29 @@ async fn what_is_to_go_later_waits_with_its_hold() {
     assert_eq!((message.valid_until, message.held_until), (world.now() + VALIDITY, None));
 }
 
+/// Twenty minutes later the time is past: for one recipient, and for many that were cut off half way.
+#[tokio::test]
+async fn a_repetition_after_the_time_has_come_gets_the_same_answer() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let at = world.now() + SignedDuration::from_secs(600);
+    let one = json!({ "to": TO, "from": fresh::OWN, "body": BODY, "send_at": at.to_string() });
+    let mut many = to_many(&numbers(200));
+    many["send_at"] = at.to_string().into();
+    let first = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    world.lose_answer("record_chunk", Fault::transient("reset"));
+    let cut = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((first.status, cut.status), (StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE));
+    world.advance(SignedDuration::from_secs(1_200));
+    let again = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &first.body));
+    let done = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 201));
+    let other = handle(&world, &site(), posting(&world, &customer, "new", &one)).await;
+    assert_eq!(body_of(&other)["errors"][0]["field"], "send_at");
+}
+
 #[tokio::test]
 async fn times_and_counts_that_do_not_fit_are_named() {
     let world = World::new(1);

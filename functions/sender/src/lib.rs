@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use telbuddy::account::{FreezeReason, Stop, StopSending, Stopped};
+use telbuddy::account::{FreezeReason, LoadGate, Stop, StopSending, Stopped};
+use telbuddy::alert::Alert;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::live::Need;
 use telbuddy::message::{
     Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, MOST_VALIDITY, Message, Outcome,
     Payload, Reason, RecordOutcome, Standing, retry_at,
 };
 use telbuddy::number::E164;
+use telbuddy::opt_out::{Heard, OPTED_OUT, RecordConsent};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
 use telbuddy::session::Site;
@@ -26,8 +28,8 @@ pub const QUEUE: Queue = Queue::Send;
 /// The services that it calls. It may open the purposes send, payload and match.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
 
-/// Twilio's error for a recipient who has opted out.
-const OPTED_OUT: u32 = 21610;
+/// Whoever stopped an account has told its owner within this time, or did not come to it.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is sent needs these keys; the last one to count what goes where without noting numbers.
 const PURPOSES: [Purpose; 3] = [Purpose::Send, Purpose::Payload, Purpose::Match];
@@ -36,13 +38,15 @@ const PURPOSES: [Purpose; 3] = [Purpose::Send, Purpose::Payload, Purpose::Match]
 ///
 /// Calls: for each message 1 claim, 1 Twilio, 1 outcome, 1 hint; for the batch 1 read of opt-outs, gates and
 /// credentials, and to count what goes out 1 for each account and 1 for each of its prefixes; once in five minutes and
-/// key 1 KMS call with its entry in the access log.
+/// key 1 KMS call with its entry in the access log. A job with nothing to claim costs 1 read of the gate. What stops an
+/// account (the first 401 of a credential, a freeze) costs 2 writes and 1 alert more, each further 401 1 write.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ClaimMessage
         + LoadGuards
         + CountPassing
         + StopSending
+        + LoadGate
         + RecordOutcome
         + RecordConsent
         + CreateMessage
@@ -54,36 +58,43 @@ where
         + Sync,
 {
     let claims = join_all(jobs.iter().map(|job| claim(world, job))).await;
-    let mut handled = Vec::new();
     let mut mine = Vec::new();
+    // `None`: claimed, and handled with the others that were.
+    let mut handled = Vec::new();
     for claim in claims {
         handled.push(match claim {
-            // Somebody else has it or will: the sweeper owns what gets stuck, not the queue.
-            Ok(Claim::Done | Claim::NotNow(_)) => Handled::Done,
-            Ok(Claim::Mine(claimed)) => {
+            Ok(Ok(claimed)) => {
                 mine.push(*claimed);
-                Handled::Done
+                None
             }
+            Ok(Err(handled)) => Some(handled),
             Err(fault) => {
                 tracing::warn!(%fault, "a claim failed");
-                Handled::Again
+                Some(Handled::Again)
             }
         });
     }
-    if !mine.is_empty() {
-        dispatch(world, site, mine).await;
-    }
-    handled
+    let mut dispatched = if mine.is_empty() { Vec::new() } else { dispatch(world, site, mine).await }.into_iter();
+    handled.into_iter().map(|handled| handled.or_else(|| dispatched.next()).unwrap_or(Handled::Again)).collect()
 }
 
-async fn claim<W: ClaimMessage + Clock + Chance>(world: &W, job: &Job) -> Result<Claim, Fault> {
+/// The message, if it is ours to send now, or what that leaves to do for its job.
+async fn claim<W>(world: &W, job: &Job) -> Result<Result<Box<Claimed>, Handled>, Fault>
+where
+    W: ClaimMessage + LoadGate + StopSending + EnqueueJob + Clock + Chance + Sync,
+{
     let Job::Send { account, message } = job else {
         return Err(Fault::permanent("this queue takes messages to send only"));
     };
-    world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await
+    match world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await? {
+        Claim::Mine(claimed) => Ok(Ok(claimed)),
+        // Somebody else has it or will: the sweeper owns what gets stuck, not the queue. But the job may have come
+        // again because its owner was not told of a refusal.
+        Claim::Done | Claim::NotNow(_) => tell_if_owed(world, *account).await.map(Err),
+    }
 }
 
-async fn dispatch<W>(world: &W, site: &Site, mine: Vec<Claimed>)
+async fn dispatch<W>(world: &W, site: &Site, mine: Vec<Claimed>) -> Vec<Handled>
 where
     W: LoadGuards
         + CountPassing
@@ -111,7 +122,7 @@ where
         Err(fault) => {
             tracing::warn!(%fault, "the last checks could not be made");
             join_all(mine.iter().map(|claimed| put_back(world, claimed, None))).await;
-            return;
+            return vec![Handled::Done; mine.len()];
         }
     };
     let steps = join_all(mine.iter().zip(&guards).map(|(claimed, guard)| check(world, claimed, guard))).await;
@@ -120,7 +131,7 @@ where
         let found = found.get(&claimed.message.account).copied();
         finish(world, site, claimed, step, found)
     }))
-    .await;
+    .await
 }
 
 /// What is to become of a claimed message.
@@ -164,8 +175,8 @@ where
 enum Found {
     /// Nothing unusual: it goes out.
     Usual,
-    /// An attack by its looks: the account is frozen now, and nothing goes out.
-    Attack,
+    /// An attack by its looks: the account is frozen now, and nothing goes out. What is left to do for its jobs.
+    Attack(Handled),
     /// It could not be counted, or the account not be frozen: what is not counted waits. Counting has to come before
     /// sending, or a table that is slow would be an open door; and refusing would be a loss that nobody can explain.
     NotKnown,
@@ -179,7 +190,7 @@ async fn find_attacks<W>(
     steps: &[Step<'_>],
 ) -> BTreeMap<AccountId, Found>
 where
-    W: CountPassing + StopSending + Clock + Sync,
+    W: CountPassing + StopSending + EnqueueJob + Clock + Sync,
 {
     let mut accounts: BTreeMap<AccountId, (&Guard, Vec<&Passing>)> = BTreeMap::new();
     for ((claimed, guard), step) in mine.iter().zip(guards).zip(steps) {
@@ -205,16 +216,18 @@ where
     join_all(found).await.into_iter().collect()
 }
 
-async fn freeze<W: StopSending + Clock>(world: &W, account: AccountId, reason: FreezeReason) -> Found {
+async fn freeze<W>(world: &W, account: AccountId, reason: FreezeReason) -> Found
+where
+    W: StopSending + EnqueueJob + Clock,
+{
+    let (stop, now) = (Stop::Frozen(reason), world.now());
     // A freeze has nothing to do with a version of the credential.
-    match world.stop_sending(account, Stop::Frozen(reason), 0, world.now()).await {
-        Ok(stopped) => {
-            if stopped == Stopped::Now {
-                // The one place that learns of a new freeze, once: whoever is to be told is told from here.
-                tracing::error!(account.id = %account, reason = reason.as_str(), "sending of {account} is frozen");
-            }
-            Found::Attack
+    match world.stop_sending(account, stop, 0, now).await {
+        Ok(Stopped::Now) => {
+            tracing::error!(account.id = %account, reason = reason.as_str(), "sending of {account} is frozen");
+            Found::Attack(tell(world, account, stop, now).await)
         }
+        Ok(Stopped::Untold | Stopped::Unchanged) => Found::Attack(Handled::Done),
         Err(fault) => {
             tracing::error!(account.id = %account, %fault, "sending could not be frozen");
             Found::NotKnown
@@ -223,21 +236,25 @@ async fn freeze<W: StopSending + Clock>(world: &W, account: AccountId, reason: F
 }
 
 /// Takes the step, unless counting said otherwise.
-async fn finish<W>(world: &W, site: &Site, claimed: Claimed, step: Step<'_>, found: Option<Found>)
+async fn finish<W>(world: &W, site: &Site, claimed: Claimed, step: Step<'_>, found: Option<Found>) -> Handled
 where
     W: StopSending + RecordOutcome + RecordConsent + CreateMessage + EnqueueJob + Clock + Chance + Sync,
 {
     match (step, found) {
         (Step::End(outcome), _) => record(world, &claimed, outcome).await,
         (Step::Wait, _) => put_back(world, &claimed, None).await,
-        (Step::Send(_), Some(Found::Attack)) => record(world, &claimed, Outcome::Refused(Reason::Frozen)).await,
+        (Step::Send(_), Some(Found::Attack(handled))) => {
+            record(world, &claimed, Outcome::Refused(Reason::Frozen)).await;
+            return handled;
+        }
         (Step::Send(_), Some(Found::NotKnown)) if !claimed.counted => put_back(world, &claimed, None).await,
-        (Step::Send(ready), _) => hand_over(world, site, &Claimed { counted: true, ..claimed }, *ready).await,
+        (Step::Send(ready), _) => return hand_over(world, site, &Claimed { counted: true, ..claimed }, *ready).await,
     }
+    Handled::Done
 }
 
 /// One message to Twilio and its outcome into its row.
-async fn hand_over<W>(world: &W, site: &Site, claimed: &Claimed, ready: Ready<'_>)
+async fn hand_over<W>(world: &W, site: &Site, claimed: &Claimed, ready: Ready<'_>) -> Handled
 where
     W: StopSending + RecordOutcome + RecordConsent + CreateMessage + EnqueueJob + Clock + Chance + Sync,
 {
@@ -251,28 +268,71 @@ where
         Created::Unknown => record(world, claimed, Outcome::Unknown).await,
         Created::NotProcessed { retry_after_secs } => put_back(world, claimed, retry_after_secs).await,
         Created::Rejected { http, code } => {
-            if http == 401 {
-                let account = claimed.message.account;
-                tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
-                let version = credential.version;
-                let stopped = world.stop_sending(account, Stop::CredentialRefused, version, world.now()).await;
-                if let Err(fault) = stopped {
-                    tracing::error!(account.id = %account, %fault, "sending could not be stopped");
-                }
-            }
+            let handled = if http == 401 { stop(world, credential).await } else { Handled::Done };
             if code == Some(OPTED_OUT) {
                 note_opt_out(world, claimed).await;
             }
             record(world, claimed, Outcome::Rejected { code }).await;
+            return handled;
         }
     }
+    Handled::Done
+}
+
+/// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only
+/// its write says who is first; it notes that the owner is still to be told, and until that is done the job comes again
+/// (docs/decisions/0017).
+async fn stop<W: StopSending + EnqueueJob + Clock>(world: &W, credential: &StoredCredential) -> Handled {
+    let (account, stop, now) = (credential.account, Stop::CredentialRefused, world.now());
+    match world.stop_sending(account, stop, credential.version, now).await {
+        Ok(Stopped::Now) => {
+            tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
+            tell(world, account, stop, now).await
+        }
+        Ok(Stopped::Untold) => Handled::Again,
+        Ok(Stopped::Unchanged) => Handled::Done,
+        Err(fault) => {
+            tracing::error!(account.id = %account, %fault, "it is not known whether sending was stopped");
+            Handled::Again
+        }
+    }
+}
+
+/// Tells the owner of a stop that nobody noted to have told; whoever stopped the account has a minute for it.
+async fn tell_if_owed<W>(world: &W, account: AccountId) -> Result<Handled, Fault>
+where
+    W: LoadGate + StopSending + EnqueueJob + Clock,
+{
+    let Some(gate) = world.load_gate(account).await? else { return Ok(Handled::Done) };
+    let mut handled = Handled::Done;
+    for (stop, since) in gate.untold().into_iter().flatten() {
+        if world.now() < since + TOLD_WITHIN || tell(world, account, stop, since).await == Handled::Again {
+            handled = Handled::Again;
+        }
+    }
+    Ok(handled)
+}
+
+async fn tell<W: StopSending + EnqueueJob>(world: &W, account: AccountId, stop: Stop, since: Timestamp) -> Handled {
+    let alert = match stop {
+        Stop::CredentialRefused => Alert::CredentialRefused,
+        Stop::Frozen(reason) => Alert::SendingFrozen { reason },
+    };
+    if let Err(fault) = world.enqueue(Job::Alert { account, alert, since }, 0).await {
+        tracing::error!(account.id = %account, %fault, "the owner could not be told that sending is stopped");
+        return Handled::Again;
+    }
+    if let Err(fault) = world.stop_told(account, stop, since).await {
+        tracing::warn!(account.id = %account, %fault, "that the owner was told is not noted: it may be told twice");
+    }
+    Handled::Done
 }
 
 /// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).
 async fn note_opt_out<W: RecordConsent + Clock>(world: &W, claimed: &Claimed) {
     let Message { account, id, own, other_hash, .. } = &claimed.message;
-    let source = format!("error {OPTED_OUT} for {id}");
-    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &source, world.now()).await;
+    let heard = Heard::Refusal(*id);
+    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &heard, world.now()).await;
     if let Err(fault) = noted {
         tracing::error!(message.id = %id, %fault, "Twilio told of an opt-out that could not be stored");
     }

@@ -6,9 +6,9 @@ use std::pin::pin;
 use futures::future::join;
 use futures::poll;
 use telbuddy::account::{Lift, LiftFreeze};
-use telbuddy::credential::KeepCredential;
+use telbuddy::credential::{KeepCredential, Saved};
 use telbuddy::ids::MessageId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::ledger::{MicroCredits, PostOutcome, Posted};
 use telbuddy::message::{DUE_SHARDS, FindDue, LEASE, LOOK_AGAIN, Message, Report, Status, UpdateMessage, apply_report};
 use telbuddy::testing::fresh::{self, secs};
@@ -119,7 +119,7 @@ async fn each_answer_of_twilio_has_its_status_its_payload_and_its_hint() {
     for (answer, status, keeps_payload, hint) in [
         (Created::Accepted { sid }, Status::Sent, false, Some(post as fn(&Message) -> Job)),
         (Created::Rejected { http: 400, code: Some(21_610) }, Status::Rejected, false, Some(post)),
-        (Created::Rejected { http: 401, code: None }, Status::Rejected, false, Some(post)),
+        (Created::Rejected { http: 403, code: None }, Status::Rejected, false, Some(post)),
         (Created::NotProcessed { retry_after_secs: None }, Status::Retryable, true, Some(send)),
         (Created::Unknown, Status::Unknown, true, None),
     ] {
@@ -298,7 +298,8 @@ async fn what_was_stored_between_acceptance_and_sending_wins() {
             (_, Some(stop)) => world.stop(customer.account, stop),
             (Reason::OptedOut, _) => {
                 let (own, other) = (&message.own, &message.other_hash);
-                let said = world.record_consent(customer.account, own, other, Consent::Stop, "a text", world.now());
+                let heard = fresh::heard(&world);
+                let said = world.record_consent(customer.account, own, other, Consent::Stop, &heard, world.now());
                 said.await.unwrap();
             }
             _ => {
@@ -377,18 +378,146 @@ async fn waiting_that_would_outlive_the_message_ends_it_now() {
     assert_eq!(world.jobs(), [post(&message)]);
 }
 
+/// Twilio's 401 to the next so many messages.
+fn refuses(world: &World, times: usize) {
+    for _ in 0..times {
+        world.twilio().answer_next(Created::Rejected { http: 401, code: Some(20_003) });
+    }
+}
+
+fn alert(customer: &Customer, since: Timestamp) -> Job {
+    Job::Alert { account: customer.account, alert: Alert::CredentialRefused, since }
+}
+
+fn untold(world: &World, customer: &Customer) -> Option<Timestamp> {
+    world.gate(customer.account).unwrap().refusal_untold
+}
+
 #[tokio::test]
-async fn a_refused_credential_stops_every_later_message_even_if_the_hint_is_lost() {
+async fn a_refused_credential_stops_every_later_message_and_its_owner_is_told_once() {
     let world = World::new(1);
     let (customer, first) = customer_with_message(&world).await;
     let second = customer.message(&world).await;
-    world.twilio().answer_next(Created::Rejected { http: 401, code: Some(20_003) });
-    world.fail_next("enqueue", Fault::transient("busy"));
-    handled(&world, &[&first]).await;
+    refuses(&world, 1);
+    assert_eq!(handled(&world, &[&first]).await, [Handled::Done]);
     assert_eq!(world.gate(customer.account).unwrap().stopped(), Some(Stop::CredentialRefused));
-    handled(&world, &[&second]).await;
+    assert_eq!(world.take_jobs(Queue::Mail), [alert(&customer, world.now())]);
+    assert_eq!(untold(&world, &customer), None);
+    assert_eq!(handled(&world, &[&second]).await, [Handled::Done]);
     assert_eq!(row(&world, &second).reason, Some(Reason::CredentialRefused));
-    assert_eq!(world.twilio().posts(), 1);
+    assert_eq!((world.twilio().posts(), world.take_jobs(Queue::Mail)), (1, Vec::new()));
+}
+
+#[tokio::test]
+async fn of_twenty_refused_at_once_by_two_workers_one_tells_the_owner() {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let messages = messages(&world, &customer, 20).await;
+        let (one, two) = messages.split_at(10);
+        refuses(&world, 20);
+        let (one, two) = (one.iter().collect::<Vec<_>>(), two.iter().collect::<Vec<_>>());
+        let (first, second) = join(handled(&world, &one), handled(&world, &two)).await;
+        let told = world.take_jobs(Queue::Mail);
+        assert_eq!(told, [alert(&customer, world.now())], "seed {seed}");
+        assert!(messages.iter().all(|message| row(&world, message).status.standing() == Standing::Over), "seed {seed}");
+        // Whoever came second while the first was about to tell looks again, and finds nothing to do.
+        let again = first.iter().chain(&second).filter(|handled| **handled == Handled::Again).count();
+        assert!(again < 20, "seed {seed}");
+        world.advance(LEASE * 3);
+        assert_eq!(handled(&world, &one).await, [Handled::Done; 10]);
+        assert_eq!((world.take_jobs(Queue::Mail), untold(&world, &customer)), (Vec::new(), None), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_who_could_not_be_told_is_told_when_the_job_comes_again() {
+    for (method, lost) in [("enqueue", false), ("stop_sending", true)] {
+        let world = World::new(1);
+        let (customer, message) = customer_with_message(&world).await;
+        let since = world.now();
+        refuses(&world, 1);
+        if lost {
+            world.lose_answer(method, Fault::Ambiguous("reset".to_owned()));
+        } else {
+            world.fail_next(method, Fault::transient("busy"));
+        }
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Again], "{method}");
+        assert_eq!((row(&world, &message).status, untold(&world, &customer)), (Status::Rejected, Some(since)));
+        assert_eq!(world.take_jobs(Queue::Mail), [], "{method}");
+        // Too soon: somebody may be about to.
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Again], "{method}");
+        world.advance(TOLD_WITHIN);
+        for fault in ["load_gate", "enqueue"] {
+            world.fail_next(fault, Fault::transient("busy"));
+            assert_eq!(handled(&world, &[&message]).await, [Handled::Again], "{method} {fault}");
+        }
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done], "{method}");
+        assert_eq!(world.take_jobs(Queue::Mail), [alert(&customer, since)], "{method}");
+        assert_eq!(handled(&world, &[&message]).await, [Handled::Done], "{method}");
+        assert_eq!((world.take_jobs(Queue::Mail), world.twilio().posts()), (Vec::new(), 1), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_at_any_point_of_a_refusal_leaves_an_owner_who_is_told() {
+    for (seed, polls) in (0..6).flat_map(|seed| (1..24).map(move |polls| (seed, polls))) {
+        let world = World::new(seed);
+        let (customer, message) = customer_with_message(&world).await;
+        refuses(&world, 1);
+        crash_after(polls, handle(&world, &site(), vec![send(&message)]));
+        for _ in 0..2 {
+            // The batch was not deleted: the queue gives it again.
+            world.advance(LEASE * 3);
+            let _ = world.end_lease(&row(&world, &message), world.now()).await;
+            handled(&world, &[&message]).await;
+        }
+        let told = world.take_jobs(Queue::Mail).len();
+        if world.gate(customer.account).unwrap().credential_refused {
+            // Twice if it crashed between the alert and the note about it.
+            assert!((1..=2).contains(&told), "seed {seed}, {polls} polls: told {told} times");
+        } else {
+            assert_eq!(told, 0, "seed {seed}, {polls} polls");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_cannot_be_closed_is_closed_by_the_next_message() {
+    let world = World::new(1);
+    let (customer, first) = customer_with_message(&world).await;
+    let second = customer.message(&world).await;
+    refuses(&world, 2);
+    world.fail_next("stop_sending", Fault::transient("busy"));
+    assert_eq!(handled(&world, &[&first]).await, [Handled::Again]);
+    assert_eq!(handled(&world, &[&first]).await, [Handled::Done], "nobody is owed anything");
+    assert_eq!(handled(&world, &[&second]).await, [Handled::Done]);
+    assert_eq!(world.gate(customer.account).unwrap().stopped(), Some(Stop::CredentialRefused));
+    assert_eq!(world.take_jobs(Queue::Mail), [alert(&customer, world.now())]);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_credential_that_was_replaced_meanwhile_is_nobodys_news() {
+    let mut meanwhile = 0;
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (customer, message) = customer_with_message(&world).await;
+        let site = site();
+        refuses(&world, 1);
+        let mut sending = pin!(handle(&world, &site, vec![send(&message)]));
+        while poll!(&mut sending).is_pending() && world.twilio().posts() == 0 {}
+        if world.gate(customer.account).unwrap().credential_refused {
+            continue;
+        }
+        meanwhile += 1;
+        let mut save = fresh::credential(&world, customer.account, 2, &customer.credential.account_sid).await;
+        save.sid_hash.clone_from(&customer.sid_hash);
+        assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+        assert_eq!(sending.await, [Handled::Done]);
+        let gate = world.gate(customer.account).unwrap();
+        assert_eq!((gate.stopped(), gate.refusal_untold, world.take_jobs(Queue::Mail)), (None, None, Vec::new()));
+    }
+    assert!(meanwhile > 3, "{meanwhile}");
 }
 
 #[tokio::test]
@@ -482,6 +611,9 @@ async fn of_500_parallel_messages_of_an_attack_at_most_a_hundred_reach_twilio() 
         assert!(sent <= most, "{attack}: {sent}");
         let reason = if attack == "one number" { FreezeReason::Velocity } else { FreezeReason::Pumping };
         assert_eq!(freeze_of(&world, &customer), Some(reason), "{attack}");
+        let told = world.take_jobs(Queue::Mail);
+        let alert = Alert::SendingFrozen { reason };
+        assert_eq!(told, [Job::Alert { account: customer.account, alert, since: world.now() }], "{attack}");
         let ends = BTreeMap::from([(Status::Sent, sent), (Status::Refused, 500 - sent)]);
         assert_eq!(statuses(&world, &messages), ends, "{attack}");
         assert!(messages.iter().all(|message| !has_payload(&world, message)));
@@ -491,6 +623,31 @@ async fn of_500_parallel_messages_of_an_attack_at_most_a_hundred_reach_twilio() 
         assert_eq!(row(&world, &late).reason, Some(Reason::Frozen));
         assert_eq!((called(&world).get("count_prefix"), called(&world).get("stop_sending")), (None, None));
     }
+}
+
+#[tokio::test]
+async fn an_owner_who_could_not_be_told_of_a_freeze_is_told_when_a_job_comes_again() {
+    let world = World::new(1);
+    let customer = customer_with_credit(&world, 600).await;
+    let messages = to_numbers(&world, &customer, (0..40).map(|n| format!("+1415555{n:04}"))).await;
+    let since = world.now();
+    let mut came_again = Vec::new();
+    for batch in messages.chunks(10) {
+        // The alert is the first thing that an attack's batch puts into a queue.
+        if freeze_of(&world, &customer).is_none() && world.twilio().taken().len() == 20 {
+            world.fail_next("enqueue", Fault::transient("busy"));
+        }
+        let handled = handled(&world, &batch.iter().collect::<Vec<_>>()).await;
+        came_again.extend(batch.iter().zip(handled).filter(|(_, handled)| *handled == Handled::Again));
+    }
+    assert_eq!(freeze_of(&world, &customer), Some(FreezeReason::Pumping));
+    assert_eq!((came_again.len(), world.take_jobs(Queue::Mail)), (10, Vec::new()), "the batch that froze");
+    world.advance(TOLD_WITHIN);
+    for (message, _) in came_again {
+        assert_eq!(handled(&world, &[message]).await, [Handled::Done]);
+    }
+    let alert = Alert::SendingFrozen { reason: FreezeReason::Pumping };
+    assert_eq!(world.take_jobs(Queue::Mail), [Job::Alert { account: customer.account, alert, since }]);
 }
 
 #[tokio::test]

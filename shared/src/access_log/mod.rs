@@ -122,8 +122,8 @@ impl Head {
     }
 }
 
-/// How often each version of an account's keys was opened. Of the newest versions of each purpose: older ones seal nothing
-/// any more.
+/// How often each version of an account's keys was opened. Of the newest versions of each purpose: older ones seal
+/// nothing any more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Openings(BTreeMap<(Purpose, u32), u64>);
 
@@ -211,8 +211,8 @@ pub fn link(head: &Head, mut openings: Vec<Opening>) -> Vec<Entry> {
     entries
 }
 
-/// Every field with its length in front, so that no two entries read alike; those of format 2 begin with its name, which
-/// is no account. What is not known is an empty field.
+/// Every field with its length in front, so that no two entries read alike; those of format 2 begin with its name,
+/// which is no account. What is not known is an empty field.
 fn hash(account: AccountId, entry: &Entry) -> String {
     let text = |value: Option<String>| value.unwrap_or_default();
     let mut fields = vec![

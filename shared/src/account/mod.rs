@@ -130,8 +130,12 @@ pub struct Gate {
     pub hook: Option<HookId>,
     /// Twilio refused the credential; over with the next one that is connected.
     pub credential_refused: bool,
+    /// When it was refused, as long as nobody has noted that the owner was told.
+    pub refusal_untold: Option<Timestamp>,
     /// Frozen because of an unusual pattern; over when the customer lifts it.
     pub frozen: Option<Freeze>,
+    /// Whether it is still to be noted that the owner was told of the freeze.
+    pub freeze_untold: bool,
     /// The last freeze that was lifted. What is sent is counted anew from then on.
     pub lifted: Option<Lifted>,
     /// Whether a carrier credential is connected.
@@ -236,6 +240,8 @@ pub enum Lift {
 pub enum Stopped {
     /// Just now, by this call: the owner is to be told, by this caller and nobody else.
     Now,
+    /// Before, for a refused credential, and nobody has noted yet that the owner was told: look again in a while.
+    Untold,
     /// Nothing was changed: it was stopped before, or the credential that was refused is not the newest any more.
     Unchanged,
 }
@@ -253,7 +259,9 @@ impl Gate {
         Self {
             hook: None,
             credential_refused: false,
+            refusal_untold: None,
             frozen: None,
+            freeze_untold: false,
             lifted: None,
             connected: false,
             numbers: 0,
@@ -274,6 +282,15 @@ impl Gate {
     pub fn stops(&self) -> [Option<Stop>; 2] {
         let frozen = self.frozen.map(|freeze| Stop::Frozen(freeze.reason));
         [frozen, self.credential_refused.then_some(Stop::CredentialRefused)]
+    }
+
+    /// The stops of which it is still to be noted that the owner was told, and since when they are.
+    pub fn untold(&self) -> [Option<(Stop, Timestamp)>; 2] {
+        let freeze = self.frozen.filter(|_| self.freeze_untold);
+        [
+            freeze.map(|freeze| (Stop::Frozen(freeze.reason), freeze.since)),
+            self.refusal_untold.map(|since| (Stop::CredentialRefused, since)),
+        ]
     }
 
     /// Stops sending for a reason; each reason ends by itself. A freeze that is there stays as it is.

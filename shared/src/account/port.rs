@@ -22,6 +22,9 @@ pub trait FindUser {
     /// By id.
     fn load_user(&self, account: AccountId, user: UserId) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
 
+    /// Who signed up for the account.
+    fn load_owner(&self, account: AccountId) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
+
     /// The account's sealed profile.
     fn load_profile(&self, account: AccountId) -> impl Future<Output = Result<Option<Sealed>, Fault>> + Send;
 }
@@ -51,7 +54,7 @@ pub trait LoadGate {
 /// Stops sending.
 pub trait StopSending {
     /// One conditional write, so that of any number of calls exactly one changes the gate; for a refused credential
-    /// only while the refused version still is the newest.
+    /// only while the refused version still is the newest. That one also notes that the owner is still to be told.
     fn stop_sending(
         &self,
         account: AccountId,
@@ -59,6 +62,14 @@ pub trait StopSending {
         credential_version: u32,
         now: Timestamp,
     ) -> impl Future<Output = Result<Stopped, Fault>> + Send;
+
+    /// Notes that the owner was told of the stop of that time; a later one is another.
+    fn stop_told(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        since: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Changes what an account may send.

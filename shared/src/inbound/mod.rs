@@ -1,6 +1,5 @@
 //! What Twilio tells us: signed webhooks, parsed into events without content, and opt-outs (promises N5, N6, N9).
 
-mod port;
 pub mod signature;
 
 use jiff::Timestamp;
@@ -10,8 +9,6 @@ use crate::credential::Sid;
 use crate::ids::{AccountId, MessageId};
 use crate::message::{Format, Status, status_of_twilio};
 use crate::number::Country;
-
-pub use port::*;
 
 /// An event on its way from the webhook to its effect. Nothing personal: SIDs, status, and keyed hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! Which request, batch or tick is being worked on: named in log lines and in the access log, without a parameter of ports.
+//! Which request, batch or tick is being worked on: named in log lines and in the access log, without a parameter of
+//! ports.
 
 use tracing::Instrument;
 

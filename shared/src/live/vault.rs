@@ -20,6 +20,7 @@ use crate::access_log::Opening;
 use crate::credential::{MintKey, OpenKey};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
+use crate::rotation::RewrapKey;
 use crate::seal::{DataKey, Purpose, Uses, WrappedKey, WrappedKeys};
 
 /// How long opened keys are remembered, and how many: one of each purpose for each account.
@@ -193,7 +194,35 @@ impl MintKey for Live {
             .map_err(|error| fault("generate data key", &error))?;
         let clear = Zeroizing::new(answer.plaintext.map(Blob::into_inner).unwrap_or_default());
         let blob = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
-        Ok((data_key(account, purpose, version, &clear)?, WrappedKey { version, blob }))
+        let made = super::clock::now();
+        Ok((data_key(account, purpose, version, &clear)?, WrappedKey { version, blob, made }))
+    }
+}
+
+impl RewrapKey for Live {
+    /// 1 `ReEncrypt`: the data key stays inside KMS.
+    async fn rewrap_key(
+        &self,
+        account: AccountId,
+        purpose: Purpose,
+        wrapped: &WrappedKey,
+    ) -> Result<Option<WrappedKey>, Fault> {
+        let Some(before) = &self.vault.before else {
+            return Err(Fault::Permanent(format!("there is no KMS key to move from: set {KMS_KEY_BEFORE}")));
+        };
+        let context = [("account", account.to_string()), ("purpose", purpose.as_str().to_owned())];
+        let mut call = self.vault.client()?.re_encrypt().source_key_id(before).destination_key_id(&self.vault.key);
+        for (name, value) in context {
+            call = call.source_encryption_context(name, &value).destination_encryption_context(name, &value);
+        }
+        match call.ciphertext_blob(Blob::new(wrapped.blob.clone())).send().await {
+            Ok(answer) => {
+                let blob = answer.ciphertext_blob.map(Blob::into_inner).unwrap_or_default();
+                Ok(Some(WrappedKey { blob, ..wrapped.clone() }))
+            }
+            Err(error) if is_of_another_key(&error) => Ok(None),
+            Err(error) => Err(fault("re-encrypt", &error)),
+        }
     }
 }
 

@@ -427,6 +427,7 @@ mod tests {
             friendly_name: None,
             trial: None,
             connected_at: at,
+            secret_since: at,
             hook: HookId::new(AccountId::from_bits(1), [0; 16]),
             send: Sealed(Vec::new()),
             verify: Sealed(Vec::new()),

@@ -66,6 +66,25 @@ impl FindUser for Live {
         Ok(row.map(|row| row.user(account)))
     }
 
+    /// 1 query: ids of users rise with time, and who signed up was the first.
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        let db = &self.dynamo;
+        let answer = db
+            .client()?
+            .query()
+            .table_name(db.name(Table::Accounts))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(keys::USERS))
+            .consistent_read(true)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| fault("load owner", &error))?;
+        let first = answer.items.unwrap_or_default().into_iter().next();
+        first.map(|item| Ok(from_item::<UserRow>(item)?.user(account))).transpose()
+    }
+
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
         let row = self.dynamo.get::<ProfileRow>(&keys::profile(account)).await?;
         Ok(row.map(|row| Sealed(row.sealed)))
@@ -210,17 +229,34 @@ impl StopSending for Live {
             Stop::CredentialRefused => {
                 let condition = "credential_version = :version AND \
                     (attribute_not_exists(credential_refused) OR credential_refused = :no)";
-                let values = [yes, no, (":version", n(credential_version))];
-                db.update_one(&key, "SET credential_refused = :yes", condition, &values).await?
+                let values = [yes, no, (":version", n(credential_version)), (":now", millis(now))];
+                let set = "SET credential_refused = :yes, refusal_untold = :now";
+                db.update_one(&key, set, condition, &values).await?
             }
             Stop::Frozen(reason) => {
-                let set = "SET frozen = :yes, frozen_reason = :reason, frozen_since = :now";
+                let set = "SET frozen = :yes, frozen_reason = :reason, frozen_since = :now, freeze_untold = :yes";
                 let condition = "attribute_exists(pk) AND (attribute_not_exists(frozen) OR frozen = :no)";
                 let values = [yes, no, (":reason", s(reason.as_str())), (":now", millis(now))];
                 db.update_one(&key, set, condition, &values).await?
             }
         };
-        Ok(if changed.is_ok() { Stopped::Now } else { Stopped::Unchanged })
+        Ok(match changed {
+            Ok(_) => Stopped::Now,
+            // Also what the SDK meets that repeats a write whose answer was lost: the owner is told a little later.
+            Err(Some(item)) if stop == Stop::CredentialRefused && item.contains_key("refusal_untold") => {
+                Stopped::Untold
+            }
+            Err(_) => Stopped::Unchanged,
+        })
+    }
+
+    async fn stop_told(&self, account: AccountId, stop: Stop, since: Timestamp) -> Result<(), Fault> {
+        let (told, of_that_time) = match stop {
+            Stop::CredentialRefused => ("REMOVE refusal_untold", "refusal_untold = :since"),
+            Stop::Frozen(_) => ("REMOVE freeze_untold", "frozen_since = :since"),
+        };
+        let (key, since) = (keys::gate(account), [(":since", millis(since))]);
+        self.dynamo.update_one(&key, told, of_that_time, &since).await.map(|_| ())
     }
 }
 
@@ -265,7 +301,7 @@ impl LiftFreeze for Live {
             .dynamo
             .update_one(
                 &keys::gate(account),
-                "SET frozen = :no, lifted_at = :now, lifted_by = :by REMOVE frozen_reason, frozen_since",
+                "SET frozen = :no, lifted_at = :now, lifted_by = :by REMOVE frozen_reason, frozen_since, freeze_untold",
                 &format!("frozen = :yes AND (frozen_since = :seen{of_no_time})"),
                 &values,
             )

@@ -1,4 +1,4 @@
-//! Messages, opt-outs and idempotency records in tables `messages` and `once`.
+//! Messages and idempotency records in tables `messages` and `once`.
 
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
@@ -10,7 +10,6 @@ use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
@@ -39,16 +38,15 @@ impl LoadSender for Live {
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
-        let gate = found.remove(&gate).map(from_item::<GateRow>).transpose()?;
+        let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
         let mut wrapped = Vec::new();
         for purpose in purposes {
             if let Some(item) = found.remove(&keys::data_keys(account, *purpose)) {
-                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
+                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose)?);
             }
         }
-        let gate = gate.map(Gate::try_from).transpose()?;
         Ok(Loaded {
             session: session.map(|row| row.session(account)).transpose()?,
             facts: gate
@@ -422,11 +420,13 @@ impl LoadGuards for Live {
             let mut wrapped = Vec::new();
             for (owner, purpose) in wanted.iter().filter(|(owner, _)| *owner == account) {
                 if let Some(row) = item(&keys::data_keys(*owner, *purpose)) {
-                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose));
+                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose)?);
                 }
             }
             guards.push(Guard {
-                opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
+                // What does not read keeps its own message back and no other of the batch.
+                opted_out: item(&opt_out(one))
+                    .is_some_and(|item| super::opt_outs::opt_out(item).map_or(true, |row| row.standing().is_some())),
                 stopped: gate.as_ref().and_then(Gate::stopped),
                 daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
                 counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
@@ -679,33 +679,5 @@ impl FindDue for Live {
             )
             .await;
         Ok(moved?.is_ok())
-    }
-}
-
-impl RecordConsent for Live {
-    /// 1 conditional update: a later word stands; of two at the same time STOP does.
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        let same_time = match consent {
-            Consent::Stop => " OR said_at = :at",
-            Consent::Start => "",
-        };
-        let recorded = self
-            .dynamo
-            .update_one(
-                &keys::opt_out(account, own, other_hash),
-                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
-                &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
-                &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
-            )
-            .await;
-        recorded.map(|_| ())
     }
 }

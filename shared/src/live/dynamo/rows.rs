@@ -1,5 +1,6 @@
 //! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -100,13 +101,18 @@ impl UserRow {
 }
 
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as stored")]
 pub(super) struct GateRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hook: Option<String>,
     #[serde(default)]
     credential_refused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refusal_untold: Option<i64>,
     #[serde(default)]
     frozen: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    freeze_untold: bool,
     /// Left out of rows that were frozen before reasons were stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     frozen_reason: Option<FreezeReason>,
@@ -132,7 +138,9 @@ impl From<&Gate> for GateRow {
         Self {
             hook: gate.hook.map(|hook| hook.reveal()),
             credential_refused: gate.credential_refused,
+            refusal_untold: gate.refusal_untold.map(Timestamp::as_millisecond),
             frozen: gate.frozen.is_some(),
+            freeze_untold: gate.freeze_untold,
             frozen_reason: gate.frozen.map(|freeze| freeze.reason),
             frozen_since: gate.frozen.map(|freeze| freeze.since.as_millisecond()),
             lifted_at: gate.lifted.map(|lifted| lifted.at.as_millisecond()),
@@ -160,6 +168,8 @@ impl TryFrom<GateRow> for Gate {
         Ok(Self {
             hook: row.hook.as_deref().and_then(HookId::parse),
             credential_refused: row.credential_refused,
+            refusal_untold: row.refusal_untold.map(at).transpose()?,
+            freeze_untold: row.freeze_untold,
             frozen: row.frozen.then_some(freeze),
             lifted: lifted_at.zip(row.lifted_by).map(|(at, by)| Lifted { at, by }),
             connected: row.connected,
@@ -226,19 +236,38 @@ struct KeyVersion {
     version: u32,
     #[serde(with = "binary")]
     blob: Vec<u8>,
+    /// Left out where it is not known: a row is compared with what was read of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    made: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(made: &i64) -> bool {
+    *made == 0
 }
 
 impl From<&WrappedKeys> for KeysRow {
     fn from(keys: &WrappedKeys) -> Self {
-        let version = |key: &WrappedKey| KeyVersion { version: key.version, blob: key.blob.clone() };
+        let version = |key: &WrappedKey| KeyVersion {
+            version: key.version,
+            blob: key.blob.clone(),
+            made: key.made.as_millisecond(),
+        };
         Self { versions: keys.versions.iter().map(version).collect() }
     }
 }
 
 impl KeysRow {
-    pub fn keys(self, account: AccountId, purpose: Purpose) -> WrappedKeys {
-        let key = |key: KeyVersion| WrappedKey { version: key.version, blob: key.blob };
-        WrappedKeys { account, purpose, versions: self.versions.into_iter().map(key).collect() }
+    pub fn keys(self, account: AccountId, purpose: Purpose) -> Result<WrappedKeys, Fault> {
+        let key =
+            |key: KeyVersion| Ok::<_, Fault>(WrappedKey { version: key.version, blob: key.blob, made: at(key.made)? });
+        let versions = self.versions.into_iter().map(key).collect::<Result<_, _>>()?;
+        Ok(WrappedKeys { account, purpose, versions })
+    }
+
+    /// The attribute `versions` as it is stored, to compare with.
+    pub fn stored_versions(&self) -> Result<AttributeValue, Fault> {
+        serde_dynamo::to_attribute_value(&self.versions).map_err(|_| Fault::permanent("a row did not serialize"))
     }
 }
 
@@ -251,6 +280,9 @@ pub(super) struct CredentialRow {
     friendly_name: Option<String>,
     trial: Option<bool>,
     connected_at: i64,
+    /// Left out of rows from before it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret_since: Option<i64>,
     hook: String,
     #[serde(with = "binary")]
     send: Vec<u8>,
@@ -277,6 +309,7 @@ impl From<&StoredCredential> for CredentialRow {
             friendly_name: stored.friendly_name.clone(),
             trial: stored.trial,
             connected_at: stored.connected_at.as_millisecond(),
+            secret_since: Some(stored.secret_since.as_millisecond()),
             hook: stored.hook.reveal(),
             send: stored.send.0.clone(),
             verify: stored.verify.0.clone(),
@@ -303,6 +336,7 @@ impl CredentialRow {
             friendly_name: self.friendly_name,
             trial: self.trial,
             connected_at: at(self.connected_at)?,
+            secret_since: at(self.secret_since.unwrap_or(self.connected_at))?,
             hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
             send: Sealed(self.send),
             verify: Sealed(self.verify),

@@ -68,8 +68,8 @@ where
     assert_eq!(world.read_access(account, 0, 100).await.unwrap(), entries);
 }
 
-/// The count of uses reaches the chain with the next opening. `until_it_is_over` waits until an opened key is forgotten;
-/// it is no port, so that this fact is not in the list.
+/// The count of uses reaches the chain with the next opening. `until_it_is_over` waits until an opened key is
+/// forgotten; it is no port, so that this fact is not in the list.
 pub async fn an_opening_tells_how_often_the_one_before_was_used<W, F>(world: &W, until_it_is_over: F)
 where
     W: MintKey + OpenKey + LinkAccess + ReadAccess + Clock + Chance,

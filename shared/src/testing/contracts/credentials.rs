@@ -3,7 +3,7 @@
 use futures::future::join;
 
 use super::count;
-use crate::account::{CreateAccount, Stop, StopSending, Stopped};
+use crate::account::{CreateAccount, LoadGate, Stop, StopSending, Stopped};
 use crate::credential::{
     Carrier, FindHook, HookSecret, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved,
 };
@@ -217,4 +217,38 @@ where
         let renewed = gate(world, account).await;
         assert_eq!((renewed.frozen.is_some(), renewed.credential_refused), (true, false), "{stops:?}");
     }
+}
+
+pub async fn a_refusal_stays_untold_until_it_is_noted_or_over<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + StopSending + LoadGate + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let old = connect(world, account).await;
+    let (stop, now) = (Stop::CredentialRefused, world.now());
+    let untold = async || world.load_gate(account).await.unwrap().unwrap().refusal_untold;
+    assert_eq!(
+        world.stop_sending(account, stop, 2, now).await,
+        Ok(Stopped::Unchanged),
+        "of a version that is not there"
+    );
+    assert_eq!((world.stop_sending(account, stop, 1, now).await, untold().await), (Ok(Stopped::Now), Some(now)));
+    let later = now + fresh::secs(1);
+    assert_eq!((world.stop_sending(account, stop, 1, later).await, untold().await), (Ok(Stopped::Untold), Some(now)));
+    assert_eq!(
+        (world.stop_told(account, stop, later).await, untold().await),
+        (Ok(()), Some(now)),
+        "of another refusal"
+    );
+    assert_eq!((world.stop_told(account, stop, now).await, untold().await), (Ok(()), None));
+    assert_eq!((world.stop_sending(account, stop, 1, later).await, untold().await), (Ok(Stopped::Unchanged), None));
+    // A new credential: the next refusal is another one, and a note about the first does not count for it.
+    let save = credential(world, account, 2, &old.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+    assert_eq!(world.stop_sending(account, stop, 1, later).await, Ok(Stopped::Unchanged), "it was replaced");
+    assert_eq!(world.stop_sending(account, stop, 2, later).await, Ok(Stopped::Now));
+    assert_eq!((world.stop_told(account, stop, now).await, untold().await), (Ok(()), Some(later)));
+    let save = credential(world, account, 3, &old.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+    assert_eq!(untold().await, None, "nobody has to be told of what is over");
 }

@@ -13,8 +13,11 @@ pub mod connections;
 pub mod credentials;
 pub mod due;
 pub mod keys;
+pub mod opt_outs;
 pub mod policy;
 pub mod posting;
+pub mod quarantine;
+pub mod rotation;
 pub mod sending;
 pub mod sessions;
 pub mod settling;
@@ -84,7 +87,22 @@ macro_rules! contracts {
                 a_hook_is_found_by_its_secret_only,
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
-                each_stop_ends_by_itself;
+                each_stop_ends_by_itself,
+                a_refusal_stays_untold_until_it_is_noted_or_over;
+            quarantine:
+                of_fifty_failures_at_once_all_count_and_one_is_the_first,
+                a_record_shows_the_first_and_what_the_last_looked_like,
+                each_cause_and_each_account_counts_by_itself,
+                the_owner_is_told_once_a_day_at_most_and_what_is_owed_stays_owed,
+                a_record_ends_a_month_after_its_last_failure;
+            rotation:
+                a_walk_in_pages_finds_every_row_once,
+                of_keys_replaced_at_once_one_is_written,
+                a_profile_is_replaced_as_it_was_read_only,
+                a_resealed_credential_has_the_next_version_and_lifts_no_stop,
+                of_a_customers_change_and_a_reseal_at_once_one_takes_place,
+                what_was_disconnected_is_not_resealed,
+                a_credential_is_not_saved_over_keys_that_changed_since_they_were_read;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -127,6 +145,7 @@ macro_rules! contracts {
                 of_a_policy_and_a_freeze_at_once_both_stand,
                 of_many_freezes_at_once_one_counts,
                 a_refused_credential_is_told_once,
+                a_freeze_stays_untold_until_it_is_noted_or_lifted,
                 a_lift_ends_the_freeze_that_was_seen_and_nothing_else,
                 a_freeze_of_no_time_is_lifted_too,
                 of_many_lifts_at_once_one_counts,
@@ -149,6 +168,17 @@ macro_rules! contracts {
                 what_is_not_handed_over_can_be_taken_back,
                 what_is_handed_over_cannot_be_taken_back,
                 of_a_cancel_and_a_claim_at_once_one_wins;
+            opt_outs:
+                an_entry_stands_until_its_removal_and_both_read_back,
+                no_removal_lifts_what_the_recipient_said,
+                words_come_to_the_same_end_in_any_order,
+                of_an_entry_and_a_removal_at_the_same_time_the_entry_stands,
+                of_a_stop_and_a_removal_at_once_the_stop_stands,
+                of_many_removals_at_once_one_lifts,
+                a_removal_of_nothing_leaves_nothing,
+                many_are_entered_removed_and_looked_up_in_their_order,
+                opt_outs_list_by_sender_and_in_pages,
+                the_last_check_sees_entries_of_its_own_sender_only;
             connections:
                 a_connection_reads_back_and_is_counted,
                 of_two_updates_at_once_one_is_written,
@@ -247,8 +277,11 @@ mod tests {
             include_str!("credentials.rs"),
             include_str!("due.rs"),
             include_str!("keys.rs"),
+            include_str!("opt_outs.rs"),
             include_str!("policy.rs"),
             include_str!("posting.rs"),
+            include_str!("quarantine.rs"),
+            include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("settling.rs"),

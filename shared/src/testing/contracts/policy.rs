@@ -86,10 +86,34 @@ where
 {
     let (account, now) = (account(world, 1).await, world.now());
     let answers = at_once(16, |_| world.stop_sending(account, Stop::CredentialRefused, 0, now)).await;
-    assert_eq!((count(&answers, &Ok(Stopped::Now)), count(&answers, &Ok(Stopped::Unchanged))), (1, 15));
-    let stale = world.stop_sending(account, Stop::CredentialRefused, 1, now).await;
-    assert_eq!(stale, Ok(Stopped::Unchanged));
+    assert_eq!((count(&answers, &Ok(Stopped::Now)), count(&answers, &Ok(Stopped::Untold))), (1, 15));
+    assert_eq!(world.stop_told(account, Stop::CredentialRefused, now).await, Ok(()));
+    for version in [0, 1] {
+        let again = world.stop_sending(account, Stop::CredentialRefused, version, now).await;
+        assert_eq!(again, Ok(Stopped::Unchanged), "version {version}");
+    }
     assert_eq!(gate(world, account).await.stops(), [None, Some(Stop::CredentialRefused)]);
+}
+
+pub async fn a_freeze_stays_untold_until_it_is_noted_or_lifted<W>(world: &W)
+where
+    W: CreateAccount + LoadGate + StopSending + LiftFreeze + Clock + Chance,
+{
+    let (account, by, now) = (account(world, 1).await, someone(world), world.now());
+    let untold = async || gate(world, account).await.untold()[0];
+    assert_eq!((world.stop_told(account, FROZEN, now).await, untold().await), (Ok(()), None), "nothing is frozen");
+    for (since, noted) in [(now, true), (now + secs(9), false)] {
+        assert_eq!(world.stop_sending(account, FROZEN, 0, since).await, Ok(Stopped::Now));
+        assert_eq!(untold().await, Some((FROZEN, since)));
+        assert_eq!(world.stop_told(account, FROZEN, since + secs(1)).await, Ok(()));
+        assert_eq!(untold().await, Some((FROZEN, since)), "a note about another freeze");
+        if noted {
+            assert_eq!(world.stop_told(account, FROZEN, since).await, Ok(()));
+            assert_eq!(untold().await, None);
+        }
+        assert_eq!(world.lift_freeze(account, since, by, since + secs(2)).await, Ok(Lift::Done));
+        assert_eq!(untold().await, None, "nobody has to be told of what is over");
+    }
 }
 
 pub async fn a_lift_ends_the_freeze_that_was_seen_and_nothing_else<W>(world: &W)

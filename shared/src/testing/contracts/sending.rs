@@ -8,11 +8,12 @@ use crate::account::{CreateAccount, Gate, StopSending, Stopped};
 use crate::credential::{KeepCredential, MintKey};
 use crate::fault::Fault;
 use crate::ids::AccountId;
-use crate::inbound::{Consent, RecordConsent};
+use crate::inbound::Consent;
 use crate::message::{
     Claim, ClaimMessage, Claimed, Fence, FindDue, LEASE, LoadGuards, Message, Outcome, ReadMessages, Reason,
     RecordMessage, RecordOutcome, Report, Status, UpdateMessage, apply_report,
 };
+use crate::opt_out::RecordConsent;
 use crate::platform::{Chance, Clock};
 use crate::seal::Purpose;
 use crate::testing::fresh::{self, FROZEN, OWN, accepted, account, claimed, secs};
@@ -318,9 +319,10 @@ where
         for order in orders {
             let claim = ready(world).await;
             let Message { account, other_hash, .. } = &claim.message;
+            let heard = fresh::heard(world);
             for n in order {
                 let at = now + secs(i64::try_from(n).unwrap());
-                world.record_consent(*account, OWN, other_hash, words[n], "webhook", at).await.unwrap();
+                world.record_consent(*account, OWN, other_hash, words[n], &heard, at).await.unwrap();
             }
             assert_eq!(opted_out(world, &claim).await, ends_out, "{words:?} in order {order:?}");
         }
@@ -336,7 +338,7 @@ where
         let Message { account, other_hash, .. } = &claim.message;
         let same_time = world.now();
         for word in words {
-            world.record_consent(*account, OWN, other_hash, word, "webhook", same_time).await.unwrap();
+            world.record_consent(*account, OWN, other_hash, word, &fresh::heard(world), same_time).await.unwrap();
         }
         assert!(opted_out(world, &claim).await, "{words:?}");
     }
@@ -349,10 +351,10 @@ where
     let claim = ready(world).await;
     assert!(!opted_out(world, &claim).await);
     let Message { account, other_hash, .. } = &claim.message;
-    world.record_consent(*account, OWN, other_hash, Consent::Stop, "error 21610", world.now()).await.unwrap();
+    world.record_consent(*account, OWN, other_hash, Consent::Stop, &fresh::heard(world), world.now()).await.unwrap();
     assert!(opted_out(world, &claim).await);
     let later = world.now() + secs(1);
-    world.record_consent(*account, OWN, other_hash, Consent::Start, "webhook", later).await.unwrap();
+    world.record_consent(*account, OWN, other_hash, Consent::Start, &fresh::heard(world), later).await.unwrap();
     assert!(!opted_out(world, &claim).await);
 }
 
@@ -363,7 +365,7 @@ where
     let (claim, other) = (ready(world).await, ready(world).await);
     let Message { account, other_hash, .. } = &claim.message;
     let stop = async |account, own: &str, other_hash: &str| {
-        world.record_consent(account, own, other_hash, Consent::Stop, "webhook", world.now()).await.unwrap();
+        world.record_consent(account, own, other_hash, Consent::Stop, &fresh::heard(world), world.now()).await.unwrap();
     };
     stop(other.message.account, OWN, other_hash).await;
     stop(*account, "+15005550007", other_hash).await;
@@ -393,7 +395,7 @@ where
         claims.push(claimed(world, &accepted(world, account, now).await, now).await);
     }
     let last = &claims[2].message.other_hash;
-    world.record_consent(two, OWN, last, Consent::Stop, "webhook", now).await.unwrap();
+    world.record_consent(two, OWN, last, Consent::Stop, &fresh::heard(world), now).await.unwrap();
     let wanted = [(one, Purpose::Send), (one, Purpose::Payload), (two, Purpose::Payload), (two, Purpose::Send)];
     let guards = world.load_guards(&claims, &wanted).await.unwrap();
     let opted_out: Vec<_> = guards.iter().map(|guard| guard.opted_out).collect();

@@ -20,7 +20,7 @@ use crate::session::{KeepSessions, Session};
 #[derive(Default)]
 pub(super) struct Accounts {
     emails: BTreeMap<EmailIndex, (AccountId, UserId)>,
-    profiles: BTreeMap<AccountId, Sealed>,
+    pub(super) profiles: BTreeMap<AccountId, Sealed>,
     users: BTreeMap<(AccountId, UserId), User>,
     pub(super) gates: BTreeMap<AccountId, Gate>,
     mail_tokens: BTreeMap<(AccountId, TokenHash), MailToken>,
@@ -74,6 +74,14 @@ impl FindUser for World {
 
     async fn load_user(&self, account: AccountId, user: UserId) -> Result<Option<User>, Fault> {
         self.call("load_user", |state| Ok(state.accounts.users.get(&(account, user)).cloned())).await
+    }
+
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        self.call("load_owner", |state| {
+            let of_account = state.accounts.users.values().filter(|user| user.account == account);
+            Ok(of_account.min_by_key(|user| user.id).cloned())
+        })
+        .await
     }
 
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
@@ -194,10 +202,30 @@ impl StopSending for World {
                 Stop::CredentialRefused => !gate.credential_refused && gate.credential_version == credential_version,
             };
             if !open {
-                return Ok(Stopped::Unchanged);
+                let untold = stop == Stop::CredentialRefused && gate.refusal_untold.is_some();
+                return Ok(if untold { Stopped::Untold } else { Stopped::Unchanged });
             }
             gate.stop(stop, now);
+            match stop {
+                Stop::CredentialRefused => gate.refusal_untold = Some(now),
+                Stop::Frozen(_) => gate.freeze_untold = true,
+            }
             Ok(Stopped::Now)
+        })
+        .await
+    }
+
+    async fn stop_told(&self, account: AccountId, stop: Stop, since: Timestamp) -> Result<(), Fault> {
+        self.call("stop_told", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(()) };
+            match stop {
+                Stop::CredentialRefused if gate.refusal_untold == Some(since) => gate.refusal_untold = None,
+                Stop::Frozen(_) if gate.frozen.is_some_and(|freeze| freeze.since == since) => {
+                    gate.freeze_untold = false;
+                }
+                Stop::CredentialRefused | Stop::Frozen(_) => {}
+            }
+            Ok(())
         })
         .await
     }
@@ -228,7 +256,7 @@ impl LiftFreeze for World {
             let lifted = Lifted { at: now, by };
             match gate.frozen {
                 Some(freeze) if freeze.since == seen => {
-                    (gate.frozen, gate.lifted) = (None, Some(lifted));
+                    (gate.frozen, gate.lifted, gate.freeze_untold) = (None, Some(lifted), false);
                     Ok(Lift::Done)
                 }
                 Some(freeze) => Ok(Lift::Other(freeze)),

@@ -1,4 +1,4 @@
-//! Messages, opt-outs and idempotency records. The conditions are those of the live adapters, in Rust.
+//! Messages and idempotency records. The conditions are those of the live adapters, in Rust.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use super::{State, World, dump, not_valid};
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Granularity, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
@@ -52,7 +51,6 @@ impl Row {
 pub(super) struct Messages {
     rows: BTreeMap<(AccountId, MessageId), Row>,
     sids: BTreeMap<(AccountId, String), (MessageId, Timestamp)>,
-    opt_outs: BTreeMap<(AccountId, String, String), (Consent, Timestamp, String)>,
     idempotency: BTreeMap<(AccountId, IdempotencyKey), Idempotency>,
 }
 
@@ -66,11 +64,6 @@ impl Messages {
 
     pub(super) fn payload(&self, account: AccountId, message: MessageId) -> Option<Sealed> {
         self.rows.get(&(account, message))?.payload.clone()
-    }
-
-    pub(super) fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        let said = self.opt_outs.get(&(account, own.to_owned(), other_hash.to_owned()));
-        said.map(|(consent, _, _)| *consent)
     }
 
     /// Whether a message is not settled yet; what was `unconfirmed` has to be so still.
@@ -95,7 +88,6 @@ impl Messages {
             bytes.extend(row.payload.iter().flat_map(|payload| &payload.0));
         }
         dump(bytes, &self.sids);
-        dump(bytes, &self.opt_outs);
         dump(bytes, &self.idempotency);
     }
 }
@@ -264,7 +256,7 @@ impl LoadGuards for World {
                 let gate = state.accounts.gates.get(account);
                 let owned = wanted.iter().filter(|(owner, _)| owner == account);
                 Guard {
-                    opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
+                    opted_out: state.opt_outs.get(*account, own, other_hash).standing().is_some(),
                     stopped: gate.and_then(Gate::stopped),
                     daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
                     counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
@@ -520,31 +512,6 @@ impl FindDue for World {
             let Some(row) = row.filter(same) else { return Ok(false) };
             row.due = Some(at);
             Ok(true)
-        })
-        .await
-    }
-}
-
-impl RecordConsent for World {
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        self.call("record_consent", |state| {
-            let key = (account, own.to_owned(), other_hash.to_owned());
-            let stands = state.messages.opt_outs.get(&key).is_some_and(|(_, said_at, _)| match consent {
-                Consent::Stop => *said_at > at,
-                Consent::Start => *said_at >= at,
-            });
-            if !stands {
-                state.messages.opt_outs.insert(key, (consent, at, source.to_owned()));
-            }
-            Ok(())
         })
         .await
     }

@@ -9,6 +9,8 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod opt_outs;
+mod quarantine;
 mod twilio;
 mod velocity;
 
@@ -24,9 +26,9 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, RequestId};
-use crate::inbound::Consent;
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
+use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::{Purpose, Sealed};
 
@@ -68,6 +70,8 @@ enum Strikes {
     Before,
     /// It took place, and its answer is lost.
     After,
+    /// Nothing took place, and the caller panics.
+    Panic,
 }
 
 /// All there is.
@@ -81,7 +85,9 @@ struct State {
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
+    opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -110,6 +116,19 @@ impl State {
         bytes
     }
 
+    /// The fault that is planned to come first; a planned panic panics.
+    fn strike_before<'w>(state: MutexGuard<'w, Self>, method: &str) -> Result<MutexGuard<'w, Self>, Fault> {
+        let mut state = state;
+        if state.strike(method, Strikes::Panic).is_some() {
+            drop(state);
+            panic!("a planted panic in {method}");
+        }
+        match state.strike(method, Strikes::Before) {
+            Some(fault) => Err(fault),
+            None => Ok(state),
+        }
+    }
+
     fn strike(&mut self, method: &str, when: Strikes) -> Option<Fault> {
         let planned = self.faults.get_mut(method)?;
         let (strikes, _) = planned.front()?;
@@ -135,7 +154,9 @@ impl World {
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
+            opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -144,7 +165,8 @@ impl World {
             calls: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
-        state.credentials.master = state.random();
+        let master = state.random();
+        state.credentials.masters.push(Some(master));
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -162,9 +184,7 @@ impl World {
         step_back(dice % 3).await;
         let mut state = self.state();
         *state.calls.entry(method).or_default() += 1;
-        if let Some(fault) = state.strike(method, Strikes::Before) {
-            return Err(fault);
-        }
+        let mut state = State::strike_before(state, method)?;
         let done = act(&mut state)?;
         match state.strike(method, Strikes::After) {
             Some(fault) => Err(fault),
@@ -196,6 +216,16 @@ impl World {
     /// The next call of this port method that succeeds takes place, and its answer is lost: the caller sees the fault.
     pub fn lose_answer(&self, method: &str, fault: Fault) {
         self.plan(method, Strikes::After, fault);
+    }
+
+    /// The next call of this port method panics and changes nothing.
+    pub fn panic_next(&self, method: &str) {
+        self.plan(method, Strikes::Panic, Fault::permanent("a planted panic"));
+    }
+
+    /// Forgets the faults and panics that did not strike.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
     }
 
     fn plan(&self, method: &str, strikes: Strikes, fault: Fault) {
@@ -282,9 +312,9 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
-    /// What a recipient said last to a sender of the account.
-    pub fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        self.state().messages.consent(account, own, other_hash)
+    /// What is known of a recipient and a sender of the account.
+    pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
+        self.state().opt_outs.get(account, own, other_hash)
     }
 
     /// Every opening of a data key that was noted.
@@ -306,16 +336,23 @@ impl World {
 
     /// Whether a text lies anywhere in the tables or in a queue in clear (promises N1 and N2).
     pub fn holds_in_clear(&self, text: &str) -> bool {
+        self.at_rest().windows(text.len().max(1)).any(|window| window == text.as_bytes())
+    }
+
+    /// Everything in the tables and queues, as bytes.
+    pub fn at_rest(&self) -> Vec<u8> {
         let state = self.state();
         let mut bytes = Vec::new();
         state.accounts.dump(&mut bytes);
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
+        state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
-        bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+        bytes
     }
 }
 
@@ -352,10 +389,7 @@ impl Chance for World {
     fn random<const N: usize>(&self) -> Result<[u8; N], Fault> {
         let mut state = self.state();
         *state.calls.entry("random").or_default() += 1;
-        match state.strike("random", Strikes::Before) {
-            Some(fault) => Err(fault),
-            None => Ok(state.random()),
-        }
+        State::strike_before(state, "random").map(|mut state| state.random())
     }
 }
 
@@ -397,14 +431,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 79] = [
+const METHODS: [&str; 94] = [
     "adopt_sid",
-    "free_sids",
-    "list_at_carrier",
-    "load_with_payload",
-    "record_listing",
-    "record_resend",
-    "stop_looking",
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -424,15 +452,19 @@ const METHODS: [&str; 79] = [
     "end_session",
     "enqueue",
     "enqueue_all",
+    "enter_opt_outs",
     "find_due",
     "find_due_connections",
     "find_hook",
     "find_user",
+    "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_at_carrier",
     "list_connections",
     "list_messages",
     "list_numbers",
+    "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
@@ -445,37 +477,54 @@ const METHODS: [&str; 79] = [
     "load_journal",
     "load_keys",
     "load_message",
+    "load_opt_outs",
+    "load_owner",
     "load_pending",
     "load_profile",
     "load_sender",
     "load_session",
     "load_user",
+    "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "mint_key",
+    "note_alert",
     "open_key",
+    "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
+    "quarantine",
     "random",
     "read_access",
+    "read_quarantine",
     "read_settings",
     "read_usage",
     "record_chunk",
     "record_consent",
     "record_inbound",
+    "record_listing",
     "record_message",
     "record_outcome",
+    "record_resend",
     "remembered_key",
     "remove_credential",
+    "remove_opt_outs",
+    "replace_credential",
+    "replace_keys",
+    "replace_profile",
+    "rewrap_key",
     "save_credential",
     "save_policy",
     "send_mail",
     "start_session",
+    "stop_looking",
     "stop_sending",
+    "stop_told",
     "touch_session",
     "update_connection",
     "update_message",
+    "walk_keys",
     "write_settings",
 ];
 
