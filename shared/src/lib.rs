@@ -7,7 +7,7 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
+//!   [`inbound`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
 //!   randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod message;
 pub mod number;
 pub mod opt_out;
+pub mod pace;
 pub mod platform;
 pub mod quarantine;
 pub mod rotation;

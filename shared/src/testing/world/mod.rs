@@ -431,7 +431,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 94] = [
+const METHODS: [&str; 95] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -521,6 +521,7 @@ const METHODS: [&str; 94] = [
     "stop_looking",
     "stop_sending",
     "stop_told",
+    "take_slots",
     "touch_session",
     "update_connection",
     "update_message",
