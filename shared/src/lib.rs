@@ -6,7 +6,7 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
+//! - nouns ([`access_log`], [`account`], [`session`], [`api_key`], [`credential`], [`connection`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
 //!   no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
@@ -15,6 +15,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod api_key;
 pub mod connection;
 pub mod credential;
 pub mod edge;

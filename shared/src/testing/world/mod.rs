@@ -5,6 +5,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 mod ledger;
@@ -369,7 +370,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 63] = [
+const METHODS: [&str; 68] = [
     "begin_connection",
     "check_carrier",
     "claim_message",
@@ -377,6 +378,7 @@ const METHODS: [&str; 63] = [
     "count_journal",
     "count_try",
     "create_account",
+    "create_api_key",
     "create_message",
     "credential_history",
     "end_connection",
@@ -388,6 +390,7 @@ const METHODS: [&str; 63] = [
     "find_hook",
     "find_user",
     "keep_mail_token",
+    "list_api_keys",
     "list_connections",
     "list_messages",
     "list_numbers",
@@ -399,6 +402,7 @@ const METHODS: [&str; 63] = [
     "append_entries",
     "read_access",
     "load_allowance",
+    "load_api_key",
     "load_connection",
     "load_credential",
     "load_guards",
@@ -425,10 +429,12 @@ const METHODS: [&str; 63] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "revoke_api_key",
     "save_credential",
     "send_mail",
     "start_session",
     "stop_sending",
+    "touch_api_key",
     "touch_session",
     "update_connection",
     "update_message",
