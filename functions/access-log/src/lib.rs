@@ -3,14 +3,16 @@
 use http::StatusCode;
 use serde::Serialize;
 use telbuddy::access_log::{Entry, ReadAccess};
-use telbuddy::edge::{Problem, Reply, Request, Route, answer};
+use telbuddy::api_key::Scope;
+use telbuddy::edge::{Access, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
 use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[Route { method: "GET", path: "/v1/access-log" }];
+pub const ROUTES: &[Route] =
+    &[Route { method: "GET", path: "/v1/access-log", access: Access::Scope(Scope::AccountRead) }];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables];
@@ -27,7 +29,7 @@ pub struct AccessPage {
     next_cursor: Option<String>,
 }
 
-/// Answers one request. AWS calls: 2 reads, once a minute 1 write for the session's idle limit.
+/// Answers one request. AWS calls: 2 reads, once a minute 1 write of the caller's last call.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + ReadAccess + Sync,
@@ -52,7 +54,7 @@ async fn read<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadAccess + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let after = query.get("cursor").map_or(Ok(0), str::parse::<u64>);

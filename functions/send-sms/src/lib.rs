@@ -3,9 +3,10 @@
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use telbuddy::api_key::Scope;
 use telbuddy::credential::OpenKey;
 use telbuddy::credential::Sid;
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::ledger::{MicroCredits, PRICES};
@@ -24,9 +25,9 @@ use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages/{id}" },
+    Route { method: "POST", path: "/v1/messages", access: Access::Scope(Scope::MessagesSend) },
+    Route { method: "GET", path: "/v1/messages", access: Access::Scope(Scope::MessagesRead) },
+    Route { method: "GET", path: "/v1/messages/{id}", access: Access::Scope(Scope::MessagesRead) },
 ];
 
 /// The services that it calls. It may open the purposes payload and match, and neither calls Twilio nor could.
@@ -152,7 +153,7 @@ impl From<Message> for MessageView {
 /// Answers one request.
 ///
 /// Accepting, AWS calls: 1 batch read, 1 transaction of 3 items, 1 queue message; once in five minutes and key 1 KMS
-/// call with its entry in the access log; once a minute 1 write for the session's idle limit. Reading: 2 reads.
+/// call with its entry in the access log; once a minute 1 write of the caller's last call. Reading: 2 reads.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + LoadSender + RecordMessage + ReadMessages + OpenKey + EnqueueJob + Chance + Sync,
@@ -184,20 +185,19 @@ async fn accept<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, P
 where
     W: KeepSessions + LoadSender + RecordMessage + OpenKey + EnqueueJob + Chance + Sync,
 {
-    let token = site.token(request)?;
+    let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
-    let account = token.account();
+    let account = proof.account;
     let remembered = [Purpose::Payload, Purpose::Match].map(|purpose| world.remembered_key(account, purpose, None));
     let wanted: Vec<_> = [Purpose::Payload, Purpose::Match]
         .into_iter()
         .zip(&remembered)
         .filter_map(|(purpose, key)| key.is_none().then_some(purpose))
         .collect();
-    let loaded = world.load_sender(account, &token.hash(), &key, &wanted).await?;
+    let loaded = world.load_sender(&proof, &key, &wanted).await?;
 
-    let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session, request.now).await?;
-    let facts = loaded.facts.clone().ok_or_else(not_signed_in)?;
+    admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
+    let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
     let ask = parse(request.json()?, facts.gate.home)?;
     let [payload_key, match_key] = remembered;
     let match_key = key_of(world, &loaded, Purpose::Match, match_key).await?;
@@ -359,7 +359,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadMessages + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(20, 100)?;
     let before = query.get("cursor").map(str::parse::<MessageId>).transpose();
@@ -382,7 +382,7 @@ async fn show<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<
 where
     W: KeepSessions + ReadMessages + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     let missing = || Problem::not_found("there is no message with this id; GET /v1/messages lists them");
     let id: MessageId = id.parse().map_err(|_| missing())?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, ApiKeyId, UserId};
 use crate::secret::TokenHash;
-use crate::session::TOUCH_EVERY;
+use crate::session::{Proof, TOUCH_EVERY, Way};
 
 pub use port::*;
 
@@ -98,6 +98,11 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// What a request with it shows.
+    pub fn proof(&self) -> Proof {
+        Proof { account: self.account, way: Way::ApiKey, hash: self.hash.clone() }
+    }
+
     /// Whether it still counts. An expired key stays in the list until it is deleted.
     pub fn alive(&self, now: Timestamp) -> bool {
         self.expires.is_none_or(|expires| now < expires)

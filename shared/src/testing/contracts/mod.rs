@@ -104,6 +104,7 @@ macro_rules! contracts {
                 a_new_day_is_counted_exactly_by_parallel_accepts,
                 a_message_above_the_ceiling_is_refused_on_a_fresh_day,
                 the_sender_loads_with_all_that_a_decision_needs,
+                the_sender_loads_with_its_api_key_in_the_same_call,
                 an_account_that_is_not_there_has_no_facts,
                 messages_list_newest_first_in_pages;
             sending:
