@@ -150,6 +150,10 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
+    let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
+    let (revoked, revoked_key) = client.make_api_key(&["messages:send"]).await;
+    client.delete(&format!("/v1/account/api-keys/{revoked}")).await.expect(StatusCode::NO_CONTENT);
+
     let markers = [
         Marker::new("the body", BODY),
         Marker::new("the name", NAME),
@@ -163,6 +167,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         Marker::new("the media", MEDIA),
         Marker::new("the mail token", &mail_token[30..]),
         Marker::new("the session token", &session_token[30..]),
+        Marker::new("the API key", &api_key[34..]),
+        Marker::new("the revoked API key", &revoked_key[34..]),
         Marker::new("the Auth Token", &carrier.auth_token),
         Marker::new("the key secret", &key_secret),
     ];
@@ -194,6 +200,17 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         let found = search(&running, &markers);
         assert_eq!(found.hits, Vec::<String>::new(), "while {kind} was under way");
     }
+    // The other way in: the key sends, lacks a scope, is revoked, and comes in the wrong place.
+    let by_key = Listening { client: client.client.by_key(&api_key), heard: Mutex::default() };
+    let text = json!({ "to": TO, "from": carrier.number, "body": BODY });
+    let sent = by_key.call(Method::POST, "/v1/messages", text, &[("idempotency-key", "k")]).await;
+    sent.expect(StatusCode::ACCEPTED);
+    by_key.hear(by_key.client.get("/v1/usage").await).problem(StatusCode::FORBIDDEN);
+    by_key.hear(by_key.client.get(&format!("/v1/messages/{api_key}")).await).problem(StatusCode::NOT_FOUND);
+    by_key.hear(by_key.client.by_key(&revoked_key).get("/v1/messages").await).problem(StatusCode::UNAUTHORIZED);
+    let name = json!({ "name": "a", "scopes": [api_key] });
+    client.call(Method::POST, "/v1/account/api-keys", name, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+    client.heard.lock().unwrap().append(&mut by_key.heard.lock().unwrap());
     send("f", "+15005550001", BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     send("a", TO, "another", json!([])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
@@ -224,7 +241,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     all_have_ended(&client).await;
-    for path in ["/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
+    for path in ["/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys", "/_local/queues", "/_local/tables"]
+    {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 
@@ -240,7 +258,7 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
 /// Waits until every message has come to its end.
 async fn all_have_ended(client: &Listening) {
-    let mut ends = ["delivered"; 3].to_vec();
+    let mut ends = ["delivered"; 4].to_vec();
     ends.extend(["received", "received", "refused", "rejected", "unknown", "unknown"]);
     eventually("every message has come to its end", async || {
         let list = client.hear(client.client.get("/v1/messages").await).expect(StatusCode::OK);

@@ -177,7 +177,8 @@ where
     (status = 400, description = "No Idempotency-Key, or not JSON", body = telbuddy::edge::ProblemBody),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 402, description = "The credit is used up", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "Sending is stopped, or not to there", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "Sending is stopped, or not to there, or the API key lacks the scope",
+        body = telbuddy::edge::ProblemBody),
     (status = 409, description = "No Twilio account is connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or the key was used for another request",
         body = telbuddy::edge::ProblemBody)))]

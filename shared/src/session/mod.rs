@@ -140,17 +140,6 @@ impl Pass {
             )),
         }
     }
-
-    /// Writes down the call when it is time; `false` if it was revoked meanwhile.
-    async fn touch<W: KeepSessions>(&self, world: &W, now: Timestamp) -> Result<bool, Fault> {
-        match self {
-            Self::Session(session) if session.wants_touch(now) => {
-                world.touch_session(session.account, &session.hash, now).await
-            }
-            Self::ApiKey(key) if key.wants_touch(now) => world.touch_api_key(key.account, &key.hash, now).await,
-            Self::Session(_) | Self::ApiKey(_) => Ok(true),
-        }
-    }
 }
 
 /// How the site is reached: decides the cookie's name and flags and what counts as the same site.
@@ -297,7 +286,18 @@ pub async fn admit<W: KeepSessions>(
     let out = || not_signed_in(Some(proof.way));
     let pass = found.filter(|pass| pass.alive(request.now)).ok_or_else(out)?;
     pass.check(request.route(routes)?.0.access)?;
-    if pass.touch(world, request.now).await? { Ok(pass) } else { Err(out()) }
+    if write_down(world, &pass, request.now).await? { Ok(pass) } else { Err(out()) }
+}
+
+/// Writes down the call when it is time; `false` if the session or key was revoked meanwhile.
+async fn write_down<W: KeepSessions>(world: &W, pass: &Pass, now: Timestamp) -> Result<bool, Fault> {
+    match pass {
+        Pass::Session(session) if session.wants_touch(now) => {
+            world.touch_session(session.account, &session.hash, now).await
+        }
+        Pass::ApiKey(key) if key.wants_touch(now) => world.touch_api_key(key.account, &key.hash, now).await,
+        Pass::Session(_) | Pass::ApiKey(_) => Ok(true),
+    }
 }
 
 #[cfg(test)]
