@@ -42,7 +42,7 @@ fn routes_of(running: &Running) -> Vec<Route> {
 
 /// Calls a route with nothing in it: what it says is about who calls.
 async fn problem_of(client: &Client, route: &Route) -> (u16, String, String) {
-    let path = route.path.replace('{', "").replace('}', "");
+    let path = route.path.replace(['{', '}'], "");
     let method = Method::from_bytes(route.method.as_bytes()).unwrap();
     let answer = client.send(method, &path, None, &[("idempotency-key", "a")]).await;
     let text = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();

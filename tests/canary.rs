@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
-use crate::support::{Answer, Client, Running, eventually, start};
+use crate::support::{Answer, Carrier, Client, Running, eventually, start};
 
 /// Every log line of this process, at the most talkative level that our own code has.
 fn logs() -> &'static Captured {
@@ -151,8 +151,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
     let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
-    let (revoked, revoked_key) = client.make_api_key(&["messages:send"]).await;
-    client.delete(&format!("/v1/account/api-keys/{revoked}")).await.expect(StatusCode::NO_CONTENT);
+    let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
+    client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
 
     let markers = [
         Marker::new("the body", BODY),
@@ -200,17 +200,7 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         let found = search(&running, &markers);
         assert_eq!(found.hits, Vec::<String>::new(), "while {kind} was under way");
     }
-    // The other way in: the key sends, lacks a scope, is revoked, and comes in the wrong place.
-    let by_key = Listening { client: client.client.by_key(&api_key), heard: Mutex::default() };
-    let text = json!({ "to": TO, "from": carrier.number, "body": BODY });
-    let sent = by_key.call(Method::POST, "/v1/messages", text, &[("idempotency-key", "k")]).await;
-    sent.expect(StatusCode::ACCEPTED);
-    by_key.hear(by_key.client.get("/v1/usage").await).problem(StatusCode::FORBIDDEN);
-    by_key.hear(by_key.client.get(&format!("/v1/messages/{api_key}")).await).problem(StatusCode::NOT_FOUND);
-    by_key.hear(by_key.client.by_key(&revoked_key).get("/v1/messages").await).problem(StatusCode::UNAUTHORIZED);
-    let name = json!({ "name": "a", "scopes": [api_key] });
-    client.call(Method::POST, "/v1/account/api-keys", name, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
-    client.heard.lock().unwrap().append(&mut by_key.heard.lock().unwrap());
+    the_other_way_in(&client, &carrier, &api_key, &revoked_key).await;
     send("f", "+15005550001", BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     send("a", TO, "another", json!([])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
@@ -254,6 +244,20 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     positive_control(&running, &markers).await;
     running.stop().await;
+}
+
+/// A key sends, lacks a scope, is revoked, and comes in the wrong place.
+async fn the_other_way_in(client: &Listening, carrier: &Carrier, key: &str, revoked: &str) {
+    let program = Listening { client: client.client.by_key(key), heard: Mutex::default() };
+    let text = json!({ "to": TO, "from": carrier.number, "body": BODY });
+    let headers = [("idempotency-key", "k")];
+    program.call(Method::POST, "/v1/messages", text, &headers).await.expect(StatusCode::ACCEPTED);
+    program.hear(program.client.get("/v1/usage").await).problem(StatusCode::FORBIDDEN);
+    program.hear(program.client.get(&format!("/v1/messages/{key}")).await).problem(StatusCode::NOT_FOUND);
+    program.hear(program.client.by_key(revoked).get("/v1/messages").await).problem(StatusCode::UNAUTHORIZED);
+    let misplaced = json!({ "name": "a", "scopes": [key] });
+    client.call(Method::POST, "/v1/account/api-keys", misplaced, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+    client.heard.lock().unwrap().append(&mut program.heard.lock().unwrap());
 }
 
 /// Waits until every message has come to its end.

@@ -248,8 +248,8 @@ async fn unknown_expired_and_revoked_keys_get_the_same_answer_by_the_same_calls(
     world.revoke_api_key(customer.account, revoked.id).await.unwrap();
     let token = Token::new(customer.account, world.random().unwrap());
     let expires = Some(world.now() + fresh::secs(60));
-    let expired = ApiKey { hash: token.hash(), expires, ..fresh::api_key(&world, customer.account) };
-    assert_eq!(world.create_api_key(expired).await, Ok(true));
+    let short = ApiKey { hash: token.hash(), expires, ..fresh::api_key(&world, customer.account) };
+    assert_eq!(world.create_api_key(short).await, Ok(true));
     let by_expired = format!("Bearer {}", token.reveal(KEY_PREFIX).expose_secret());
     world.advance(fresh::secs(60));
     let unknown = Token::new(customer.account, world.random().unwrap());
