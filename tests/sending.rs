@@ -166,3 +166,61 @@ async fn only_the_accounts_own_country_is_allowed_at_first() {
     assert_eq!(running.journal(&carrier).await[0]["to"], "+14155552671");
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_reaches_many_each_once_and_the_same_key_again_sends_nothing() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    // Scattered: neighbouring numbers would look like an attack.
+    let areas = [212, 213, 303, 305, 312, 404, 415, 503, 617, 702];
+    let mut recipients: Vec<_> = (0..95).map(|n| format!("+1{}555{}", areas[n % 10], 1_000 + 137 * (n / 10))).collect();
+    recipients.push("nonsense".to_owned());
+    recipients.push(recipients[0].clone());
+    let ask = json!({ "to": recipients, "from": carrier.number, "body": "to all" });
+    let first = client.message("k", ask.clone()).await;
+    let answer = first.expect(StatusCode::ACCEPTED);
+    let rows = answer["data"].as_array().unwrap();
+    assert_eq!(rows.iter().filter(|row| row["status"] == "accepted").count(), 95);
+    assert_eq!((&rows[95]["error"]["code"], &rows[96]["error"]["code"]), (&json!("not_a_number"), &json!("repeated")));
+    let again = client.message("k", ask).await.expect(StatusCode::ACCEPTED);
+    assert_eq!(again, answer);
+    for row in rows.iter().take(95) {
+        client.until(row["id"].as_str().unwrap(), "delivered").await;
+    }
+    let mut reached: Vec<_> = running.journal(&carrier).await.iter().map(|one| one["to"].to_string()).collect();
+    reached.sort();
+    reached.dedup();
+    assert_eq!((reached.len(), running.journal(&carrier).await.len()), (95, 95));
+    running.no_contract_violations().await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "a caller's own clock")]
+async fn a_message_for_later_waits_and_can_be_taken_back() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let later = |secs: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(secs);
+        let mut ask = carrier.text("+14155552671", "later");
+        ask["send_at"] = at.to_string().into();
+        ask
+    };
+    let soon = client.message("soon", later(2)).await.expect(StatusCode::ACCEPTED);
+    let never = client.message("never", later(3_600)).await.expect(StatusCode::ACCEPTED);
+    assert_eq!((&soon["status"], &never["held_by"]), (&json!("held"), &json!("send_at")));
+    let path = format!("/v1/messages/{}", never["id"].as_str().unwrap());
+    let canceled = client.delete(&path).await.expect(StatusCode::OK);
+    assert_eq!(canceled["status"], "canceled");
+    client.until(soon["id"].as_str().unwrap(), "delivered").await;
+    let too_late = client.delete(&format!("/v1/messages/{}", soon["id"].as_str().unwrap())).await;
+    assert_eq!(too_late.problem(StatusCode::CONFLICT), "too-late");
+    assert_eq!(running.journal(&carrier).await.len(), 1);
+    eventually("the hold of the canceled one comes back", async || {
+        let credits = client.get("/v1/credits").await.expect(StatusCode::OK);
+        (credits["held_micro"] == 0 && credits["used_micro"] == 1_000_000).then_some(())
+    })
+    .await;
+    running.no_contract_violations().await;
+    running.stop().await;
+}

@@ -15,7 +15,7 @@ use crate::ids::RequestId;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// One HTTP request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Names this request in logs and answers.
     pub id: RequestId,
@@ -33,6 +33,13 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The caller's address as the gateway saw it (not from a header).
     pub peer: String,
+}
+
+/// Body, cookie and a webhook's path are secrets: a request prints as its id and method, also in a panic.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({} {})", self.id, self.method)
+    }
 }
 
 /// A route of a function: `GET`, `/v1/messages/{id}`. The template's events list the same (a test compares them).
@@ -336,12 +343,16 @@ pub enum Kind {
     NumbersConnected,
     /// Somebody changed a connected number's configuration.
     NumberChanged,
+    /// What was to be taken back is with Twilio already.
+    TooLate,
     /// The credit does not cover the message.
     NotEnoughCredit,
     /// The account's segments of the day are used up.
     DailyCeiling,
     /// The account's sending is frozen or paused.
     SendingStopped,
+    /// Sending was frozen anew since the freeze that is to be lifted.
+    FrozenAgain,
     /// The destination country is not on the account's list.
     CountryNotAllowed,
     /// The webhook's signature does not fit.
@@ -413,9 +424,11 @@ impl Kind {
             Self::NumberChanged => {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
+            Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
+            Self::FrozenAgain => ("frozen-again", StatusCode::CONFLICT, "Sending was frozen again meanwhile"),
             Self::CountryNotAllowed => {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }

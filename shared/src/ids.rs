@@ -98,6 +98,10 @@ prefixed_id!(
     MessageId, "msg_"
 );
 prefixed_id!(
+    /// One request to send to many recipients.
+    BatchId, "batch_"
+);
+prefixed_id!(
     /// One signed-in session, as lists show it; the token itself is never shown again.
     SessionId, "ses_"
 );

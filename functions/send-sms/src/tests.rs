@@ -1,11 +1,16 @@
 //! Accepting: once for each key, whole or not at all, and for the calls that it claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use http::Method;
+use http::{Method, header};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
 use telbuddy::account::Stop;
 use telbuddy::api_key::{ApiKey, CheckApiKey, KEY_PREFIX, KeepApiKeys};
+use telbuddy::fault::Fault;
+use telbuddy::message::{Outcome, RecordOutcome, VALIDITY};
 use telbuddy::platform::Clock;
+use telbuddy::seal::Purpose;
 use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::testing::World;
@@ -76,7 +81,7 @@ async fn a_repetition_is_answered_even_when_the_message_would_not_be_accepted_no
     let world = World::new(1);
     let customer = Customer::new(&world).await;
     let first = sent(&world, &customer, "a").await;
-    world.stop(customer.account, Stop::Frozen);
+    world.stop(customer.account, fresh::FROZEN);
     assert_eq!(sent(&world, &customer, "a").await.body, first.body);
     assert_eq!(sent(&world, &customer, "b").await.status, StatusCode::FORBIDDEN);
 }
@@ -324,4 +329,277 @@ async fn a_page_that_ends_exactly_at_the_last_message_has_no_next() {
         assert_eq!((page["data"].as_array().unwrap().len(), page["next_cursor"].is_string()), (2, more));
         path = format!("/v1/messages?limit=2&cursor={}", page["next_cursor"].as_str().unwrap_or_default());
     }
+}
+
+/// A request of the customer's own making.
+fn posting(world: &World, customer: &Customer, key: &str, body: &Value) -> Request {
+    let request = customer.request(world, Method::POST, "/v1/messages", &body.to_string());
+    with_header(request, header::HeaderName::from_static("idempotency-key"), key)
+}
+
+fn to_many(recipients: &[String]) -> Value {
+    json!({ "to": recipients, "from": fresh::OWN, "body": BODY })
+}
+
+fn numbers(n: usize) -> Vec<String> {
+    (0..n).map(|at| format!("+1415555{at:04}")).collect()
+}
+
+fn body_of(reply: &Reply) -> Value {
+    serde_json::from_str(&reply.body).unwrap()
+}
+
+/// Gives a customer means for many messages.
+fn enrich(world: &World, customer: &Customer) {
+    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(10_000));
+    world.change_gate(customer.account, |gate| gate.daily_ceiling = 10_000);
+}
+
+#[tokio::test]
+async fn an_array_gives_a_result_for_each_recipient() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(2));
+    let recipients = [TO, "nonsense", "(415) 555-2671", "+442071838750", "+14155552672", "+14155552673"];
+    let ask = to_many(&recipients.map(str::to_owned));
+    let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let answer = body_of(&reply);
+    let row = |at: usize| answer["data"][at]["error"]["code"].as_str().or(answer["data"][at]["status"].as_str());
+    let rows: Vec<_> = (0..6).map(|at| row(at).unwrap()).collect();
+    let expected = ["accepted", "not_a_number", "repeated", "country_not_allowed", "accepted", "not_enough_credit"];
+    assert_eq!(rows, expected);
+    let messages: BTreeSet<_> = world.messages_of(customer.account).iter().map(|m| m.id.to_string()).collect();
+    let told: BTreeSet<_> = [0, 4].map(|at| answer["data"][at]["id"].as_str().unwrap().to_owned()).into();
+    assert_eq!((messages, reserved(&world, &customer), world.jobs().len()), (told, 2, 2));
+    let again = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!((&again.body, &again.headers["idempotent-replayed"]), (&reply.body, &"true".parse().unwrap()));
+    let other = handle(&world, &site(), posting(&world, &customer, "a", &to_many(&numbers(2)))).await;
+    assert_eq!((other.status, world.jobs().len()), (StatusCode::UNPROCESSABLE_ENTITY, 2));
+}
+
+#[tokio::test]
+async fn many_cost_one_transaction_and_one_call_of_hints_for_each_chunk() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let reply = handle(&world, &site(), posting(&world, &customer, "a", &to_many(&numbers(1_000)))).await;
+    assert_eq!(body_of(&reply)["data"].as_array().unwrap().len(), 1_000);
+    let calls = [("load_sender", 1), ("open_key", 2), ("begin_batch", 1), ("record_chunk", 12), ("enqueue_all", 12)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!((world.messages_of(customer.account).len(), reserved(&world, &customer)), (1_000, 1_000));
+    assert!(!world.holds_in_clear(BODY) && !world.holds_in_clear("415555"));
+}
+
+/// A crash at every point, then the same key: each recipient gets one message, and one hold for each.
+#[tokio::test]
+async fn a_crash_anywhere_in_a_batch_is_gone_on_with_by_the_same_key() {
+    let ask = to_many(&numbers(200));
+    for polls in 0..40 {
+        let world = World::new(u64::try_from(polls).unwrap());
+        let customer = Customer::new(&world).await;
+        enrich(&world, &customer);
+        crash_after(polls, handle(&world, &site(), posting(&world, &customer, "a", &ask)));
+        let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{polls}: {}", reply.body);
+        let hashes: BTreeSet<_> = world.messages_of(customer.account).into_iter().map(|m| m.other_hash).collect();
+        assert_eq!((world.messages_of(customer.account).len(), hashes.len()), (200, 200), "{polls}");
+        assert_eq!(reserved(&world, &customer), 200, "{polls}");
+        assert_eq!(body_of(&reply)["data"].as_array().unwrap().len(), 200);
+    }
+}
+
+#[tokio::test]
+async fn one_key_for_many_twice_at_the_same_time_is_one_batch_with_one_answer() {
+    let ask = to_many(&numbers(200));
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        enrich(&world, &customer);
+        let (first, second) = (posting(&world, &customer, "a", &ask), posting(&world, &customer, "a", &ask));
+        let site = site();
+        let (one, two) = tokio::join!(handle(&world, &site, first), handle(&world, &site, second));
+        assert_eq!((one.status, &one.body), (two.status, &two.body), "seed {seed}");
+        assert_eq!((world.messages_of(customer.account).len(), reserved(&world, &customer)), (200, 200));
+    }
+}
+
+#[tokio::test]
+async fn credit_that_is_used_up_meanwhile_refuses_the_last_rows_and_no_more() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(100));
+    let ask = to_many(&numbers(120));
+    let (first, second) = (posting(&world, &customer, "a", &ask), posting(&world, &customer, "b", &ask));
+    let site = site();
+    let (one, two) = tokio::join!(handle(&world, &site, first), handle(&world, &site, second));
+    assert_eq!((one.status, two.status), (StatusCode::ACCEPTED, StatusCode::ACCEPTED));
+    let refused = |reply: &Reply| reply.body.matches("not_enough_credit").count();
+    assert_eq!(refused(&one) + refused(&two), 140);
+    assert_eq!((world.messages_of(customer.account).len(), reserved(&world, &customer)), (100, 100));
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_not_gone_on_with_while_sending_is_stopped() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let ask = to_many(&numbers(200));
+    world.lose_answer("record_chunk", Fault::transient("reset"));
+    let cut = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!((cut.status, world.messages_of(customer.account).len()), (StatusCode::SERVICE_UNAVAILABLE, 90));
+    world.stop(customer.account, Stop::Frozen(telbuddy::account::FreezeReason::Velocity));
+    let stopped = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!((stopped.status, world.messages_of(customer.account).len()), (StatusCode::FORBIDDEN, 90));
+    world.change_gate(customer.account, |gate| gate.frozen = None);
+    let done = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 200));
+}
+
+#[tokio::test]
+async fn what_is_to_go_later_waits_with_its_hold() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for (wait, hint) in [(600, Some(601)), (7_200, None)] {
+        world.advance(SignedDuration::from_secs(1));
+        let at = world.now() + SignedDuration::from_secs(wait);
+        let ask =
+            json!({ "to": TO, "from": fresh::OWN, "body": BODY, "send_at": at.to_string(), "validity_seconds": 60 });
+        let key = format!("wait-{wait}");
+        let reply = handle(&world, &site(), posting(&world, &customer, &key, &ask)).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+        let answer = body_of(&reply);
+        assert_eq!((&answer["status"], &answer["held_by"]), (&json!("held"), &json!("send_at")));
+        assert_eq!(answer["held_until"], json!(at));
+        let message = world.messages_of(customer.account).remove(0);
+        assert_eq!((message.status, message.held_until), (Status::Held, Some(at)));
+        assert_eq!(message.valid_until, at + SignedDuration::from_secs(60));
+        assert_eq!(world.queued().last().map(|queued| queued.delay_secs), hint.or(Some(601)));
+    }
+    assert_eq!((world.jobs().len(), reserved(&world, &customer)), (1, 2));
+    // Within the hour it is sent only if it is not taken back.
+    world.advance(SignedDuration::from_secs(1));
+    let now = json!({ "to": TO, "from": fresh::OWN, "body": BODY });
+    handle(&world, &site(), posting(&world, &customer, "now", &now)).await;
+    let message = world.messages_of(customer.account).remove(0);
+    assert_eq!((message.valid_until, message.held_until), (world.now() + VALIDITY, None));
+}
+
+/// Twenty minutes later the time is past: for one recipient, and for many that were cut off half way.
+#[tokio::test]
+async fn a_repetition_after_the_time_has_come_gets_the_same_answer() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let at = world.now() + SignedDuration::from_secs(600);
+    let one = json!({ "to": TO, "from": fresh::OWN, "body": BODY, "send_at": at.to_string() });
+    let mut many = to_many(&numbers(200));
+    many["send_at"] = at.to_string().into();
+    let first = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    world.lose_answer("record_chunk", Fault::transient("reset"));
+    let cut = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((first.status, cut.status), (StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE));
+    world.advance(SignedDuration::from_secs(1_200));
+    let again = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &first.body));
+    let done = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 201));
+    let other = handle(&world, &site(), posting(&world, &customer, "new", &one)).await;
+    assert_eq!(body_of(&other)["errors"][0]["field"], "send_at");
+}
+
+#[tokio::test]
+async fn times_and_counts_that_do_not_fit_are_named() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let base = json!({ "to": TO, "from": fresh::OWN, "body": BODY });
+    let cases = [
+        ("send_at", json!("tomorrow")),
+        ("send_at", json!("2026-11-24T05:59:59Z")),
+        ("send_at", json!("2026-12-30T00:00:00Z")),
+        ("validity_seconds", json!(59)),
+        ("validity_seconds", json!(36_001)),
+        ("to", json!([])),
+        ("to", json!(numbers(1_001))),
+        ("to", json!(7)),
+        ("to[0]", json!([7])),
+    ];
+    for (field, value) in cases {
+        let mut ask = base.clone();
+        ask[field.trim_end_matches("[0]")] = value.clone();
+        let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        let named = body_of(&reply)["errors"][0]["field"].clone();
+        assert_eq!((reply.status.as_u16(), named), (422, json!(field)), "{value}: {}", reply.body);
+    }
+    assert_eq!(world.messages_of(customer.account).len(), 0);
+}
+
+#[tokio::test]
+async fn taking_back_costs_one_read_one_write_and_a_hint_and_is_told_when_it_is_too_late() {
+    let world = World::new(1);
+    let (customer, stranger) = (Customer::new(&world).await, Customer::new(&world).await);
+    let message = customer.message(&world).await;
+    let path = format!("/v1/messages/{}", message.id);
+    let foreign = handle(&world, &site(), stranger.request(&world, Method::DELETE, &path, "")).await;
+    assert_eq!(foreign.status, StatusCode::NOT_FOUND);
+    world.forget_calls();
+    let remove = || customer.request(&world, Method::DELETE, &path, "");
+    let reply = handle(&world, &site(), remove()).await;
+    assert_eq!((reply.status, &body_of(&reply)["status"]), (StatusCode::OK, &json!("canceled")));
+    let calls = [("load_session", 1), ("cancel_message", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(world.jobs(), [Job::Post { account: customer.account, message: message.id }]);
+    assert_eq!(world.payload_of(customer.account, message.id), None);
+    assert_eq!(handle(&world, &site(), remove()).await.status, StatusCode::OK);
+    let sent = customer.message(&world).await;
+    fresh::claimed(&world, &sent, world.now()).await;
+    let path = format!("/v1/messages/{}", sent.id);
+    let late = handle(&world, &site(), customer.request(&world, Method::DELETE, &path, "")).await;
+    assert_eq!(
+        (late.status, body_of(&late)["detail"].as_str().unwrap().contains("dispatching")),
+        (StatusCode::CONFLICT, true)
+    );
+}
+
+/// 06:00 UTC is 01:00 in New York and 22:00 in Los Angeles.
+#[tokio::test]
+async fn quiet_hours_are_those_of_each_recipient_and_a_repetition_tells_the_same() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let quiet = telbuddy::account::QuietHours { from: "23:00".parse().unwrap(), to: "09:00".parse().unwrap() };
+    world.change_gate(customer.account, |gate| gate.quiet_hours = Some(quiet));
+    let ask = to_many(&["+12125550123".to_owned(), "+14155550123".to_owned()]);
+    let asking = || posting(&world, &customer, "a", &ask);
+    let reply = handle(&world, &site(), asking()).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let rows = body_of(&reply)["data"].clone();
+    assert_eq!((&rows[0]["status"], &rows[0]["held_by"]), (&json!("held"), &json!("quiet_hours")));
+    assert_eq!(rows[0]["held_zone"], "America/New_York");
+    assert_eq!(rows[0]["held_until"], "2026-11-24T14:00:00Z");
+    assert_eq!((&rows[1]["status"], &rows[1]["held_until"]), (&json!("accepted"), &Value::Null));
+    assert_eq!(world.jobs().len(), 1, "who waits for the morning is the sweeper's");
+    world.change_gate(customer.account, |gate| gate.quiet_hours = None);
+    assert_eq!(handle(&world, &site(), asking()).await.body, reply.body);
+}
+
+#[tokio::test]
+async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let shown = async |code| {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        let outcome = Outcome::Rejected { code };
+        world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
+        let path = format!("/v1/messages/{}", message.id);
+        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
+        serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
+    };
+    let known = shown(Some(21610)).await;
+    assert_eq!(known["error_code"], 21610);
+    assert_eq!((&known["error"]["code"], &known["error"]["fault"]), (&21610.into(), &"recipient".into()));
+    assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
+    assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
+    assert_eq!(shown(None).await["error"], serde_json::Value::Null);
 }

@@ -50,7 +50,7 @@ where
     let message = &message;
     let now = world.now();
     let job = match (message.status, message.status.standing()) {
-        (Status::Accepted | Status::Retryable, _) => Job::Send { account, message: id },
+        (Status::Held | Status::Accepted | Status::Retryable, _) => Job::Send { account, message: id },
         (Status::Dispatching, _) => {
             // The worker is gone and nobody knows how far it came: never sent again blindly.
             if world.end_lease(message, now).await? {

@@ -20,7 +20,7 @@ pub const MOST_KEYS: u32 = 20;
 /// logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Scope {
-    /// Send messages.
+    /// Send messages, and take back what is not sent yet.
     #[serde(rename = "messages:send")]
     MessagesSend,
     /// Read what became of messages.
@@ -41,14 +41,20 @@ pub enum Scope {
     /// Connect numbers and give them back.
     #[serde(rename = "numbers:write")]
     NumbersWrite,
-    /// Read what the account's settings and records say, the access log among them.
+    /// Show the sending policy and what stops sending.
+    #[serde(rename = "sending_policy:read")]
+    SendingPolicyRead,
+    /// Replace the sending policy: destinations, daily ceiling, quiet hours. It lifts no freeze.
+    #[serde(rename = "sending_policy:write")]
+    SendingPolicyWrite,
+    /// Read what was recorded about the account: the access log, and webhooks that were refused.
     #[serde(rename = "account:read")]
     AccountRead,
 }
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::MessagesSend,
         Self::MessagesRead,
         Self::UsageRead,
@@ -56,6 +62,8 @@ impl Scope {
         Self::OptOutsWrite,
         Self::NumbersRead,
         Self::NumbersWrite,
+        Self::SendingPolicyRead,
+        Self::SendingPolicyWrite,
         Self::AccountRead,
     ];
 
@@ -69,6 +77,8 @@ impl Scope {
             Self::OptOutsWrite => "opt_outs:write",
             Self::NumbersRead => "numbers:read",
             Self::NumbersWrite => "numbers:write",
+            Self::SendingPolicyRead => "sending_policy:read",
+            Self::SendingPolicyWrite => "sending_policy:write",
             Self::AccountRead => "account:read",
         }
     }

@@ -94,6 +94,14 @@ impl Allowance {
         }
     }
 
+    /// Takes a hold, and counts its segments on the day of `now`. Whoever calls has checked that it is covered.
+    pub fn reserve(&mut self, hold: MicroCredits, segments: u64, now: Timestamp) {
+        self.day_segments = self.segments_on(now) + segments;
+        self.day = Granularity::Day.period(now);
+        self.available.0 = self.available.0.saturating_sub(hold.0);
+        self.held.0 = self.held.0.saturating_add(hold.0);
+    }
+
     /// Segments accepted on the day of `now`.
     pub fn segments_on(&self, now: Timestamp) -> u64 {
         if self.day == Granularity::Day.period(now) { self.day_segments } else { 0 }

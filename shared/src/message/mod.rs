@@ -1,6 +1,9 @@
 //! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
 
+pub mod advice;
+mod batch;
 mod port;
+mod quiet;
 pub mod segments;
 mod state;
 
@@ -8,16 +11,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::account::{Gate, Stop};
+use crate::account::{Gate, QuietHours, Stop};
 use crate::credential::Sid;
 use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, MicroCredits, PRICES};
-use crate::number::{Country, E164, SenderId};
+use crate::number::{Country, E164, SenderId, zones};
 use crate::seal::{DataKey, Sealed};
 
+pub use batch::*;
 pub use port::*;
+pub use quiet::*;
 pub use state::*;
 
 /// Name of the sealed field.
@@ -28,8 +33,15 @@ pub const MAX_BODY_CHARACTERS: usize = 1600;
 pub const MAX_MEDIA: usize = 10;
 /// An accepted message whose queue message got lost is looked at again after this long.
 pub const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(60);
-/// A message is sent within this time of its acceptance, or expires.
+/// A message is sent within this time of its acceptance, or of the time that it was held for, or expires; callers may
+/// choose another one up to [`MOST_VALIDITY`].
 pub const VALIDITY: SignedDuration = SignedDuration::from_hours(4);
+/// Twilio's limit for `ValidityPeriod`.
+pub const MOST_VALIDITY: SignedDuration = SignedDuration::from_hours(10);
+/// Below this Twilio advises against a `ValidityPeriod`: what is handed over would expire on its way.
+pub const LEAST_VALIDITY: SignedDuration = SignedDuration::from_secs(60);
+/// How far ahead a message may be held, as with Twilio's own scheduling.
+pub const MOST_AHEAD: SignedDuration = SignedDuration::from_hours(35 * 24);
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -70,17 +82,40 @@ impl Sender {
     }
 }
 
-/// What a caller asks to be sent, parsed.
+/// What a caller asks to be sent, parsed, to whomever it goes.
 #[derive(Debug)]
-pub struct Ask {
-    /// To whom.
-    pub to: E164,
+pub struct Draft {
     /// From whom.
     pub sender: Sender,
     /// The text; may be empty only beside media.
     pub body: Body,
     /// Addresses of media.
     pub media_urls: Vec<url::Url>,
+    /// Not before.
+    pub send_at: Option<Timestamp>,
+    /// How long it may wait once it may go.
+    pub validity: SignedDuration,
+}
+
+/// Why a message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HeldBy {
+    /// The caller chose the time.
+    SendAt,
+    /// It is quiet where the recipient is.
+    QuietHours,
+}
+
+/// Until when a message waits, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// It goes out then.
+    pub until: Timestamp,
+    /// Why.
+    pub by: HeldBy,
+    /// IANA name of the recipient's zone, if its quiet hours decided.
+    pub zone: Option<String>,
 }
 
 /// A message's text. It does not print.
@@ -116,10 +151,27 @@ impl Drop for Body {
     }
 }
 
-impl Ask {
+impl Draft {
     /// SMS or MMS.
     pub fn format(&self) -> Format {
         if self.media_urls.is_empty() { Format::Sms } else { Format::Mms }
+    }
+
+    /// Whether it has to wait for this recipient, decided at `now`: for the time that the caller chose, and if that is in
+    /// the quiet hours where the recipient is, until they are over.
+    pub fn held(&self, quiet_hours: Option<&QuietHours>, to: &E164, now: Timestamp) -> Option<Held> {
+        let at = self.send_at.filter(|at| *at > now);
+        let quiet = quiet_hours.and_then(|hours| quiet_until(hours, at.unwrap_or(now), &zones(to)));
+        match quiet {
+            Some(Quiet { until, zone }) => Some(Held { until, by: HeldBy::QuietHours, zone: Some(zone) }),
+            None => at.map(|until| Held { until, by: HeldBy::SendAt, zone: None }),
+        }
+    }
+
+    /// Its segments and its price: the same for every recipient.
+    pub fn quote(&self) -> Quote {
+        let segments = segments::count(self.body.as_str());
+        Quote { segments, hold: PRICES.message(Direction::Outbound, self.format(), segments.segments) }
     }
 }
 
@@ -143,12 +195,12 @@ impl Drop for Payload {
 }
 
 impl Payload {
-    /// What to keep of an ask.
-    pub fn of(ask: &Ask) -> Self {
+    /// What to keep of a draft for one recipient.
+    pub fn of(draft: &Draft, to: &E164) -> Self {
         Self {
-            to: ask.to.as_str().to_owned(),
-            body: ask.body.as_str().to_owned(),
-            media_urls: ask.media_urls.iter().map(ToString::to_string).collect(),
+            to: to.as_str().to_owned(),
+            body: draft.body.as_str().to_owned(),
+            media_urls: draft.media_urls.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -213,6 +265,10 @@ pub struct Message {
     pub settled: bool,
     /// When it was accepted or arrived.
     pub created: Timestamp,
+    /// Not before then, if it was held at its acceptance.
+    pub held_until: Option<Timestamp>,
+    /// It is not handed to Twilio from then on.
+    pub valid_until: Timestamp,
     /// The last change.
     pub updated: Timestamp,
 }
@@ -237,8 +293,10 @@ pub struct Idempotency {
     pub key: IdempotencyKey,
     /// Keyed hash of the request.
     pub fingerprint: String,
-    /// The answer's body; ids and counts only.
+    /// The answer's body; ids and counts only. Empty for a request to many, whose answer follows from `batch`.
     pub answer: String,
+    /// How far a request to many has come.
+    pub batch: Option<Batch>,
     /// It is forgotten then.
     pub expires: Timestamp,
 }
@@ -309,9 +367,12 @@ impl From<Refusal> for Problem {
                 Kind::SendingStopped,
                 "Twilio refused the stored credential: connect the account again with PUT /v1/credentials/twilio",
             ),
-            Refusal::Stopped(Stop::Frozen) => {
-                Self::new(Kind::SendingStopped, "sending was frozen because of an unusual pattern; look at the account")
-            }
+            Refusal::Stopped(Stop::Frozen(reason)) => Self::new(
+                Kind::SendingStopped,
+                "sending was frozen because of an unusual pattern: GET /v1/sending-policy shows it, and if it was you, \
+                 POST /v1/account/sending/unfreeze lifts it",
+            )
+            .with_errors([("frozen".to_owned(), reason.as_str(), reason.detail().to_owned())]),
             Refusal::Country(country) => {
                 let country = country.map_or_else(|| "this destination".to_owned(), |country| country.to_string());
                 Self::new(Kind::CountryNotAllowed, format!("{country} is not on the account's list of destinations"))
@@ -328,7 +389,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// What an accepted message will be, priced and checked against the facts; nothing is written yet.
+/// Segments and price of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quote {
     /// Segments by Twilio's rules.
@@ -337,23 +398,26 @@ pub struct Quote {
     pub hold: MicroCredits,
 }
 
-/// Whether the account may send this, and what it reserves. The order is the order in which a person would mend things.
-pub fn decide(facts: &SenderFacts, ask: &Ask, now: Timestamp) -> Result<Quote, Refusal> {
-    let gate = &facts.gate;
+/// Whether the account may send at all.
+pub fn check_gate(gate: &Gate) -> Result<(), Refusal> {
     if !gate.connected {
         return Err(Refusal::NotConnected);
     }
-    if let Some(stop) = gate.stopped() {
-        return Err(Refusal::Stopped(stop));
-    }
-    let country = ask.to.country();
-    if !country.is_some_and(|country| gate.countries.contains(&country)) {
-        return Err(Refusal::Country(country));
-    }
-    let segments = segments::count(ask.body.as_str());
-    let hold = PRICES.message(Direction::Outbound, ask.format(), segments.segments);
-    check_allowance(&facts.allowance, hold, segments.segments, gate.daily_ceiling, now)?;
-    Ok(Quote { segments, hold })
+    gate.stopped().map_or(Ok(()), |stop| Err(Refusal::Stopped(stop)))
+}
+
+/// Whether the account may send to there.
+pub fn check_country(gate: &Gate, to: &E164) -> Result<(), Refusal> {
+    let country = to.country();
+    let allowed = country.is_some_and(|country| gate.countries.contains(&country));
+    if allowed { Ok(()) } else { Err(Refusal::Country(country)) }
+}
+
+/// Whether the account may send this to one recipient. The order is the order in which a person would mend things.
+pub fn decide(facts: &SenderFacts, to: &E164, quote: Quote, now: Timestamp) -> Result<(), Refusal> {
+    check_gate(&facts.gate)?;
+    check_country(&facts.gate, to)?;
+    check_allowance(&facts.allowance, quote.hold, quote.segments.segments, facts.gate.daily_ceiling, now)
 }
 
 /// Whether the allowance covers a message; also decided again when the allowance changed while we were writing.
@@ -376,6 +440,7 @@ pub fn check_allowance(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::FreezeReason;
     use crate::ledger::TRIAL_CREDIT;
 
     fn facts() -> SenderFacts {
@@ -385,39 +450,80 @@ mod tests {
         SenderFacts { gate, allowance: Allowance::new(TRIAL_CREDIT, now) }
     }
 
-    fn ask(to: &str, body: &str) -> Ask {
-        Ask {
-            to: E164::parse(to, None).unwrap(),
+    fn to(number: &str) -> E164 {
+        E164::parse(number, None).unwrap()
+    }
+
+    fn draft(body: &str) -> Draft {
+        Draft {
             sender: Sender::Id(SenderId::parse("+15005550006").unwrap()),
             body: Body::parse(body.to_owned()).unwrap(),
             media_urls: Vec::new(),
+            send_at: None,
+            validity: VALIDITY,
         }
+    }
+
+    fn decided(facts: &SenderFacts, number: &str, now: Timestamp) -> Result<(), Refusal> {
+        decide(facts, &to(number), draft("hi").quote(), now)
+    }
+
+    #[test]
+    fn what_is_to_go_later_is_held_and_what_is_past_is_not() {
+        let now = Timestamp::UNIX_EPOCH;
+        let at = |secs| now + SignedDuration::from_secs(secs);
+        let held = |hours: Option<&QuietHours>, send_at| {
+            Draft { send_at, ..draft("hi") }.held(hours, &to("+12125550100"), at(10))
+        };
+        for send_at in [None, Some(at(9)), Some(at(10))] {
+            assert_eq!(held(None, send_at), None);
+        }
+        assert_eq!(held(None, Some(at(11))), Some(Held { until: at(11), by: HeldBy::SendAt, zone: None }));
+        // 1 January 1970, 00:00 UTC is 19:00 in New York.
+        let hours = QuietHours { from: "18:00".parse().unwrap(), to: "20:00".parse().unwrap() };
+        let hours = Some(&hours);
+        let quiet = Some(Held { until: at(3_600), by: HeldBy::QuietHours, zone: Some("America/New_York".to_owned()) });
+        assert_eq!((held(hours, None), held(hours, Some(at(1_800)))), (quiet.clone(), quiet));
+        assert_eq!(held(hours, Some(at(7_200))), Some(Held { until: at(7_200), by: HeldBy::SendAt, zone: None }));
     }
 
     #[test]
     fn a_message_is_priced_by_its_segments() {
-        let quote = decide(&facts(), &ask("+14155552671", &"a".repeat(161)), Timestamp::UNIX_EPOCH).unwrap();
+        let quote = draft(&"a".repeat(161)).quote();
         assert_eq!((quote.segments.segments, quote.hold), (2, MicroCredits::whole(2)));
     }
 
     #[test]
     fn each_rule_refuses_by_itself() {
         let now = Timestamp::UNIX_EPOCH;
-        let good = ask("+14155552671", "hi");
         let refused = |change: fn(&mut SenderFacts)| {
             let mut facts = facts();
             change(&mut facts);
-            decide(&facts, &good, now).unwrap_err()
+            decided(&facts, "+14155552671", now).unwrap_err()
         };
         assert_eq!(refused(|f| f.gate.connected = false), Refusal::NotConnected);
-        assert_eq!(refused(|f| f.gate.frozen = true), Refusal::Stopped(Stop::Frozen));
+        let frozen = Stop::Frozen(FreezeReason::Pumping);
+        assert_eq!(
+            refused(|f| f.gate.stop(Stop::Frozen(FreezeReason::Pumping), Timestamp::UNIX_EPOCH)),
+            Refusal::Stopped(frozen)
+        );
         assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
         assert_eq!(
             refused(|f| f.allowance.available = MicroCredits(999_999)),
             Refusal::Credit { needed: MicroCredits::whole(1), available: MicroCredits(999_999) }
         );
-        let abroad = decide(&facts(), &ask("+442071838750", "hi"), now).unwrap_err();
+        let abroad = decided(&facts(), "+442071838750", now).unwrap_err();
         assert_eq!(abroad, Refusal::Country(Country::parse("GB").ok()));
+    }
+
+    #[test]
+    fn a_refusal_for_a_freeze_names_its_reason_and_the_way_out() {
+        let refusal = Refusal::Stopped(Stop::Frozen(FreezeReason::Pumping));
+        let reply = Problem::from(refusal).into_reply(crate::ids::RequestId::from_bits(1));
+        let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let error = (&body["errors"][0]["field"], &body["errors"][0]["code"]);
+        assert_eq!((reply.status.as_u16(), error), (403, (&"frozen".into(), &"pumping".into())));
+        assert!(body["detail"].as_str().unwrap().contains("POST /v1/account/sending/unfreeze"), "{body}");
     }
 
     #[test]
@@ -425,15 +531,16 @@ mod tests {
         let mut facts = facts();
         facts.allowance.day_segments = Gate::FIRST_CEILING;
         let tomorrow = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24);
-        assert!(decide(&facts, &ask("+14155552671", "hi"), Timestamp::UNIX_EPOCH).is_err());
-        assert!(decide(&facts, &ask("+14155552671", "hi"), tomorrow).is_ok());
+        assert!(decided(&facts, "+14155552671", Timestamp::UNIX_EPOCH).is_err());
+        assert!(decided(&facts, "+14155552671", tomorrow).is_ok());
     }
 
     #[test]
     fn one_messages_payload_does_not_open_as_anothers() {
         let key =
             DataKey::new(AccountId::from_bits(1), crate::seal::Purpose::Payload, 1, zeroize::Zeroizing::new([1; 32]));
-        let sealed = Payload::of(&ask("+14155552671", "hi")).seal(&key, MessageId::from_bits(1), [0; 12]).unwrap();
+        let sealed =
+            Payload::of(&draft("hi"), &to("+14155552671")).seal(&key, MessageId::from_bits(1), [0; 12]).unwrap();
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(1)).is_ok());
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(2)).is_err());
     }

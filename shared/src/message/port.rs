@@ -2,11 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::{Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status};
+use super::{
+    Batch, Chunk, Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
+};
 use crate::account::Stop;
 use crate::credential::{Carrier, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
+use crate::ledger::Allowance;
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
 
@@ -53,6 +56,32 @@ pub enum Recorded {
     Refused(Refusal),
 }
 
+/// Records a request for many recipients.
+pub trait RecordBatch {
+    /// The record behind the caller's key, if there is none that counts: 1 conditional write. `Some`: this key was used
+    /// before.
+    fn begin_batch(
+        &self,
+        account: AccountId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Idempotency>, Fault>> + Send;
+
+    /// One transaction: the outcomes of the next rows, their messages, and one hold for all of them.
+    fn record_chunk(&self, chunk: &Chunk) -> impl Future<Output = Result<ChunkRecorded, Fault>> + Send;
+}
+
+/// What became of a chunk. In every case but the first nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChunkRecorded {
+    /// It is recorded.
+    Recorded,
+    /// Another request with this key was quicker: that is how far the batch is.
+    Moved(Batch),
+    /// The allowance changed since it was loaded and does not cover the chunk now.
+    Refused(Allowance),
+}
+
 /// Reads messages.
 pub trait ReadMessages {
     /// One by id.
@@ -69,6 +98,29 @@ pub trait ReadMessages {
         before: Option<MessageId>,
         limit: u16,
     ) -> impl Future<Output = Result<Vec<Message>, Fault>> + Send;
+}
+
+/// Takes back what is not handed over yet.
+pub trait CancelMessage {
+    /// One conditional write that also removes the payload: of a cancel and a claim at the same time one wins. What is
+    /// canceled already is canceled.
+    fn cancel_message(
+        &self,
+        account: AccountId,
+        message: MessageId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Canceled, Fault>> + Send;
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Canceled {
+    /// It will not be sent.
+    Canceled(Message),
+    /// It is with Twilio, or on its way there, or was over before.
+    TooLate(Message),
+    /// There is no such message.
+    NotFound,
 }
 
 /// Takes a message to send it.
@@ -107,6 +159,8 @@ pub struct Claimed {
     pub payload: Sealed,
     /// Names the claim.
     pub fence: Fence,
+    /// Whether it was counted when it was about to be handed over; a message that waits again is not counted again.
+    pub counted: bool,
 }
 
 /// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
@@ -126,6 +180,10 @@ pub struct Guard {
     pub opted_out: bool,
     /// Why sending is stopped, if it is.
     pub stopped: Option<Stop>,
+    /// The account's segments per day: how fast it may send follows from it.
+    pub daily_ceiling: u64,
+    /// What is sent is counted from here on.
+    pub counts_from: Timestamp,
     /// The credential that counts; `None` if none is connected.
     pub credential: Option<StoredCredential>,
     /// The wrapped keys that were asked for.
@@ -135,33 +193,26 @@ pub struct Guard {
 /// Records what came of a claim.
 pub trait RecordOutcome {
     /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
-    /// is known or given up). Only the holder of the fence may, and nothing that a callback told already is undone: the
-    /// answer is the message's status afterwards.
+    /// is known or given up). A retry remembers whether the message was counted. Only the holder of the fence may, and
+    /// nothing that a callback told already is undone: the answer is the message's status afterwards.
     fn record_outcome(
         &self,
         claimed: &Claimed,
         outcome: &Outcome,
         now: Timestamp,
     ) -> impl Future<Output = Result<Status, Fault>> + Send;
-
-    /// Stops an account's sending; for a refused credential only while the refused version still is the newest.
-    fn stop_sending(
-        &self,
-        account: AccountId,
-        stop: Stop,
-        credential_version: u32,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Hands a message to Twilio.
 pub trait CreateMessage {
-    /// One POST, never repeated by itself, no redirect followed.
+    /// One POST, never repeated by itself, no redirect followed. `validity_secs`: Twilio gives up after so long.
     fn create_message(
         &self,
         carrier: &Carrier,
         sender: &str,
         payload: &Payload,
         status_callback: &str,
+        validity_secs: u32,
     ) -> impl Future<Output = Created> + Send;
 }
 

@@ -1,6 +1,7 @@
 //! The states of a message and what may follow what. Everything here is a pure function.
 //!
 //! ```text
+//! held(until) ──┐
 //! accepted ─> dispatching(attempt, fence, lease) ─> sent(sid) ─> sending ─> delivered | undelivered | failed
 //!    │ │            │ 429, or no byte was written ─> retryable(not_before) ─> dispatching
 //!    │ └> expired   │ 4xx ─> rejected(code)     the last check says no ─> refused(reason)
@@ -11,7 +12,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{LOOK_AGAIN, Message, VALIDITY};
+use super::{LOOK_AGAIN, Message};
 use crate::account::Stop;
 
 /// How long a claim holds. HTTP 10 s < function 30 s < lease 60 s < visibility 180 s.
@@ -25,6 +26,8 @@ pub const GIVE_UP: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Waits for its time.
+    Held,
     /// Waits to be sent.
     Accepted,
     /// Twilio was busy or not reachable; it is tried again.
@@ -74,7 +77,8 @@ pub enum Standing {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
+        Self::Held,
         Self::Accepted,
         Self::Retryable,
         Self::Dispatching,
@@ -96,7 +100,7 @@ impl Status {
     /// What it means.
     pub fn standing(self) -> Standing {
         match self {
-            Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown => Standing::Waiting,
+            Self::Held | Self::Accepted | Self::Retryable | Self::Dispatching | Self::Unknown => Standing::Waiting,
             Self::Sent | Self::Sending | Self::Delivered | Self::Undelivered | Self::Failed => Standing::AtCarrier,
             Self::Unconfirmed | Self::Rejected | Self::Refused | Self::Expired | Self::Canceled | Self::Dropped => {
                 Standing::Over
@@ -108,7 +112,7 @@ impl Status {
     /// Its place in the order that callbacks may only climb (promise N5).
     pub fn rank(self) -> u8 {
         match self {
-            Self::Accepted | Self::Retryable => 0,
+            Self::Held | Self::Accepted | Self::Retryable => 0,
             Self::Dispatching => 1,
             Self::Unknown => 2,
             Self::Unconfirmed => 3,
@@ -147,7 +151,7 @@ impl From<Stop> for Reason {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::CredentialRefused => Self::CredentialRefused,
-            Stop::Frozen => Self::Frozen,
+            Stop::Frozen(_) => Self::Frozen,
         }
     }
 }
@@ -211,7 +215,7 @@ pub fn retry_at(message: &Message, retry_after_secs: Option<u32>, dice: u8, now:
     let base_ms = base_ms.min(300_000).max(u64::from(retry_after_secs.unwrap_or(0)) * 1_000);
     let delay_ms = base_ms + base_ms * u64::from(dice) / 512;
     let at = now + SignedDuration::from_millis(i64::try_from(delay_ms).unwrap_or(300_000));
-    (at < message.created + VALIDITY).then_some(at)
+    (at < message.valid_until).then_some(at)
 }
 
 /// What Twilio's status callback says.
@@ -273,7 +277,7 @@ mod tests {
     use super::*;
     use crate::ids::{AccountId, MessageId};
     use crate::ledger::MicroCredits;
-    use crate::message::{Direction, Format};
+    use crate::message::{Direction, Format, VALIDITY};
     use proptest::prelude::*;
 
     fn message(status: Status) -> Message {
@@ -297,6 +301,8 @@ mod tests {
             attempts: 1,
             settled: false,
             created: Timestamp::UNIX_EPOCH,
+            held_until: None,
+            valid_until: Timestamp::UNIX_EPOCH + VALIDITY,
             updated: Timestamp::UNIX_EPOCH,
         }
     }

@@ -5,10 +5,12 @@ mod port;
 use http::{Method, header};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::account::EmailIndex;
 use crate::api_key::{ApiKey, KEY_PREFIX};
 use crate::edge::{Access, Kind, Problem, Request, Route};
 use crate::fault::Fault;
 use crate::ids::{AccountId, ApiKeyId, SessionId, UserId};
+use crate::platform::{CountTries, Platform};
 use crate::secret::{ExposeSecret, Token, TokenHash};
 
 pub use port::*;
@@ -77,6 +79,25 @@ pub enum By {
     User(UserId),
     /// The API key.
     Key(ApiKeyId),
+}
+
+impl By {
+    /// As it is stored.
+    pub fn to_text(self) -> String {
+        match self {
+            Self::User(user) => format!("user {user}"),
+            Self::Key(key) => format!("key {key}"),
+        }
+    }
+
+    /// Reads it back.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(' ')? {
+            ("user", id) => id.parse().ok().map(Self::User),
+            ("key", id) => id.parse().ok().map(Self::Key),
+            _ => None,
+        }
+    }
 }
 
 /// What a request shows to be let in. It has the hash only; the store knows whether it is anyone's.
@@ -184,7 +205,9 @@ impl Site {
     /// (ASVS 3.5); a program that sends neither is no browser and carries no foreign cookie. A key needs no such check:
     /// no browser adds it by itself.
     pub fn proof(&self, request: &Request) -> Result<Proof, Problem> {
-        let (way, token) = match (request.cookie(self.cookie_name()), request.header(header::AUTHORIZATION)) {
+        // One that is no text is there as well.
+        let authorization = request.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let (way, token) = match (request.cookie(self.cookie_name()), authorization) {
             (None, None) => return Err(not_signed_in(None)),
             (Some(_), Some(_)) => {
                 let detail = "send the session's cookie or the header authorization, and not both";
@@ -224,6 +247,37 @@ impl Site {
 fn bearer(authorization: &str) -> Option<Token> {
     let (scheme, token) = authorization.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") { Token::parse(KEY_PREFIX, token.trim()) } else { None }
+}
+
+/// Tries at a password in a window, of one caller for one account. They are counted before the password is looked at,
+/// so that a flood costs no hashing.
+pub const TRIES_PER_PAIR: u32 = 10;
+/// The same, of one caller.
+pub const TRIES_PER_PEER: u32 = 50;
+/// The same, for one account from anywhere: high, so that a stranger from one place cannot lock an owner out.
+pub const TRIES_PER_ACCOUNT: u32 = 100;
+/// The window: a quarter of an hour.
+pub const TRIES_WINDOW_SECS: u32 = 900;
+
+/// Counts a try at somebody's password, wherever it is asked for: 3 counters, and 429 above their limits.
+pub async fn count_password_try<W: CountTries>(
+    world: &W,
+    platform: &Platform,
+    index: &EmailIndex,
+    request: &Request,
+) -> Result<(), Problem> {
+    let peer = platform.hash("peer", &request.peer_network());
+    let tries = [
+        (format!("login-peer#{peer}"), TRIES_PER_PEER),
+        (format!("login#{}#{peer}", index.0), TRIES_PER_PAIR),
+        (format!("login#{}", index.0), TRIES_PER_ACCOUNT),
+    ];
+    for (what, limit) in tries {
+        if !world.count_try(&what, limit, TRIES_WINDOW_SECS, request.now).await? {
+            return Err(Problem::new(Kind::TooManyRequests, "too many tries; wait a quarter of an hour"));
+        }
+    }
+    Ok(())
 }
 
 /// The one answer to every way of not being signed in, for each way of trying: which of them it was is not told.
@@ -318,7 +372,7 @@ mod tests {
     fn request(method: Method, headers: &[(&'static str, &str)]) -> Request {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.insert(*name, HeaderValue::from_str(value).unwrap());
+            map.insert(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Request {
             id: RequestId::from_bits(0),
@@ -377,6 +431,7 @@ mod tests {
             format!("Bearer {session}"),
             format!("Bearer {}", &key[..key.len() - 1]),
             format!("Bearer {key},Bearer {key}"),
+            format!("Bearer {key}é"),
         ];
         for cookie in cookies {
             for (header, good) in [None]

@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
+use crate::account::{
+    CreateAccount, EmailIndex, FreezeReason, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+};
 use crate::api_key::{ApiKey, KeyName, Scope};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
@@ -16,6 +18,7 @@ use crate::message::{
     RecordMessage, Recorded, Status,
 };
 use crate::number::Country;
+use crate::opt_out::Heard;
 use crate::platform::{Chance, Clock};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::{HookId, Token};
@@ -23,6 +26,9 @@ use crate::session::Session;
 
 /// The sender of every fresh message.
 pub const OWN: &str = "+15005550006";
+
+/// A freeze, where it does not matter why.
+pub const FROZEN: Stop = Stop::Frozen(FreezeReason::Velocity);
 
 /// Some seconds.
 pub fn secs(n: i64) -> SignedDuration {
@@ -134,6 +140,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
             friendly_name: Some("A Twilio account".to_owned()),
             trial: Some(false),
             connected_at: world.now(),
+            secret_since: world.now(),
             hook: HookId::new(account, world.random().unwrap()),
             send: carrier.seal(&send_key, world.random().unwrap()).unwrap(),
             verify: hook.seal(&hook_key, world.random().unwrap()).unwrap(),
@@ -143,6 +150,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
         replaced_sid_hash: None,
         numbers: 0,
         keys: vec![send_wrapped, hook_wrapped],
+        keys_read: Vec::new(),
     }
 }
 
@@ -217,6 +225,8 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             attempts: 0,
             settled: false,
             created: at,
+            held_until: None,
+            valid_until: at + crate::message::VALIDITY,
             updated: at,
         },
         payload: Sealed(id.bits().to_be_bytes().to_vec()),
@@ -224,6 +234,7 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             key: IdempotencyKey::parse(Some(&word(world))).unwrap(),
             fingerprint: word(world),
             answer: id.to_string(),
+            batch: None,
             expires: at + crate::message::IDEMPOTENCY_LIFE,
         },
         daily_ceiling: 500,
@@ -255,6 +266,11 @@ pub fn inbound<W: Chance>(world: &W, account: AccountId, at: Timestamp) -> Messa
         held: MicroCredits(0),
         ..outgoing.message
     }
+}
+
+/// A text by which somebody said something.
+pub fn heard<W: Chance>(world: &W) -> Heard {
+    Heard::Text(sid(world, "SM").as_str().to_owned())
 }
 
 /// The journal item that charges a message which Twilio took.

@@ -1,4 +1,4 @@
-//! Messages, opt-outs and idempotency records in tables `messages` and `once`.
+//! Messages and idempotency records in tables `messages` and `once`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
@@ -9,16 +9,16 @@ use super::rows::{
     AllowanceRow, ApiKeyRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
 };
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
-    Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards,
-    LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage, RecordOutcome,
-    Recorded, Refusal, Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
+    Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing,
+    ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Refusal, RowOutcome,
+    Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::session::{Pass, Proof, Way};
@@ -42,20 +42,20 @@ impl LoadSender for Live {
             Way::Session => from_item::<SessionRow>(item)?.session(account).map(Pass::Session),
             Way::ApiKey => from_item::<ApiKeyRow>(item)?.api_key(account).map(Pass::ApiKey),
         });
-        let gate = found.remove(&gate).map(from_item::<GateRow>).transpose()?;
+        let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
         let mut wrapped = Vec::new();
         for purpose in purposes {
             if let Some(item) = found.remove(&keys::data_keys(account, *purpose)) {
-                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
+                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose)?);
             }
         }
         Ok(Loaded {
             pass: pass.transpose()?,
             facts: gate
                 .zip(allowance)
-                .map(|(gate, allowance)| SenderFacts { gate: Gate::from(gate), allowance: Allowance::from(allowance) }),
+                .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
         })
@@ -69,10 +69,7 @@ impl RecordMessage for Live {
         let Outgoing { message, idempotency, .. } = outgoing;
         let (account, now) = (message.account, message.created);
         let record = keys::idempotency(account, ROUTE, &idempotency.key);
-        let row = keys::message(account, message.id);
-        let mut item = message_item(&row, message)?;
-        item.insert("payload".to_owned(), binary(&outgoing.payload));
-        set_due(&mut item, message.id, now + LOOK_AGAIN);
+        let (row, item) = intent(message, &outgoing.payload, now)?;
         if u64::from(message.segments) > outgoing.daily_ceiling {
             return Ok(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling)));
         }
@@ -86,7 +83,7 @@ impl RecordMessage for Live {
                     &[(":now", millis(now))],
                 )?,
                 db.put_new(&row, item.clone())?,
-                self.hold(outgoing, same_day)?,
+                self.hold(&Hold::of(outgoing), same_day)?,
             ];
             let reasons = match db.transact(parts).await? {
                 Transacted::Committed => return Ok(Recorded::Accepted),
@@ -114,15 +111,127 @@ impl RecordMessage for Live {
     }
 }
 
+/// A message's item with its payload and the time of its first look.
+fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Result<(Key, Item), Fault> {
+    let row = keys::message(message.account, message.id);
+    let mut item = message_item(&row, message)?;
+    item.insert("payload".to_owned(), binary(payload));
+    set_due(&mut item, message.id, message.held_until.unwrap_or(now + LOOK_AGAIN));
+    if let Some(until) = message.held_until {
+        item.insert("not_before".to_owned(), millis(until));
+    }
+    Ok((row, item))
+}
+
+/// What one transaction reserves.
+struct Hold {
+    account: AccountId,
+    credits: u64,
+    segments: u64,
+    daily_ceiling: u64,
+    now: Timestamp,
+}
+
+impl Hold {
+    fn of(outgoing: &Outgoing) -> Self {
+        let Outgoing { message, daily_ceiling, .. } = outgoing;
+        let segments = u64::from(message.segments);
+        let (account, credits, now) = (message.account, message.held.0, message.created);
+        Self { account, credits, segments, daily_ceiling: *daily_ceiling, now }
+    }
+
+    fn of_all(chunk: &Chunk) -> Self {
+        let sum = |each: fn(&Message) -> u64| chunk.messages.iter().map(|(message, _)| each(message)).sum();
+        Self {
+            account: chunk.account,
+            credits: sum(|message| message.held.0),
+            segments: sum(|message| u64::from(message.segments)),
+            daily_ceiling: chunk.daily_ceiling,
+            now: chunk.now,
+        }
+    }
+}
+
+impl RecordBatch for Live {
+    async fn begin_batch(
+        &self,
+        account: AccountId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> Result<Option<Idempotency>, Fault> {
+        let db = &self.dynamo;
+        let record = keys::idempotency(account, ROUTE, &idempotency.key);
+        let item = to_item(&record, &IdempotencyRow::from(idempotency))?;
+        let condition = "attribute_not_exists(pk) OR expires <= :now";
+        match db.transact(vec![db.put(&record, item, condition, &[(":now", millis(now))])?]).await? {
+            Transacted::Committed => Ok(None),
+            Transacted::Refused(reasons) => {
+                let earlier = blocker(&reasons, 0).ok_or(Fault::permanent("a refused write gave no reason"))?;
+                Ok(Some(from_item::<IdempotencyRow>(earlier)?.idempotency(idempotency.key.clone())?))
+            }
+        }
+    }
+
+    /// 1 transaction of at most 92 items; tried again when the allowance's day turned in between.
+    async fn record_chunk(&self, chunk: &Chunk) -> Result<ChunkRecorded, Fault> {
+        let db = &self.dynamo;
+        let record = keys::idempotency(chunk.account, ROUTE, &chunk.key);
+        let before = RowOutcome::to_text(&chunk.batch.outcomes);
+        let after = format!("{before}{}", RowOutcome::to_text(&chunk.outcomes));
+        let hold = Hold::of_all(chunk);
+        if hold.segments > chunk.daily_ceiling {
+            // No condition below would see it: what is left of the ceiling cannot be less than nothing.
+            let there = db.get::<AllowanceRow>(&keys::allowance(chunk.account)).await?;
+            return Ok(ChunkRecorded::Refused(Allowance::from(
+                there.ok_or(Fault::permanent("the account has no allowance"))?,
+            )));
+        }
+        let mut same_day = true;
+        for _ in 0..4 {
+            let values = [(":batch", s(chunk.batch.id.to_string())), (":before", s(&before)), (":after", s(&after))];
+            let advance =
+                db.update(&record, "SET outcomes = :after", "batch_id = :batch AND outcomes = :before", &values)?;
+            let mut parts = vec![advance];
+            if !chunk.messages.is_empty() {
+                parts.push(self.hold(&hold, same_day)?);
+            }
+            for (message, payload) in &chunk.messages {
+                let (key, item) = intent(message, payload, chunk.now)?;
+                parts.push(db.put_new(&key, item)?);
+            }
+            let reasons = match db.transact(parts).await? {
+                Transacted::Committed => return Ok(ChunkRecorded::Recorded),
+                Transacted::Refused(reasons) => reasons,
+            };
+            if let Some(there) = blocker(&reasons, 0) {
+                let there = Some(there).filter(|item| !item.is_empty()).ok_or(Fault::permanent("a batch is gone"))?;
+                let there = from_item::<IdempotencyRow>(there)?.idempotency(chunk.key.clone())?.batch;
+                let there = there.filter(|batch| batch.id == chunk.batch.id && batch.outcomes != chunk.batch.outcomes);
+                return there.map(ChunkRecorded::Moved).ok_or(Fault::permanent("a batch's key was used anew"));
+            }
+            let allowance = blocker(&reasons, 1).filter(|item| !item.is_empty());
+            let allowance = allowance.ok_or(Fault::permanent("a new message's id was taken"))?;
+            let allowance = Allowance::from(from_item::<AllowanceRow>(allowance)?);
+            let today = Granularity::Day.period(chunk.now);
+            let (credits, segments) = (hold.credits, hold.segments);
+            let covered = allowance.available.0 >= credits
+                && allowance.segments_on(chunk.now).saturating_add(segments) <= chunk.daily_ceiling;
+            if !covered {
+                return Ok(ChunkRecorded::Refused(allowance));
+            }
+            same_day = allowance.day == today;
+        }
+        Err(Fault::transient("the allowance kept changing"))
+    }
+}
+
 impl Live {
     /// The hold on the allowance, which also counts the day's segments: on the day that is stored, or on a new day.
-    fn hold(&self, outgoing: &Outgoing, same_day: bool) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
-        let message = &outgoing.message;
-        let segments = u64::from(message.segments);
-        let today = Granularity::Day.period(message.created);
-        let mut values = vec![(":hold", n(message.held.0)), (":today", s(today)), (":segments", n(segments))];
+    fn hold(&self, hold: &Hold, same_day: bool) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
+        let today = Granularity::Day.period(hold.now);
+        let mut values = vec![(":hold", n(hold.credits)), (":today", s(today)), (":segments", n(hold.segments))];
         let (expression, condition) = if same_day {
-            values.push((":room", n(outgoing.daily_ceiling.saturating_sub(segments))));
+            values.push((":room", n(hold.daily_ceiling.saturating_sub(hold.segments))));
             (
                 "SET available = available - :hold, held = held + :hold, day_segments = day_segments + :segments",
                 "available >= :hold AND day_utc = :today AND day_segments <= :room",
@@ -133,7 +242,7 @@ impl Live {
                 "available >= :hold AND day_utc < :today",
             )
         };
-        self.dynamo.update(&keys::allowance(message.account), expression, condition, &values)
+        self.dynamo.update(&keys::allowance(hold.account), expression, condition, &values)
     }
 }
 
@@ -197,11 +306,13 @@ impl ClaimMessage for Live {
                 &keys::message(account, id),
                 "SET #status = :dispatching, fence = :fence, lease = :lease, attempts = attempts + :one, \
                  revision = revision + :one, updated = :now, due_shard = :shard, due_at = :lease REMOVE not_before",
-                "attribute_exists(payload) AND (#status = :accepted OR (#status = :retryable AND not_before <= :now))",
+                "attribute_exists(payload) AND (#status = :accepted \
+                 OR (#status IN (:retryable, :held) AND not_before <= :now))",
                 &[
                     (":dispatching", word(Status::Dispatching)?),
                     (":accepted", word(Status::Accepted)?),
                     (":retryable", word(Status::Retryable)?),
+                    (":held", word(Status::Held)?),
                     (":fence", s(fence.0.to_string())),
                     (":lease", millis(lease)),
                     (":one", n(1)),
@@ -226,14 +337,48 @@ impl ClaimMessage for Live {
                 let wait = wait.and_then(|at| Timestamp::from_millisecond(at).ok());
                 let held = message(item)?;
                 return Ok(match (held.status, wait) {
-                    (Status::Retryable | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+                    (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
                     _ => Claim::Done,
                 });
             }
         };
         let payload = item.get("payload").and_then(|payload| payload.as_b().ok());
         let payload = Sealed(payload.ok_or(Fault::permanent("a message to send has no payload"))?.as_ref().to_vec());
-        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence })))
+        let counted = item.get("counted") == Some(&AttributeValue::Bool(true));
+        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted })))
+    }
+}
+
+impl CancelMessage for Live {
+    async fn cancel_message(&self, account: AccountId, id: MessageId, now: Timestamp) -> Result<Canceled, Fault> {
+        let canceled = self
+            .dynamo
+            .update_one(
+                &keys::message(account, id),
+                "SET #status = :canceled, revision = revision + :one, updated = :now, due_shard = :shard, due_at = :due \
+                 REMOVE payload, not_before",
+                "#status IN (:held, :accepted, :retryable)",
+                &[
+                    (":canceled", word(Status::Canceled)?),
+                    (":held", word(Status::Held)?),
+                    (":accepted", word(Status::Accepted)?),
+                    (":retryable", word(Status::Retryable)?),
+                    (":one", n(1)),
+                    (":now", millis(now)),
+                    (":shard", shard_word(due_shard(id))),
+                    (":due", millis(now + LOOK_AGAIN)),
+                ],
+            )
+            .await?;
+        match canceled {
+            Ok(item) => Ok(Canceled::Canceled(message(item)?)),
+            Err(None) => Ok(Canceled::NotFound),
+            Err(Some(item)) => {
+                let message = message(item)?;
+                let canceled = message.status == Status::Canceled;
+                Ok(if canceled { Canceled::Canceled(message) } else { Canceled::TooLate(message) })
+            }
+        }
     }
 }
 
@@ -256,18 +401,23 @@ impl LoadGuards for Live {
         let mut guards = Vec::new();
         for one in claimed {
             let account = one.message.account;
-            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?.map(Gate::from);
+            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?;
+            let gate = gate.map(Gate::try_from).transpose()?;
             let credential = item(&keys::credential(account)).map(from_item::<CredentialRow>).transpose()?;
             let credential = credential.map(|row| row.credential(account)).transpose()?;
             let mut wrapped = Vec::new();
             for (owner, purpose) in wanted.iter().filter(|(owner, _)| *owner == account) {
                 if let Some(row) = item(&keys::data_keys(*owner, *purpose)) {
-                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose));
+                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose)?);
                 }
             }
             guards.push(Guard {
-                opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
+                // What does not read keeps its own message back and no other of the batch.
+                opted_out: item(&opt_out(one))
+                    .is_some_and(|item| super::opt_outs::opt_out(item).map_or(true, |row| row.standing().is_some())),
                 stopped: gate.as_ref().and_then(Gate::stopped),
+                daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
+                counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -299,7 +449,10 @@ impl RecordOutcome for Live {
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
-            Outcome::Retry { not_before } => assign(", not_before = :not_before", ":not_before", millis(*not_before)),
+            Outcome::Retry { not_before } => {
+                assign(", not_before = :not_before", ":not_before", millis(*not_before));
+                assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
+            }
             Outcome::Rejected { code: None } | Outcome::Unknown => {}
         }
         match due(held, outcome, now) {
@@ -320,10 +473,6 @@ impl RecordOutcome for Live {
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
         }
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.close_gate(account, stop, credential_version).await
     }
 }
 
@@ -452,33 +601,5 @@ impl FindDue for Live {
             )
             .await;
         Ok(moved?.is_ok())
-    }
-}
-
-impl RecordConsent for Live {
-    /// 1 conditional update: a later word stands; of two at the same time STOP does.
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        let same_time = match consent {
-            Consent::Stop => " OR said_at = :at",
-            Consent::Start => "",
-        };
-        let recorded = self
-            .dynamo
-            .update_one(
-                &keys::opt_out(account, own, other_hash),
-                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
-                &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
-                &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
-            )
-            .await;
-        recorded.map(|_| ())
     }
 }

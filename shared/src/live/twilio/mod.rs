@@ -133,10 +133,17 @@ impl CreateMessage for Live {
         sender: &str,
         payload: &Payload,
         status_callback: &str,
+        validity_secs: u32,
     ) -> Created {
         let Ok(client) = self.twilio.client() else { return Created::NotProcessed { retry_after_secs: None } };
         let from = if Sid::parse("MG", sender).is_ok() { "MessagingServiceSid" } else { "From" };
-        let mut form = vec![("To", payload.to.as_str()), (from, sender), ("StatusCallback", status_callback)];
+        let validity = validity_secs.to_string();
+        let mut form = vec![
+            ("To", payload.to.as_str()),
+            (from, sender),
+            ("StatusCallback", status_callback),
+            ("ValidityPeriod", &validity),
+        ];
         if !payload.body.is_empty() {
             form.push(("Body", &payload.body));
         }

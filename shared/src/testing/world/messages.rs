@@ -1,19 +1,19 @@
-//! Messages, opt-outs and idempotency records. The conditions are those of the live adapters, in Rust.
+//! Messages and idempotency records. The conditions are those of the live adapters, in Rust.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
-use crate::ledger::Granularity;
+use crate::ledger::{Granularity, MicroCredits};
 use crate::message::{
-    Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN,
-    LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing, ReadMessages, Reason, RecordInbound, RecordMessage,
-    RecordOutcome, Recorded, Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
+    Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing,
+    ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Seen, SenderFacts,
+    Status, UpdateMessage, check_allowance, due, due_shard,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::session::{Pass, Proof, Way};
@@ -26,11 +26,17 @@ struct Row {
     lease: Option<Timestamp>,
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
+    counted: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due) }
+        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
+    }
+
+    fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
+        let due = message.held_until.unwrap_or(now + LOOK_AGAIN);
+        Self { not_before: message.held_until, ..Self::new(message.clone(), Some(payload.clone()), due) }
     }
 
     fn written(&mut self, status: Status, now: Timestamp) {
@@ -44,7 +50,6 @@ impl Row {
 pub(super) struct Messages {
     rows: BTreeMap<(AccountId, MessageId), Row>,
     sids: BTreeMap<(AccountId, String), (MessageId, Timestamp)>,
-    opt_outs: BTreeMap<(AccountId, String, String), (Consent, Timestamp, String)>,
     idempotency: BTreeMap<(AccountId, IdempotencyKey), Idempotency>,
 }
 
@@ -58,11 +63,6 @@ impl Messages {
 
     pub(super) fn payload(&self, account: AccountId, message: MessageId) -> Option<Sealed> {
         self.rows.get(&(account, message))?.payload.clone()
-    }
-
-    pub(super) fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        let said = self.opt_outs.get(&(account, own.to_owned(), other_hash.to_owned()));
-        said.map(|(consent, _, _)| *consent)
     }
 
     /// Marks a message as settled and takes it off the list of due work; `None` if it was before or is not there.
@@ -85,7 +85,6 @@ impl Messages {
             bytes.extend(row.payload.iter().flat_map(|payload| &payload.0));
         }
         dump(bytes, &self.sids);
-        dump(bytes, &self.opt_outs);
         dump(bytes, &self.idempotency);
     }
 }
@@ -129,19 +128,64 @@ impl RecordMessage for World {
             if let Err(refusal) = check_allowance(allowance, message.held, message.segments, *daily_ceiling, now) {
                 return Ok(Recorded::Refused(refusal));
             }
-            let today = Granularity::Day.period(now);
-            if allowance.day > today {
+            if allowance.day > Granularity::Day.period(now) {
                 // A slow clock meets a day that has begun already.
                 return Err(Fault::transient("the allowance kept changing"));
             }
-            allowance.day_segments = allowance.segments_on(now) + u64::from(message.segments);
-            allowance.day = today;
-            allowance.available.0 -= message.held.0;
-            allowance.held.0 += message.held.0;
+            allowance.reserve(message.held, u64::from(message.segments), now);
             state.messages.idempotency.insert(key, idempotency.clone());
-            let row = Row::new(message.clone(), Some(payload.clone()), now + LOOK_AGAIN);
-            state.messages.rows.insert((account, message.id), row);
+            state.messages.rows.insert((account, message.id), Row::intent(message, payload, now));
             Ok(Recorded::Accepted)
+        })
+        .await
+    }
+}
+
+impl RecordBatch for World {
+    async fn begin_batch(
+        &self,
+        account: AccountId,
+        idempotency: &Idempotency,
+        now: Timestamp,
+    ) -> Result<Option<Idempotency>, Fault> {
+        self.call("begin_batch", |state| {
+            let key = (account, idempotency.key.clone());
+            if let Some(earlier) = state.messages.idempotency.get(&key).filter(|earlier| earlier.expires > now) {
+                return Ok(Some(earlier.clone()));
+            }
+            state.messages.idempotency.insert(key, idempotency.clone());
+            Ok(None)
+        })
+        .await
+    }
+
+    async fn record_chunk(&self, chunk: &Chunk) -> Result<ChunkRecorded, Fault> {
+        self.call("record_chunk", |state| {
+            let record = state.messages.idempotency.get_mut(&(chunk.account, chunk.key.clone()));
+            let record = record.ok_or(Fault::permanent("a batch is gone"))?;
+            let there = record.batch.as_mut().filter(|there| there.id == chunk.batch.id);
+            let there = there.ok_or(Fault::permanent("a batch's key was used anew"))?;
+            if there.outcomes != chunk.batch.outcomes {
+                return Ok(ChunkRecorded::Moved(there.clone()));
+            }
+            let (credits, segments) = chunk.messages.iter().fold((0, 0), |(credits, segments), (message, _)| {
+                (credits + message.held.0, segments + u64::from(message.segments))
+            });
+            let allowance = state.ledger.allowances.get_mut(&chunk.account);
+            let allowance = allowance.ok_or(Fault::permanent("the account has no allowance"))?;
+            let covered =
+                allowance.available.0 >= credits && allowance.segments_on(chunk.now) + segments <= chunk.daily_ceiling;
+            if !chunk.messages.is_empty() && !covered {
+                return Ok(ChunkRecorded::Refused(allowance.clone()));
+            }
+            if !chunk.messages.is_empty() {
+                allowance.reserve(MicroCredits(credits), segments, chunk.now);
+            }
+            there.outcomes.extend(&chunk.outcomes);
+            for (message, payload) in &chunk.messages {
+                state.messages.rows.insert((chunk.account, message.id), Row::intent(message, payload, chunk.now));
+            }
+            Ok(ChunkRecorded::Recorded)
         })
         .await
     }
@@ -181,11 +225,12 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                Ok(Claim::Mine(Box::new(Claimed { message: row.message.clone(), payload, fence })))
+                let (message, counted) = (row.message.clone(), row.counted);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
             };
             let ready = match row.message.status {
                 Status::Accepted => true,
-                Status::Retryable => row.not_before.is_some_and(|at| at <= now),
+                Status::Retryable | Status::Held => row.not_before.is_some_and(|at| at <= now),
                 _ => false,
             };
             if ready && row.payload.is_some() {
@@ -199,9 +244,25 @@ impl ClaimMessage for World {
                 return mine(row);
             }
             Ok(match (row.message.status, row.not_before.or(row.lease)) {
-                (Status::Retryable | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+                (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
                 _ => Claim::Done,
             })
+        })
+        .await
+    }
+}
+
+impl CancelMessage for World {
+    async fn cancel_message(&self, account: AccountId, id: MessageId, now: Timestamp) -> Result<Canceled, Fault> {
+        self.call("cancel_message", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Canceled::NotFound) };
+            if matches!(row.message.status, Status::Held | Status::Accepted | Status::Retryable) {
+                row.written(Status::Canceled, now);
+                (row.payload, row.not_before, row.due) = (None, None, Some(now + LOOK_AGAIN));
+            }
+            let message = row.message.clone();
+            let canceled = message.status == Status::Canceled;
+            Ok(if canceled { Canceled::Canceled(message) } else { Canceled::TooLate(message) })
         })
         .await
     }
@@ -215,8 +276,10 @@ impl LoadGuards for World {
                 let gate = state.accounts.gates.get(account);
                 let owned = wanted.iter().filter(|(owner, _)| owner == account);
                 Guard {
-                    opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
+                    opted_out: state.opt_outs.get(*account, own, other_hash).standing().is_some(),
                     stopped: gate.and_then(Gate::stopped),
+                    daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
+                    counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -248,22 +311,12 @@ impl RecordOutcome for World {
                 Outcome::Rejected { code: Some(code) } => row.message.error_code = Some(*code),
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
-                Outcome::Retry { not_before } => row.not_before = Some(*not_before),
+                Outcome::Retry { not_before } => {
+                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                }
                 Outcome::Rejected { code: None } | Outcome::Unknown => {}
             }
             Ok(outcome.status())
-        })
-        .await
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.call("stop_sending", |state| {
-            let gate = state.accounts.gates.get_mut(&account);
-            let counts = |gate: &&mut Gate| stop == Stop::Frozen || gate.credential_version == credential_version;
-            if let Some(gate) = gate.filter(counts) {
-                gate.stop(stop);
-            }
-            Ok(())
         })
         .await
     }
@@ -346,31 +399,6 @@ impl FindDue for World {
             let Some(row) = row.filter(same) else { return Ok(false) };
             row.due = Some(at);
             Ok(true)
-        })
-        .await
-    }
-}
-
-impl RecordConsent for World {
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        self.call("record_consent", |state| {
-            let key = (account, own.to_owned(), other_hash.to_owned());
-            let stands = state.messages.opt_outs.get(&key).is_some_and(|(_, said_at, _)| match consent {
-                Consent::Stop => *said_at > at,
-                Consent::Start => *said_at >= at,
-            });
-            if !stands {
-                state.messages.opt_outs.insert(key, (consent, at, source.to_owned()));
-            }
-            Ok(())
         })
         .await
     }

@@ -27,6 +27,8 @@ pub struct Taken {
     pub media_urls: Vec<String>,
     /// Where Twilio tells about it.
     pub status_callback: String,
+    /// Twilio gives up after so long.
+    pub validity_secs: u32,
     /// When.
     pub at: Timestamp,
 }
@@ -119,6 +121,7 @@ impl CreateMessage for World {
         sender: &str,
         payload: &Payload,
         status_callback: &str,
+        validity_secs: u32,
     ) -> Created {
         let answer = self.call("create_message", |state| {
             state.twilio.posts += 1;
@@ -135,6 +138,7 @@ impl CreateMessage for World {
                     body: payload.body.clone(),
                     media_urls: payload.media_urls.clone(),
                     status_callback: status_callback.to_owned(),
+                    validity_secs,
                     at: state.now,
                 });
             }

@@ -1,0 +1,418 @@
+//! POST /v1/messages: checks the rules, records, enqueues; for one recipient, or row by row for many.
+
+use std::collections::BTreeMap;
+
+use http::{StatusCode, header};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use telbuddy::credential::OpenKey;
+use telbuddy::edge::{Kind, Problem, Reply, Request};
+use telbuddy::fault::Fault;
+use telbuddy::ids::{AccountId, BatchId, MessageId};
+use telbuddy::ledger::{MicroCredits, PRICES};
+use telbuddy::message::segments::Encoding;
+use telbuddy::message::{
+    Batch, Chunk, ChunkRecorded, Direction, Draft, Held, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey,
+    LoadSender, Loaded, Message, Outgoing, Payload, Quote, RecordBatch, RecordMessage, Recorded, RowOutcome,
+    SenderFacts, Status, check_gate, decide, number_hash, parse_rows, plan_chunk,
+};
+use telbuddy::number::E164;
+use telbuddy::platform::{Chance, EnqueueJob, Job};
+use telbuddy::seal::{DataKey, Purpose};
+use telbuddy::session::{KeepSessions, Site, admit, not_signed_in};
+
+use crate::ROUTES;
+use crate::ask::{Recipients, SendMessage, parse};
+
+/// Waits beyond this belong to the sweeper: SQS delays no longer.
+const LONGEST_DELAY_SECS: i64 = 900;
+/// Chunks that one request works through at most, races included; the next one with the same key goes on.
+const MOST_CHUNKS: usize = 100;
+
+/// An accepted message.
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Accepted {
+    /// Names the message.
+    #[schema(value_type = String, example = "msg_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
+    id: MessageId,
+    /// `accepted`, or `held` if it waits for a time of its own.
+    status: Status,
+    /// Segments that Twilio will bill.
+    segments: u32,
+    /// Alphabet of the segments.
+    encoding: Encoding,
+    /// What was reserved for it, in millionths of a credit.
+    credits_held_micro: MicroCredits,
+    /// When it goes out; null: now.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    held_until: Option<Timestamp>,
+    /// Why it waits.
+    held_by: Option<HeldBy>,
+    /// The recipient's time zone, if its quiet hours decided.
+    #[schema(example = "America/New_York")]
+    held_zone: Option<String>,
+}
+
+/// What became of a request for many recipients.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct AcceptedBatch {
+    /// Names the request.
+    #[schema(value_type = String, example = "batch_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
+    batch_id: BatchId,
+    /// A result for each recipient, in their order.
+    data: Vec<Row>,
+}
+
+/// The result for one recipient.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum Row {
+    /// It is a message.
+    Accepted(Accepted),
+    /// It is none.
+    Refused {
+        /// Why not.
+        error: RowError,
+    },
+}
+
+/// Why a recipient gets no message.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct RowError {
+    /// A stable word for programs.
+    #[schema(example = "not_a_number")]
+    code: &'static str,
+    /// What to do.
+    detail: &'static str,
+}
+
+/// Send a message, or the same one to many.
+#[utoipa::path(post, path = "/v1/messages", tag = "message", request_body = SendMessage,
+    params(("Idempotency-Key" = String, Header, description = "1 to 128 visible ASCII characters, new for each request")),
+    responses(
+    (status = 202, description = "Accepted; a repetition with the same key gets the same answer. For an array of \
+        recipients `{batch_id, data}` with a result for each, and a repetition finishes what was cut off",
+        body = Accepted),
+    (status = 400, description = "No Idempotency-Key, or not JSON", body = telbuddy::edge::ProblemBody),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 402, description = "The credit is used up", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "Sending is stopped, or not to there, or the API key lacks the scope",
+        body = telbuddy::edge::ProblemBody),
+    (status = 409, description = "No Twilio account is connected", body = telbuddy::edge::ProblemBody),
+    (status = 422, description = "Fields do not fit, or the key was used for another request",
+        body = telbuddy::edge::ProblemBody)))]
+pub(crate) async fn accept<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + OpenKey + EnqueueJob + Chance + Sync,
+{
+    let proof = site.proof(request)?;
+    let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
+    let account = proof.account;
+    let remembered = [Purpose::Payload, Purpose::Match].map(|purpose| world.remembered_key(account, purpose, None));
+    let wanted: Vec<_> = [Purpose::Payload, Purpose::Match]
+        .into_iter()
+        .zip(&remembered)
+        .filter_map(|(purpose, key)| key.is_none().then_some(purpose))
+        .collect();
+    let loaded = world.load_sender(&proof, &key, &wanted).await?;
+
+    admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
+    let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
+    let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
+    let first_time = earlier.is_none().then_some(request.now);
+    let (recipients, draft) = parse(request.json()?, facts.gate.home, first_time)?;
+    let [payload_key, match_key] = remembered;
+    let match_key = key_of(world, &loaded, Purpose::Match, match_key).await?;
+    let fingerprint = fingerprint(&match_key, &recipients, &draft);
+    if let Some(earlier) = earlier {
+        same_request(earlier, &fingerprint)?;
+    }
+    let quote = draft.quote();
+    match (&recipients, earlier) {
+        (Recipients::One(_), Some(earlier)) => return Ok(again(earlier)),
+        (Recipients::One(to), None) => decide(&facts, to, quote, request.now)?,
+        (Recipients::Many(_), None) => check_gate(&facts.gate)?,
+        // What was cut off is gone on with; what is complete has its answer.
+        (Recipients::Many(_), Some(_)) => {}
+    }
+    let payload_key = key_of(world, &loaded, Purpose::Payload, payload_key).await?;
+    let sender = Accepting { account, key, fingerprint, facts, draft, quote, payload_key, match_key, now: request.now };
+    match recipients {
+        Recipients::One(to) => sender.one(world, &to).await,
+        Recipients::Many(texts) => sender.many(world, &texts, earlier.and_then(|earlier| earlier.batch.clone())).await,
+    }
+}
+
+async fn key_of<W: OpenKey>(
+    world: &W,
+    loaded: &Loaded,
+    purpose: Purpose,
+    remembered: Option<DataKey>,
+) -> Result<DataKey, Fault> {
+    if let Some(key) = remembered {
+        return Ok(key);
+    }
+    let keys = loaded.keys.iter().find(|keys| keys.purpose == purpose);
+    world.open_key(keys.ok_or(Fault::permanent("the account has no data key"))?, None).await
+}
+
+/// A problem if the key came with another request.
+fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem> {
+    if earlier.fingerprint == fingerprint {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::IdempotencyKeyReused,
+        "the key came with another request in the last 24 hours: take a new key for a new request",
+    ))
+}
+
+/// The stored answer.
+fn again(earlier: &Idempotency) -> Reply {
+    replayed(Reply::text(StatusCode::ACCEPTED, "application/json", earlier.answer.clone()))
+}
+
+fn replayed(reply: Reply) -> Reply {
+    reply.with_header(header::HeaderName::from_static("idempotent-replayed"), "true")
+}
+
+/// What makes two requests the same: every field, each with its length in front.
+fn fingerprint(match_key: &DataKey, recipients: &Recipients, draft: &Draft) -> String {
+    let (kind, to) = match recipients {
+        Recipients::One(to) => ("one", vec![to.as_str()]),
+        Recipients::Many(texts) => ("many", texts.iter().map(String::as_str).collect()),
+    };
+    let send_at = draft.send_at.map_or_else(String::new, |at| at.to_string());
+    let validity = draft.validity.as_secs().to_string();
+    let urls = draft.media_urls.iter().map(url::Url::as_str);
+    let fixed = [kind, draft.sender.as_str(), draft.body.as_str(), &send_at, &validity];
+    let parts = fixed.into_iter().chain(to).chain(["media"]).chain(urls);
+    let text: Vec<_> = parts.map(|part| format!("{}:{part}", part.len())).collect();
+    match_key.keyed_hash("request", &text.concat())
+}
+
+/// A request that may be accepted, with all that it needs.
+struct Accepting {
+    account: AccountId,
+    key: IdempotencyKey,
+    fingerprint: String,
+    facts: SenderFacts,
+    draft: Draft,
+    quote: Quote,
+    payload_key: DataKey,
+    match_key: DataKey,
+    now: Timestamp,
+}
+
+impl Accepting {
+    async fn one<W>(self, world: &W, to: &E164) -> Result<Reply, Problem>
+    where
+        W: RecordMessage + EnqueueJob + Chance + Sync,
+    {
+        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
+        let id = MessageId::new(self.now, world.dice()?);
+        let (message, payload) = self.message(id, to, held.as_ref(), world.random()?)?;
+        let answer = serde_json::to_string(&self.accepted(id, held));
+        let body = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
+        let outgoing = Outgoing {
+            message,
+            payload,
+            idempotency: self.record(body.clone(), None),
+            daily_ceiling: self.facts.gate.daily_ceiling,
+        };
+        match world.record_message(&outgoing).await? {
+            Recorded::Accepted => {}
+            Recorded::Earlier(earlier) => {
+                same_request(&earlier, &self.fingerprint)?;
+                return Ok(again(&earlier));
+            }
+            Recorded::Refused(refusal) => return Err(refusal.into()),
+        }
+        let (id, held_until) = (outgoing.message.id, outgoing.message.held_until);
+        tracing::info!(account.id = %self.account, message.id = %id, "accepted {id}");
+        self.wake(world, vec![(id, held_until)]).await;
+        Ok(Reply::text(StatusCode::ACCEPTED, "application/json", body))
+    }
+
+    async fn many<W>(mut self, world: &W, texts: &[String], earlier: Option<Batch>) -> Result<Reply, Problem>
+    where
+        W: RecordBatch + EnqueueJob + Chance + Sync,
+    {
+        let rows = parse_rows(texts, self.facts.gate.home);
+        let complete = earlier.as_ref().is_some_and(|batch| batch.outcomes.len() >= rows.len());
+        if earlier.is_some() && !complete {
+            check_gate(&self.facts.gate)?;
+        }
+        let mut batch = match earlier {
+            Some(batch) => batch,
+            None => self.begin(world).await?,
+        };
+        let quote = self.quote;
+        for _ in 0..MOST_CHUNKS {
+            let left = rows.get(batch.outcomes.len()..).unwrap_or_default();
+            if left.is_empty() {
+                let reply = Reply::json(StatusCode::ACCEPTED, &self.answer(&batch, &rows));
+                return Ok(if complete { replayed(reply) } else { reply });
+            }
+            let outcomes = plan_chunk(&self.facts, quote, left, self.now);
+            let chunk = self.chunk(world, &batch, &rows, outcomes)?;
+            match world.record_chunk(&chunk).await? {
+                ChunkRecorded::Recorded => {
+                    let ids: Vec<_> =
+                        chunk.messages.iter().map(|(message, _)| (message.id, message.held_until)).collect();
+                    tracing::info!(account.id = %self.account, batch.id = %batch.id, n = ids.len(), "accepted a chunk");
+                    for _ in &ids {
+                        self.facts.allowance.reserve(quote.hold, u64::from(quote.segments.segments), self.now);
+                    }
+                    self.wake(world, ids).await;
+                    batch.outcomes.extend(&chunk.outcomes);
+                }
+                ChunkRecorded::Moved(there) => batch = there,
+                ChunkRecorded::Refused(allowance) => self.facts.allowance = allowance,
+            }
+        }
+        Err(Problem::from(Fault::transient("a request for many kept meeting others; the same key goes on with it")))
+    }
+
+    /// The record of a new request for many, or of the one that was quicker with the same key.
+    async fn begin<W: RecordBatch + Chance>(&self, world: &W) -> Result<Batch, Problem> {
+        let batch = Batch {
+            id: BatchId::new(self.now, world.dice()?),
+            created: self.now,
+            quiet_hours: self.facts.gate.quiet_hours,
+            outcomes: Vec::new(),
+        };
+        let record = self.record(String::new(), Some(batch.clone()));
+        let Some(earlier) = world.begin_batch(self.account, &record, self.now).await? else { return Ok(batch) };
+        same_request(&earlier, &self.fingerprint)?;
+        earlier.batch.ok_or_else(|| Problem::from(Fault::permanent("a request for many has no batch")))
+    }
+
+    fn record(&self, answer: String, batch: Option<Batch>) -> Idempotency {
+        let (key, fingerprint) = (self.key.clone(), self.fingerprint.clone());
+        Idempotency { key, fingerprint, answer, batch, expires: self.now + IDEMPOTENCY_LIFE }
+    }
+
+    fn chunk<W: Chance>(
+        &self,
+        world: &W,
+        batch: &Batch,
+        rows: &[Result<E164, RowOutcome>],
+        outcomes: Vec<RowOutcome>,
+    ) -> Result<Chunk, Fault> {
+        let first = batch.outcomes.len();
+        let mut messages = Vec::new();
+        for (at, (row, outcome)) in rows.iter().skip(first).zip(&outcomes).enumerate() {
+            if let (Ok(to), RowOutcome::Accepted) = (row, outcome) {
+                let held = self.draft.held(batch.quiet_hours.as_ref(), to, self.now);
+                messages.push(self.message(batch.message_id(first + at), to, held.as_ref(), world.random()?)?);
+            }
+        }
+        Ok(Chunk {
+            account: self.account,
+            key: self.key.clone(),
+            batch: batch.clone(),
+            outcomes,
+            messages,
+            daily_ceiling: self.facts.gate.daily_ceiling,
+            now: self.now,
+        })
+    }
+
+    fn message(
+        &self,
+        id: MessageId,
+        to: &E164,
+        held: Option<&Held>,
+        nonce: [u8; 12],
+    ) -> Result<(Message, telbuddy::seal::Sealed), Fault> {
+        let (draft, quote, now) = (&self.draft, self.quote, self.now);
+        let message = Message {
+            id,
+            account: self.account,
+            direction: Direction::Outbound,
+            format: draft.format(),
+            status: if held.is_some() { Status::Held } else { Status::Accepted },
+            revision: 0,
+            sid: None,
+            own: draft.sender.as_str().to_owned(),
+            other_hash: number_hash(&self.match_key, to),
+            country: to.country(),
+            segments: quote.segments.segments,
+            encoding: Some(quote.segments.encoding),
+            held: quote.hold,
+            price_version: PRICES.version.to_owned(),
+            error_code: None,
+            reason: None,
+            attempts: 0,
+            settled: false,
+            created: now,
+            valid_until: held.map_or(now, |held| held.until) + draft.validity,
+            held_until: held.map(|held| held.until),
+            updated: now,
+        };
+        let payload = Payload::of(draft, to).seal(&self.payload_key, id, nonce)?;
+        Ok((message, payload))
+    }
+
+    fn accepted(&self, id: MessageId, held: Option<Held>) -> Accepted {
+        let quote = self.quote;
+        Accepted {
+            id,
+            status: if held.is_some() { Status::Held } else { Status::Accepted },
+            segments: quote.segments.segments,
+            encoding: quote.segments.encoding,
+            credits_held_micro: quote.hold,
+            held_until: held.as_ref().map(|held| held.until),
+            held_by: held.as_ref().map(|held| held.by),
+            held_zone: held.and_then(|held| held.zone),
+        }
+    }
+
+    /// The answer to a request for many, from how far it has come: the same each time.
+    fn answer(&self, batch: &Batch, rows: &[Result<E164, RowOutcome>]) -> AcceptedBatch {
+        let held = |to: &E164| self.draft.held(batch.quiet_hours.as_ref(), to, batch.created);
+        let row =
+            |(at, (row, outcome)): (usize, (&Result<E164, RowOutcome>, &RowOutcome))| match (row, refused(*outcome)) {
+                (Ok(to), None) => Row::Accepted(self.accepted(batch.message_id(at), held(to))),
+                (_, refused) => {
+                    let (code, detail) = refused.unwrap_or_default();
+                    Row::Refused { error: RowError { code, detail } }
+                }
+            };
+        AcceptedBatch { batch_id: batch.id, data: rows.iter().zip(&batch.outcomes).enumerate().map(row).collect() }
+    }
+
+    /// Hints only: if they get lost, the sweeper finds the messages within two minutes.
+    async fn wake<W: EnqueueJob>(&self, world: &W, ids: Vec<(MessageId, Option<Timestamp>)>) {
+        let wait = |until: Option<Timestamp>| until.map_or(0, |until| until.duration_since(self.now).as_secs() + 1);
+        let mut by_wait: BTreeMap<i64, Vec<Job>> = BTreeMap::new();
+        for (message, until) in ids {
+            by_wait.entry(wait(until)).or_default().push(Job::Send { account: self.account, message });
+        }
+        for (wait, mut jobs) in by_wait.into_iter().filter(|(wait, _)| *wait <= LONGEST_DELAY_SECS) {
+            let delay_secs = u16::try_from(wait).unwrap_or(0);
+            let sent = match jobs.pop() {
+                Some(job) if jobs.is_empty() => world.enqueue(job, delay_secs).await,
+                last => world.enqueue_all(jobs.into_iter().chain(last).collect(), delay_secs).await,
+            };
+            if let Err(fault) = sent {
+                tracing::warn!(account.id = %self.account, %fault, "hints are lost; the sweeper will find the messages");
+            }
+        }
+    }
+}
+
+/// What a refused row says.
+fn refused(outcome: RowOutcome) -> Option<(&'static str, &'static str)> {
+    match outcome {
+        RowOutcome::Accepted => None,
+        RowOutcome::NotANumber => {
+            Some(("not_a_number", "no phone number: write it in international form, such as +14155552671"))
+        }
+        RowOutcome::Repeated => Some(("repeated", "this recipient stands further up: each gets the text once")),
+        RowOutcome::Country => Some(("country_not_allowed", "this destination is not on the account's list")),
+        RowOutcome::Credit => Some(("not_enough_credit", "the credit did not cover it")),
+        RowOutcome::Ceiling => Some(("daily_ceiling", "the account's segments of this UTC day are used up")),
+    }
+}
