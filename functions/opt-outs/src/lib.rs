@@ -212,10 +212,10 @@ pub struct OptOutRows {
 
 /// Answers one request.
 ///
-/// AWS calls: 1 read of the session or key; 1 read of the wrapped keys and 1 KMS call with its entry in the access log once in
-/// five minutes; once a minute 1 write of the caller's last call. Listing: 1 read for the senders and at least 1 for
-/// each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each number. Looking up: 1 read
-/// for each 100.
+/// AWS calls: 1 read of the session or API key; 1 read of the wrapped keys and 1 KMS call with its entry in the access
+/// log once in five minutes; once a minute 1 write of the caller's last call. Listing: 1 read for the senders and at
+/// least 1 for each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each number. Looking
+/// up: 1 read for each 100.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + EnterOptOuts + ReadOptOuts + OpenKey + LoadKeys + Sync,

@@ -20,7 +20,7 @@ pub const MOST_KEYS: u32 = 20;
 /// logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub enum Scope {
-    /// Send messages, and take back what is not sent yet.
+    /// Send messages, take back what is not sent yet, and decide about what could not be confirmed.
     #[serde(rename = "messages:send")]
     MessagesSend,
     /// Read what became of messages.

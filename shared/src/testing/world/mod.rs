@@ -432,7 +432,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 92] = [
+const METHODS: [&str; 99] = [
+    "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -458,9 +459,11 @@ const METHODS: [&str; 92] = [
     "find_due_connections",
     "find_hook",
     "find_user",
+    "free_sids",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
+    "list_at_carrier",
     "list_connections",
     "list_messages",
     "list_numbers",
@@ -485,6 +488,7 @@ const METHODS: [&str; 92] = [
     "load_sender",
     "load_session",
     "load_user",
+    "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "mint_key",
@@ -503,8 +507,10 @@ const METHODS: [&str; 92] = [
     "record_chunk",
     "record_consent",
     "record_inbound",
+    "record_listing",
     "record_message",
     "record_outcome",
+    "record_resend",
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
@@ -517,6 +523,7 @@ const METHODS: [&str; 92] = [
     "save_policy",
     "send_mail",
     "start_session",
+    "stop_looking",
     "stop_sending",
     "stop_told",
     "touch_api_key",
