@@ -17,6 +17,7 @@ use crate::message::{
     Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Settling, Status, VALIDITY,
 };
 use crate::number::Country;
+use crate::pace::SenderRates;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
 use crate::secret::{HookId, TokenHash};
 use crate::session::Session;
@@ -132,6 +133,8 @@ pub(super) struct GateRow {
     daily_ceiling: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "SenderRates::is_empty")]
+    sender_rates: SenderRates,
 }
 
 impl From<&Gate> for GateRow {
@@ -153,6 +156,7 @@ impl From<&Gate> for GateRow {
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours,
+            sender_rates: gate.sender_rates.clone(),
         }
     }
 }
@@ -180,6 +184,7 @@ impl TryFrom<GateRow> for Gate {
             home: row.home,
             daily_ceiling: row.daily_ceiling,
             quiet_hours: row.quiet_hours,
+            sender_rates: row.sender_rates,
         })
     }
 }
@@ -685,6 +690,7 @@ mod tests {
         stored.frozen = Some(Freeze { reason: FreezeReason::Pumping, since: now });
         stored.lifted = Some(Lifted { at: now, by: UserId::from_bits(1) });
         stored.quiet_hours = Some(QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() });
+        stored.sender_rates.insert("+14155550100".to_owned(), 12);
         assert_eq!(gate(&serde_json::to_value(GateRow::from(&stored)).unwrap()), stored);
     }
 }

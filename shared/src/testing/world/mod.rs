@@ -432,7 +432,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 99] = [
+const METHODS: [&str; 100] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -526,6 +526,7 @@ const METHODS: [&str; 99] = [
     "stop_looking",
     "stop_sending",
     "stop_told",
+    "take_slots",
     "touch_api_key",
     "touch_session",
     "update_connection",
