@@ -44,7 +44,7 @@ pub enum Scope {
     /// Show the sending policy and what stops sending.
     #[serde(rename = "sending_policy:read")]
     SendingPolicyRead,
-    /// Replace the sending policy: destinations, daily ceiling, quiet hours. It lifts no freeze.
+    /// Replace the sending policy: destinations, daily ceiling, quiet hours, rates. It lifts no freeze.
     #[serde(rename = "sending_policy:write")]
     SendingPolicyWrite,
     /// Read what was recorded about the account: the access log, and webhooks that were refused.
