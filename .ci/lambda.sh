@@ -157,6 +157,8 @@ POST /v1/opt-outs/removals 401
 POST /v1/opt-outs/check 401
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
+POST /hooks/twilio/guess/voice 404
+POST /hooks/twilio/guess/calls/call_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 ROUTES
 
 if grep -q '"level":"ERROR".*panicked' "$work/watch.log"; then fail "a function panicked"; fi

@@ -11,6 +11,12 @@ use crate::support::{Carrier, Client, Running, eventually, start};
 pub async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
     let hook =
         client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
+    set_number(running, client, carrier, "SmsUrl", &hook).await;
+    hook
+}
+
+/// Changes a setting of the account's number at Twilio.
+pub async fn set_number(running: &Running, client: &Client, carrier: &Carrier, setting: &str, value: &str) {
     let numbers =
         format!("{}/2010-04-01/Accounts/{}/IncomingPhoneNumbers", running.twilio.base_url(), carrier.account_sid);
     let auth = |request: reqwest::RequestBuilder| request.basic_auth(&carrier.account_sid, Some(&carrier.auth_token));
@@ -24,9 +30,8 @@ pub async fn configure_number(running: &Running, client: &Client, carrier: &Carr
         .as_str()
         .unwrap()
         .to_owned();
-    let set = auth(client.http.post(format!("{numbers}/{sid}.json"))).form(&[("SmsUrl", &hook)]).send().await.unwrap();
+    let set = auth(client.http.post(format!("{numbers}/{sid}.json"))).form(&[(setting, value)]).send().await.unwrap();
     assert!(set.status().is_success());
-    hook
 }
 
 pub async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
@@ -133,6 +138,19 @@ pub async fn post_hook(client: &Client, url: &str, body: String, signature: Opti
     let mut headers = vec![("content-type", "application/x-www-form-urlencoded")];
     headers.extend(signature.map(|signature| ("x-twilio-signature", signature)));
     client.send(Method::POST, path, Some(body), &headers).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_a_number_hears_that_it_takes_texts() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let hook = configure_number(&running, &client, &carrier).await;
+    set_number(&running, &client, &carrier, "VoiceUrl", &hook.replace("/messages", "/voice")).await;
+    let call = json!({ "from": "+14155552671", "to": carrier.number });
+    let answer = client.post("/_local/twilio/calls", call).await.expect(StatusCode::OK);
+    assert_eq!(answer["webhook_status"], 200, "{answer}");
+    assert!(answer["webhook_body"].as_str().unwrap().contains("<Hangup/>"), "{answer}");
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

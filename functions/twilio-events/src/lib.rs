@@ -23,7 +23,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 ///
 /// AWS calls for a status: 1 read, 1 conditional write (a transaction of 3 items if it was not known whether Twilio had
 /// the message), and 1 hint when the message is to be posted. For a text: 1 transaction, 1 hint, and between them for
-/// START 1 conditional write, for STOP 2; twice that in a messaging service.
+/// START 1 conditional write, for STOP 2; twice that in a messaging service. For a call's status none.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ReadMessages + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
@@ -48,6 +48,11 @@ where
     match event.news {
         News::Status { message, sid, status, error_code } => {
             report(world, event.account, message, &Report { sid, status, error_code }).await
+        }
+        News::Call { call, sid, status } => {
+            // Taken and done with, like a status for a message that is not there: no call is made before there is voice.
+            tracing::info!(account.id = %event.account, %call, %sid, ?status, "a status for a call that is not there");
+            Ok(())
         }
         News::Text { .. } => text(world, event).await,
     }

@@ -5,9 +5,9 @@ use telbuddy::alert::Alert;
 use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
-use telbuddy::ids::MessageId;
+use telbuddy::ids::{CallId, MessageId};
 use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
-use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, consent, message_sid, status_news};
+use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, call_news, call_sid, consent, message_sid, status_news};
 use telbuddy::live::Need;
 use telbuddy::message::{Format, number_hash};
 use telbuddy::number::{Channel, parse_address};
@@ -19,6 +19,8 @@ use telbuddy::session::Site;
 
 const MESSAGES: &str = "/hooks/twilio/{hook}/messages";
 const STATUS: &str = "/hooks/twilio/{hook}/status/{message_id}";
+const VOICE: &str = "/hooks/twilio/{hook}/voice";
+const CALLS: &str = "/hooks/twilio/{hook}/calls/{call_id}";
 
 /// Twilio's signature.
 const SIGNATURE: &str = "x-twilio-signature";
@@ -29,6 +31,8 @@ const SHARED_KEY: &str = "x-twilio-webhooks-signature-settings";
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: MESSAGES, access: Access::Open },
     Route { method: "POST", path: STATUS, access: Access::Open },
+    Route { method: "POST", path: VOICE, access: Access::Open },
+    Route { method: "POST", path: CALLS, access: Access::Open },
 ];
 
 /// The services that it calls. It may open the purposes hook and match.
@@ -36,7 +40,9 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 
 /// Answers one webhook: path, size, signature, durable queue, answer, in this order.
 ///
-/// AWS calls: 1 batch read, 1 queue message; once in five minutes and key 1 KMS call with its entry in the access log.
+/// A call that arrives is answered in words and ends: nothing follows from it until there is voice, so nothing is queued.
+///
+/// AWS calls: 1 batch read, 1 queue message (a call that arrives: none); once in five minutes and key 1 KMS call with its entry in the access log.
 /// A path that cannot be a hook costs none, an unknown one the read only. A signature that does not fit costs 1 read
 /// and 1 update of the quarantine; if the owner is told of it, 1 queue message and 1 update more.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
@@ -54,6 +60,12 @@ where
         };
         let (news, reply) = match route.path {
             STATUS => (status(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            CALLS => (call(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            VOICE => {
+                let sid = call_sid(params.get()).map_err(malformed)?;
+                tracing::info!(account.id = %found.credential.account, %sid, "a call arrives and is answered in words");
+                (None, no_voice())
+            }
             _ => (Some(text(world, &request, &found, params.get()).await?), no_reply()),
         };
         if let Some(news) = news {
@@ -79,6 +91,13 @@ fn no_reply() -> Reply {
     Reply::text(StatusCode::OK, "text/xml", "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>".to_owned())
 }
 
+/// TwiML for whoever calls a number that takes texts only. It is the same for every call.
+fn no_voice() -> Reply {
+    let twiml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Say language=\"en-US\">Thank you for calling. This \
+                 number does not take calls. Please send a text message instead. Goodbye.</Say><Hangup/></Response>";
+    Reply::text(StatusCode::OK, "text/xml", twiml.to_owned())
+}
+
 /// Counts a failed check and tells the owner if that is news. The answer is the same whatever comes of it.
 async fn refuse<W: QuarantineWebhook + EnqueueJob>(
     world: &W,
@@ -88,7 +107,12 @@ async fn refuse<W: QuarantineWebhook + EnqueueJob>(
     cause: Cause,
 ) -> Problem {
     let account = found.credential.account;
-    let kind = if route.path == STATUS { RouteKind::Status } else { RouteKind::Messages };
+    let kind = match route.path {
+        STATUS => RouteKind::Status,
+        VOICE => RouteKind::Voice,
+        CALLS => RouteKind::Calls,
+        _ => RouteKind::Messages,
+    };
     let headers = (request.header(SIGNATURE).is_some(), request.header(SHARED_KEY).is_some());
     let facts = Facts::of(&found.credential, kind, headers, request.now);
     let (id, code) = (request.id, cause.code());
@@ -167,13 +191,23 @@ async fn key<W: OpenKey>(world: &W, keys: &WrappedKeys, version: Option<u32>) ->
 }
 
 fn malformed(error: NotAnEvent) -> Problem {
-    Problem::new(Kind::InvalidInput, format!("{error}: this is not one of Twilio's message webhooks"))
+    Problem::new(Kind::InvalidInput, format!("{error}: this is not one of Twilio's webhooks"))
 }
 
 /// A status callback; `None` if it says nothing new.
 fn status(message: &str, params: &Params) -> Result<Option<News>, Problem> {
     let message: MessageId = message.parse().map_err(|_| unknown())?;
-    match status_news(params, message) {
+    news(status_news(params, message))
+}
+
+/// A call's status callback; `None` if it says nothing new.
+fn call(call: &str, params: &Params) -> Result<Option<News>, Problem> {
+    let call: CallId = call.parse().map_err(|_| unknown())?;
+    news(call_news(params, call))
+}
+
+fn news(read: Result<News, NotAnEvent>) -> Result<Option<News>, Problem> {
+    match read {
         Ok(news) => Ok(Some(news)),
         Err(NotAnEvent::NothingNew) => Ok(None),
         Err(error @ NotAnEvent::Parameter(_)) => Err(malformed(error)),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Sid;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, CallId, MessageId};
 use crate::message::{Format, Status, status_of_twilio};
 use crate::number::Country;
 
@@ -36,6 +36,15 @@ pub enum News {
         /// Twilio's error code.
         error_code: Option<u32>,
     },
+    /// A call's status changed.
+    Call {
+        /// Our id, from the path.
+        call: CallId,
+        /// Twilio's SID.
+        sid: String,
+        /// The status.
+        status: CallStatus,
+    },
     /// A text arrived.
     Text {
         /// Our id for it.
@@ -57,6 +66,48 @@ pub enum News {
         /// Whether it was an opt-out or opt-in word.
         consent: Option<Consent>,
     },
+}
+
+/// Where a call stands, in Twilio's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallStatus {
+    /// Twilio has it.
+    Queued,
+    /// Twilio began to dial.
+    Initiated,
+    /// It rings.
+    Ringing,
+    /// Somebody answered.
+    InProgress,
+    /// It is over, and somebody had answered.
+    Completed,
+    /// The line was busy.
+    Busy,
+    /// Nobody answered.
+    NoAnswer,
+    /// It could not be connected.
+    Failed,
+    /// It was ended before anybody answered.
+    Canceled,
+}
+
+impl CallStatus {
+    /// Reads Twilio's word; `None` if it is not one of them.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "queued" => Self::Queued,
+            "initiated" => Self::Initiated,
+            "ringing" => Self::Ringing,
+            "in-progress" | "answered" => Self::InProgress,
+            "completed" => Self::Completed,
+            "busy" => Self::Busy,
+            "no-answer" => Self::NoAnswer,
+            "failed" => Self::Failed,
+            "canceled" => Self::Canceled,
+            _ => return None,
+        })
+    }
 }
 
 /// What a recipient said about being texted.
@@ -139,6 +190,20 @@ pub fn message_sid(params: &signature::Params) -> Result<String, NotAnEvent> {
     let sid = params.get("MessageSid").unwrap_or_default();
     let good = Sid::parse("SM", sid).is_ok() || Sid::parse("MM", sid).is_ok();
     if good { Ok(sid.to_owned()) } else { Err(NotAnEvent::Parameter("MessageSid")) }
+}
+
+/// Reads a status callback of a call. `call` comes from the path, which Twilio signed with the rest.
+pub fn call_news(params: &signature::Params, call: CallId) -> Result<News, NotAnEvent> {
+    let sid = call_sid(params)?;
+    let word = params.get("CallStatus").ok_or(NotAnEvent::Parameter("CallStatus"))?;
+    let status = CallStatus::parse(word).ok_or(NotAnEvent::NothingNew)?;
+    Ok(News::Call { call, sid, status })
+}
+
+/// The SID that every voice webhook carries, checked for form.
+pub fn call_sid(params: &signature::Params) -> Result<String, NotAnEvent> {
+    let sid = params.get("CallSid").unwrap_or_default();
+    if Sid::parse("CA", sid).is_ok() { Ok(sid.to_owned()) } else { Err(NotAnEvent::Parameter("CallSid")) }
 }
 
 #[cfg(test)]
@@ -244,6 +309,16 @@ mod tests {
                 if before { format!("{other}{between}{}", words[n]) } else { format!("{}{between}{other}", words[n]) };
             proptest::prop_assert_eq!(consent(None, &text), None);
         }
+    }
+
+    #[test]
+    fn every_status_of_a_call_reads_and_is_stored_under_twilios_word() {
+        for word in "queued initiated ringing in-progress completed busy no-answer failed canceled".split(' ') {
+            let status = CallStatus::parse(word).unwrap();
+            assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{word}\""));
+        }
+        assert_eq!(CallStatus::parse("answered"), Some(CallStatus::InProgress), "as the event is called");
+        assert_eq!(CallStatus::parse("Completed"), None);
     }
 
     #[test]

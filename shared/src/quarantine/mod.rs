@@ -126,6 +126,10 @@ pub enum RouteKind {
     Messages,
     /// The status of a message.
     Status,
+    /// A call that arrives.
+    Voice,
+    /// The status of a call.
+    Calls,
 }
 
 /// Whether a webhook secret took the place of another one of the same Twilio account a short time ago.
