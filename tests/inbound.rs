@@ -4,6 +4,9 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use telbuddy::inbound::signature;
+use telbuddy::live::{Live, Need};
+use telbuddy::platform::Clock;
+use telbuddy::routine::{FindDueRoutines, Routine};
 
 use crate::support::{Carrier, Client, Running, eventually, start};
 
@@ -150,6 +153,45 @@ async fn who_calls_a_number_hears_that_it_takes_texts() {
     let answer = client.post("/_local/twilio/calls", call).await.expect(StatusCode::OK);
     assert_eq!(answer["webhook_status"], 200, "{answer}");
     assert!(answer["webhook_body"].as_str().unwrap().contains("<Hangup/>"), "{answer}");
+    running.stop().await;
+}
+
+/// Has Twilio's list of what arrived gone through now.
+async fn catch_up(running: &Running, client: &Client) {
+    let live = Live::new(&running.config, &[Need::Tables]).unwrap();
+    let session = client.get("/v1/sessions/current").await.expect(StatusCode::OK);
+    let account = session["account_id"].as_str().unwrap().parse().unwrap();
+    live.do_routine_at(account, Routine::Arrivals, live.now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_whose_webhook_got_lost_is_found_in_twilios_list_and_its_stop_is_heard() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    // Twilio has nowhere to tell it.
+    let lost = json!({ "from": "+14155552671", "to": carrier.number, "body": "STOP" });
+    let lost = client.post("/_local/twilio/inbound", lost).await.expect(StatusCode::OK);
+    assert_eq!(lost["webhook_status"], Value::Null, "{lost}");
+    configure_number(&running, &client, &carrier).await;
+    let told = arrives(&client, &carrier, "+14155552672", "hello").await;
+    received(&client, 1).await;
+    catch_up(&running, &client).await;
+    let texts = received(&client, 2).await;
+    let sids: std::collections::BTreeSet<_> = texts.iter().map(|text| text["twilio_sid"].as_str().unwrap()).collect();
+    assert_eq!(sids, [&lost, &told].map(|text| text["message_sid"].as_str().unwrap()).into());
+    settle_down().await;
+    let id = client.accepted("k1", carrier.text("+14155552671", "still there?")).await;
+    assert_eq!(client.until(&id, "refused").await["reason"], "opted_out");
+    // Again, and with copies of a webhook beside it: every text is there once and charged once.
+    let url =
+        client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
+    let params = text_params(&carrier, lost["message_sid"].as_str().unwrap());
+    let signature = signature::sign(&carrier.auth_token, &url, &params);
+    let copies = join_all((0..10).map(|_| post_hook(&client, &url, encoded(&params), Some(&signature))));
+    let (copies, ()) = futures::future::join(copies, catch_up(&running, &client)).await;
+    assert!(copies.iter().all(|copy| copy.status == StatusCode::OK));
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    assert_eq!(received(&client, 2).await.len(), 2);
     running.stop().await;
 }
 

@@ -116,6 +116,11 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Look for texts that arrived and were not told (queue `catch-up`).
+    CatchUp {
+        /// Whose.
+        account: AccountId,
+    },
     /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
     RotateKeys {
         /// What.
@@ -158,14 +163,24 @@ pub enum Queue {
     TwilioEvents,
     /// Connected numbers to look at.
     Numbers,
+    /// Accounts whose texts that arrived are looked for.
+    CatchUp,
     /// Keys to replace.
     KeyRotation,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 7] =
-        [Self::Send, Self::Settle, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
+    pub const ALL: [Self; 8] = [
+        Self::Send,
+        Self::Settle,
+        Self::Post,
+        Self::Mail,
+        Self::TwilioEvents,
+        Self::Numbers,
+        Self::CatchUp,
+        Self::KeyRotation,
+    ];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -176,6 +191,7 @@ impl Queue {
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
+            Self::CatchUp => "catch-up",
             Self::KeyRotation => "key-rotation",
         }
     }
@@ -191,6 +207,7 @@ impl Job {
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::CatchUp { .. } => Queue::CatchUp,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
@@ -204,6 +221,7 @@ impl Job {
             | Self::Mail { account, .. }
             | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
+            | Self::CatchUp { account }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
             // All accounts' work: a group of its own.

@@ -9,6 +9,7 @@ use telbuddy::message::{
     decidable_until, unconfirmed, undecided,
 };
 use telbuddy::platform::{Clock, EnqueueJob, Job};
+use telbuddy::routine::{FindDueRoutines, Routine};
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
@@ -16,11 +17,19 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Messages that one run looks at in each shard; the next run goes on.
 const AT_MOST: u16 = 500;
 
-/// One run. AWS calls: 1 query for each of 16 shards and 1 for connected numbers; for each message that is due 1 read,
-/// 1 hint, 1 write; for each number 1 hint, 1 write.
+/// One run. AWS calls: 1 query for each of 16 shards, 1 for connected numbers and 1 for routines; for each message that
+/// is due 1 read, 1 hint, 1 write; for each number or routine 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
-    W: FindDue + FindDueConnections + ReadMessages + SettleMessage + UpdateMessage + EnqueueJob + Clock + Sync,
+    W: FindDue
+        + FindDueConnections
+        + FindDueRoutines
+        + ReadMessages
+        + SettleMessage
+        + UpdateMessage
+        + EnqueueJob
+        + Clock
+        + Sync,
 {
     let mut first_fault = Ok(());
     for shard in 0..DUE_SHARDS {
@@ -32,7 +41,7 @@ where
             }
         }
     }
-    first_fault.and(look_at_numbers(world).await)
+    first_fault.and(look_at_numbers(world).await).and(begin_routines(world).await)
 }
 
 /// Asks for a look at each connected number whose time has come.
@@ -41,6 +50,19 @@ async fn look_at_numbers<W: FindDueConnections + EnqueueJob + Clock>(world: &W) 
     for (account, target) in world.find_due_connections(now, AT_MOST).await? {
         world.enqueue(Job::CheckNumber { account, target: target.clone() }, 0).await?;
         world.look_at_connection_again(account, &target, now + ASK_AGAIN).await?;
+    }
+    Ok(())
+}
+
+/// Wakes who does each routine whose time has come, and sets the time to ask again if the job gets lost.
+async fn begin_routines<W: FindDueRoutines + EnqueueJob + Clock>(world: &W) -> Result<(), Fault> {
+    let now = world.now();
+    for (account, routine) in world.find_due_routines(now, AT_MOST).await? {
+        let job = match routine {
+            Routine::Arrivals => Job::CatchUp { account },
+        };
+        world.enqueue(job, 0).await?;
+        world.do_routine_at(account, routine, now + ASK_AGAIN).await?;
     }
     Ok(())
 }

@@ -16,6 +16,17 @@ use super::*;
 
 const MOMENT: SignedDuration = SignedDuration::from_millis(1);
 
+/// A customer whose routines are no matter for the next years.
+async fn quiet_customer(world: &World) -> Customer {
+    let customer = Customer::new(world).await;
+    let far = world.now() + SignedDuration::from_hours(100_000);
+    for routine in Routine::ALL {
+        world.do_routine_at(customer.account, routine, far).await.unwrap();
+    }
+    world.forget_calls();
+    customer
+}
+
 fn send(message: &Message) -> Job {
     Job::Send { account: message.account, message: message.id }
 }
@@ -38,7 +49,7 @@ fn post(message: &Message) -> Job {
 
 /// A message that was accepted and whose hint got lost.
 async fn accepted(world: &World) -> Message {
-    Customer::new(world).await.message(world).await
+    quiet_customer(world).await.message(world).await
 }
 
 async fn ended(world: &World, claimed: &Claimed, outcome: Outcome) {
@@ -57,7 +68,14 @@ async fn a_lost_hint_is_made_up_for_after_a_minute_and_not_before() {
     world.forget_calls();
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [send(&message)]);
-    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    let calls = [
+        ("find_due", 16),
+        ("find_due_connections", 1),
+        ("find_due_routines", 1),
+        ("load_message", 1),
+        ("enqueue", 1),
+        ("look_again", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(world.payload_of(message.account, message.id).map(|payload| payload.0.is_empty()), Some(false));
 }
@@ -104,7 +122,14 @@ async fn what_is_not_known_is_looked_for_after_two_minutes_and_every_minute_unti
     world.forget_calls();
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [settle(&message)]);
-    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    let calls = [
+        ("find_due", 16),
+        ("find_due_connections", 1),
+        ("find_due_routines", 1),
+        ("load_message", 1),
+        ("enqueue", 1),
+        ("look_again", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(row(&world, &message).status, Status::Unknown);
     assert!(world.payload_of(message.account, message.id).is_some(), "it is looked for by its payload");
@@ -191,7 +216,10 @@ async fn what_nothing_has_to_be_done_about_is_found_once() {
     handle(&world).await.unwrap();
     world.forget_calls();
     handle(&world).await.unwrap();
-    assert_eq!(called(&world), [("find_due", 16), ("find_due_connections", 1)].into_iter().collect());
+    assert_eq!(
+        called(&world),
+        [("find_due", 16), ("find_due_connections", 1), ("find_due_routines", 1)].into_iter().collect()
+    );
 }
 
 #[tokio::test]
@@ -238,7 +266,7 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         handle(&world).await.unwrap();
         assert_eq!(
             called(&world),
-            [("find_due", 16), ("find_due_connections", 1)].into_iter().collect(),
+            [("find_due", 16), ("find_due_connections", 1), ("find_due_routines", 1)].into_iter().collect(),
             "{outcome:?}"
         );
     }
@@ -247,7 +275,7 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
 #[tokio::test]
 async fn a_text_that_arrived_and_was_not_posted_is_posted() {
     let world = World::new(1);
-    let account = Customer::new(&world).await.account;
+    let account = quiet_customer(&world).await.account;
     let message = fresh::inbound(&world, account, world.now());
     assert_eq!(world.record_inbound(&message, world.now() + LOOK_AGAIN).await, Ok(Seen::First));
     world.advance(LOOK_AGAIN);
@@ -312,4 +340,25 @@ async fn a_callback_that_comes_while_giving_up_wins() {
         swept.unwrap();
         assert_eq!(row(&world, &message).status, Status::Delivered, "seed {seed}");
     }
+}
+
+#[tokio::test]
+async fn a_routine_whose_time_has_come_is_asked_for_and_again_if_the_job_gets_lost() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), []);
+    world.advance(Routine::Arrivals.every());
+    let job = Job::CatchUp { account: customer.account };
+    for _ in 0..2 {
+        handle(&world).await.unwrap();
+        assert_eq!(world.take_jobs(telbuddy::platform::Queue::CatchUp), [job.clone()]);
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs(), [], "once in a while");
+        world.advance(ASK_AGAIN);
+    }
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [job], "what the queue did not take is still due");
 }

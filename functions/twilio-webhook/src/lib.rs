@@ -2,15 +2,13 @@
 
 use http::StatusCode;
 use telbuddy::alert::Alert;
-use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
+use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{CallId, MessageId};
 use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
-use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, call_news, call_sid, consent, message_sid, status_news};
+use telbuddy::inbound::{Arrived, News, NotAnEvent, TwilioEvent, call_news, call_sid, status_news};
 use telbuddy::live::Need;
-use telbuddy::message::{Format, number_hash};
-use telbuddy::number::{Channel, parse_address};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
 use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind};
 use telbuddy::seal::{DataKey, WrappedKeys};
@@ -219,42 +217,10 @@ async fn text<W>(world: &W, request: &Request, found: &FoundHook, params: &Param
 where
     W: OpenKey + Chance,
 {
-    let parameter = |name: &'static str| params.get(name).ok_or(malformed(NotAnEvent::Parameter(name)));
-    let sid = message_sid(params).map_err(malformed)?;
-    let from = parameter("From")?;
+    let arrived = Arrived::told(params).map_err(malformed)?;
     let match_key = key(world, &found.match_keys, None).await?;
-    let (other_hash, country) = match parse_address(from) {
-        Some((Channel::Sms, number)) => (number_hash(&match_key, &number), number.country()),
-        // WhatsApp and others: what somebody says there is not said about texts.
-        Some((Channel::Whatsapp | Channel::Other, number)) => (match_key.keyed_hash("address", from), number.country()),
-        // A short code or a name: no number, but still somebody.
-        None => (match_key.keyed_hash("address", from), None),
-    };
-    let count = |name| params.get(name).and_then(|count| count.parse::<u32>().ok());
-    Ok(News::Text {
-        message: MessageId::new(request.now, world.dice()?),
-        sid,
-        own: own_address(parameter("To")?)?,
-        service: params.get("MessagingServiceSid").filter(|sid| Sid::parse("MG", sid).is_ok()).map(str::to_owned),
-        other_hash,
-        country,
-        format: if count("NumMedia").unwrap_or(0) > 0 { Format::Mms } else { Format::Sms },
-        segments: count("NumSegments").unwrap_or(1).max(1),
-        consent: consent(params.get("OptOutType"), params.get("Body").unwrap_or_default()),
-    })
+    Ok(arrived.news(MessageId::new(request.now, world.dice()?), &match_key))
 }
-
-/// The customer's own number as sends name it; an address of another channel as Twilio names it.
-fn own_address(to: &str) -> Result<String, Problem> {
-    match parse_address(to) {
-        Some((Channel::Sms, number)) => Ok(number.as_str().to_owned()),
-        _ if to.len() <= MAX_ADDRESS_BYTES => Ok(to.to_owned()),
-        _ => Err(malformed(NotAnEvent::Parameter("To"))),
-    }
-}
-
-/// Longer than any address that Twilio has.
-const MAX_ADDRESS_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use crate::ids::{AccountId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
+use crate::routine::Routine;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
 use crate::velocity::Minute;
@@ -180,6 +181,20 @@ pub fn connection(account: AccountId, target: &Target) -> Key {
 /// Reads a connection's key back.
 pub fn parse_connection(pk: &str, sk: &str) -> Option<(AccountId, Target)> {
     Some((pk.parse().ok()?, Target::parse(sk.strip_prefix(CONNECTIONS)?)?))
+}
+
+/// What sort keys of routines start with.
+pub const ROUTINES: &str = "ROUTINE#";
+
+/// What is done again and again for a connected account.
+pub fn routine(account: AccountId, routine: Routine) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{ROUTINES}{}", routine.as_str()))
+}
+
+/// Reads a routine's key back.
+pub fn parse_routine(pk: &str, sk: &str) -> Option<(AccountId, Routine)> {
+    let name = sk.strip_prefix(ROUTINES)?;
+    Some((pk.parse().ok()?, Routine::ALL.into_iter().find(|routine| routine.as_str() == name)?))
 }
 
 /// That a text with this SID was recorded.
@@ -354,6 +369,7 @@ mod tests {
             carrier_claim("hash"),
             message(account, id),
             connection(account, &target),
+            routine(account, Routine::Arrivals),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             opt_out_sender(account, "+15005550006"),
@@ -376,6 +392,10 @@ mod tests {
         assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
         let key = connection(account, &target);
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
+        for known in Routine::ALL {
+            let key = routine(account, known);
+            assert_eq!(parse_routine(&key.pk, &key.sk), Some((account, known)));
+        }
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
         for purpose in Purpose::ALL {

@@ -12,6 +12,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod routines;
 mod twilio;
 mod velocity;
 
@@ -34,7 +35,7 @@ use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, Platform
 use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
-pub use twilio::{Checked, Taken, TwilioView};
+pub use twilio::{Checked, Taken, Text, TwilioView};
 
 /// Every port, kept in memory. Clones share one state.
 #[derive(Clone)]
@@ -87,6 +88,7 @@ struct State {
     credentials: credentials::Credentials,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
+    routines: routines::Routines,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
@@ -156,6 +158,7 @@ impl World {
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
+            routines: routines::Routines::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
@@ -349,6 +352,7 @@ impl World {
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
+        state.routines.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
@@ -432,7 +436,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 100] = [
+const METHODS: [&str; 106] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -449,6 +453,7 @@ const METHODS: [&str; 100] = [
     "create_api_key",
     "create_message",
     "credential_history",
+    "do_routine_at",
     "end_connection",
     "end_lease",
     "end_session",
@@ -457,12 +462,14 @@ const METHODS: [&str; 100] = [
     "enter_opt_outs",
     "find_due",
     "find_due_connections",
+    "find_due_routines",
     "find_hook",
     "find_user",
     "free_sids",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
+    "list_arrived",
     "list_at_carrier",
     "list_connections",
     "list_messages",
@@ -485,6 +492,7 @@ const METHODS: [&str; 100] = [
     "load_owner",
     "load_pending",
     "load_profile",
+    "load_progress",
     "load_sender",
     "load_session",
     "load_user",
@@ -521,6 +529,7 @@ const METHODS: [&str; 100] = [
     "rewrap_key",
     "save_credential",
     "save_policy",
+    "save_progress",
     "send_mail",
     "start_session",
     "stop_looking",
@@ -529,6 +538,7 @@ const METHODS: [&str; 100] = [
     "take_slots",
     "touch_api_key",
     "touch_session",
+    "unseen_sids",
     "update_connection",
     "update_message",
     "walk_keys",
