@@ -7,7 +7,7 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
+//!   [`inbound`], [`endpoint`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
 //!   randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
@@ -20,6 +20,7 @@ pub mod alert;
 pub mod connection;
 pub mod credential;
 pub mod edge;
+pub mod endpoint;
 pub mod fault;
 pub mod ids;
 pub mod inbound;

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::endpoint::Listeners;
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::number::Country;
@@ -153,6 +154,8 @@ pub struct Gate {
     pub daily_ceiling: u64,
     /// When recipients are not to be disturbed, by the clock of where they are.
     pub quiet_hours: Option<QuietHours>,
+    /// The account's endpoints, and what each of them is told.
+    pub listeners: Listeners,
 }
 
 /// Why an account may not send.
@@ -270,6 +273,7 @@ impl Gate {
             home,
             daily_ceiling: Self::FIRST_CEILING,
             quiet_hours: None,
+            listeners: Listeners::default(),
         }
     }
 

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::FreezeReason;
 use crate::connection::{Target, TargetKind};
+use crate::endpoint::WhyDisabled;
+use crate::ids::EndpointId;
 use crate::quarantine::Cause;
 
 /// What happened.
@@ -30,6 +32,13 @@ pub enum Alert {
     SendingFrozen {
         /// Why.
         reason: FreezeReason,
+    },
+    /// Events do not arrive at an endpoint: nothing is sent there any more.
+    EndpointDisabled {
+        /// Which.
+        endpoint: EndpointId,
+        /// Why.
+        why: WhyDisabled,
     },
 }
 
@@ -129,6 +138,25 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },
+        Alert::EndpointDisabled { endpoint, why } => Parts {
+            subject: "A webhook endpoint was disabled",
+            happened: match why {
+                WhyDisabled::Gone => {
+                    format!("your endpoint {endpoint} answered 410 Gone. We send nothing there any more.")
+                }
+                WhyDisabled::Failing | WhyDisabled::Customer => format!(
+                    "for five days your endpoint {endpoint} took none of the events that we sent. We send nothing there \
+                     any more."
+                ),
+            },
+            to_do: format!(
+                "If you do not need it, remove it with DELETE /v1/webhook-endpoints/{endpoint}. If you do, mend it, \
+                 enable it with PATCH /v1/webhook-endpoints/{endpoint} {{\"enabled\": true}}, and have the failed events \
+                 sent again with POST /v1/webhook-endpoints/{endpoint}/recover. What happens while it is disabled is not \
+                 sent later."
+            ),
+            shown_by: "/v1/webhook-endpoints",
+        },
     }
 }
 
@@ -145,6 +173,9 @@ mod tests {
         alerts.push(Alert::NumberDrifted { number_sid });
         for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
             alerts.push(Alert::SendingFrozen { reason });
+        }
+        for why in [WhyDisabled::Gone, WhyDisabled::Failing] {
+            alerts.push(Alert::EndpointDisabled { endpoint: EndpointId::from_bits(1), why });
         }
         alerts
     }

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
 use crate::connection::Target;
-use crate::ids::{AccountId, EntryId, MessageId, UserId};
+use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
@@ -25,7 +25,7 @@ pub enum Table {
     Keys,
     /// Carrier credentials and the uniqueness of Twilio accounts.
     Credentials,
-    /// Messages and opt-outs.
+    /// Messages, opt-outs, connected numbers, endpoints and deliveries.
     Messages,
     /// Idempotency keys, counters and the quarantine; everything in it ends by itself.
     Once,
@@ -167,6 +167,35 @@ pub fn connection(account: AccountId, target: &Target) -> Key {
 /// Reads a connection's key back.
 pub fn parse_connection(pk: &str, sk: &str) -> Option<(AccountId, Target)> {
     Some((pk.parse().ok()?, Target::parse(sk.strip_prefix(CONNECTIONS)?)?))
+}
+
+/// What sort keys of endpoints start with.
+pub const ENDPOINTS: &str = "ENDPOINT#";
+
+/// An endpoint.
+pub fn endpoint(account: AccountId, endpoint: EndpointId) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{ENDPOINTS}{endpoint}"))
+}
+
+/// Reads an endpoint's key back.
+pub fn parse_endpoint(pk: &str, sk: &str) -> Option<(AccountId, EndpointId)> {
+    Some((pk.parse().ok()?, sk.strip_prefix(ENDPOINTS)?.parse().ok()?))
+}
+
+/// The partition of everything that went to one endpoint.
+pub fn deliveries(account: AccountId, endpoint: EndpointId) -> String {
+    format!("{account}#DELIVERIES#{endpoint}")
+}
+
+/// One event on its way to one endpoint.
+pub fn delivery(account: AccountId, endpoint: EndpointId, delivery: DeliveryId) -> Key {
+    Key::new(Table::Messages, deliveries(account, endpoint), delivery.to_string())
+}
+
+/// Reads a delivery's key back.
+pub fn parse_delivery(pk: &str, sk: &str) -> Option<(AccountId, EndpointId, DeliveryId)> {
+    let (account, endpoint) = pk.split_once("#DELIVERIES#")?;
+    Some((account.parse().ok()?, endpoint.parse().ok()?, sk.parse().ok()?))
 }
 
 /// That a text with this SID was recorded.
@@ -334,6 +363,8 @@ mod tests {
             carrier_claim("hash"),
             message(account, id),
             connection(account, &target),
+            endpoint(account, EndpointId::from_bits(6)),
+            delivery(account, EndpointId::from_bits(6), DeliveryId::from_bits(7)),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             opt_out_sender(account, "+15005550006"),
@@ -357,6 +388,11 @@ mod tests {
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
+        let (whep, wdel) = (EndpointId::from_bits(6), DeliveryId::from_bits(7));
+        let key = endpoint(account, whep);
+        assert_eq!(parse_endpoint(&key.pk, &key.sk), Some((account, whep)));
+        let key = delivery(account, whep, wdel);
+        assert_eq!(parse_delivery(&key.pk, &key.sk), Some((account, whep, wdel)));
         for purpose in Purpose::ALL {
             let key = data_keys(account, purpose);
             assert_eq!(parse_data_keys(&key.pk, &key.sk), Some((account, purpose)));

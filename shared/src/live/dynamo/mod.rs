@@ -4,6 +4,7 @@ mod access_log;
 mod accounts;
 mod connections;
 mod credentials;
+mod endpoints;
 pub mod keys;
 mod ledger;
 mod messages;

@@ -1,5 +1,7 @@
 //! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,7 @@ use super::keys::Key;
 use super::{Item, from_item, text, to_item};
 use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
+use crate::endpoint::{Choice, Listeners};
 use crate::fault::Fault;
 use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
@@ -131,6 +134,8 @@ pub(super) struct GateRow {
     daily_ceiling: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    listeners: BTreeMap<String, Vec<String>>,
 }
 
 impl From<&Gate> for GateRow {
@@ -152,8 +157,14 @@ impl From<&Gate> for GateRow {
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours,
+            listeners: gate.listeners.0.iter().map(|(id, choice)| (id.to_string(), words(choice))).collect(),
         }
     }
+}
+
+/// A choice as it is stored.
+pub(super) fn words(choice: &Choice) -> Vec<String> {
+    choice.words().into_iter().map(str::to_owned).collect()
 }
 
 impl TryFrom<GateRow> for Gate {
@@ -179,6 +190,17 @@ impl TryFrom<GateRow> for Gate {
             home: row.home,
             daily_ceiling: row.daily_ceiling,
             quiet_hours: row.quiet_hours,
+            listeners: Listeners(
+                row.listeners
+                    .iter()
+                    .map(|(id, words)| {
+                        let id = id.parse().map_err(|_| Fault::permanent("a stored endpoint does not read"))?;
+                        // A type of a later version is no reason to send nothing at all.
+                        let known: Vec<_> = words.iter().filter(|word| Choice::parse(&[word]).is_ok()).collect();
+                        Ok((id, Choice::parse(&known).unwrap_or(Choice::All)))
+                    })
+                    .collect::<Result<_, Fault>>()?,
+            ),
         })
     }
 }

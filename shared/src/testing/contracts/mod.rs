@@ -12,6 +12,7 @@ pub mod batches;
 pub mod connections;
 pub mod credentials;
 pub mod due;
+pub mod endpoints;
 pub mod keys;
 pub mod opt_outs;
 pub mod policy;
@@ -185,6 +186,21 @@ macro_rules! contracts {
                 only_the_newest_credential_connects_numbers,
                 a_number_connected_meanwhile_keeps_its_twilio_account,
                 due_connections_come_when_it_is_their_time;
+            endpoints:
+                an_endpoint_reads_back_and_the_gate_knows_it,
+                of_many_new_endpoints_at_once_exactly_ten_are_stored,
+                of_two_changes_of_an_endpoint_at_once_one_is_written,
+                of_many_disablings_at_once_one_counts_and_it_is_told_once,
+                an_endpoint_that_works_again_is_not_disabled,
+                a_message_loads_with_whoever_is_to_be_told,
+                an_event_is_told_once_to_each_that_listens,
+                deliveries_list_newest_first_and_oldest_first_in_pages,
+                of_many_workers_one_gets_a_delivery_and_it_is_due_when_its_lease_ends,
+                an_attempt_is_recorded_by_the_holder_of_the_claim,
+                what_waits_longer_than_a_queue_holds_is_due_at_its_time,
+                of_many_resendings_at_once_one_counts,
+                of_a_resending_and_a_claim_at_once_nothing_is_lost,
+                due_deliveries_come_earliest_first;
             due:
                 due_messages_come_earliest_first_and_not_before_their_time,
                 an_outcome_moves_a_message_to_its_next_time,
@@ -261,6 +277,7 @@ mod tests {
             include_str!("connections.rs"),
             include_str!("credentials.rs"),
             include_str!("due.rs"),
+            include_str!("endpoints.rs"),
             include_str!("keys.rs"),
             include_str!("opt_outs.rs"),
             include_str!("policy.rs"),

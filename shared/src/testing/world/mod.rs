@@ -7,6 +7,7 @@ mod access_log;
 mod accounts;
 mod connections;
 mod credentials;
+mod endpoints;
 mod ledger;
 mod messages;
 mod opt_outs;
@@ -84,6 +85,7 @@ struct State {
     access_log: access_log::AccessLog,
     connections: connections::Connections,
     credentials: credentials::Credentials,
+    endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
@@ -153,6 +155,7 @@ impl World {
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
+            endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
@@ -346,6 +349,7 @@ impl World {
         state.accounts.dump(&mut bytes);
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
+        state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
@@ -431,12 +435,14 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 87] = [
+const METHODS: [&str; 108] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
+    "call_endpoint",
     "cancel_message",
     "check_carrier",
+    "claim_delivery",
     "claim_message",
     "confirm_email",
     "count_account",
@@ -444,21 +450,30 @@ const METHODS: [&str; 87] = [
     "count_prefix",
     "count_try",
     "create_account",
+    "create_delivery",
+    "create_endpoint",
     "create_message",
     "credential_history",
+    "delete_endpoint",
+    "deliveries_since",
+    "disable_endpoint",
     "end_connection",
     "end_lease",
     "end_session",
+    "endpoint_told",
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
     "find_due",
     "find_due_connections",
+    "find_due_deliveries",
     "find_hook",
     "find_user",
     "keep_mail_token",
     "lift_freeze",
     "list_connections",
+    "list_deliveries",
+    "list_endpoints",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
@@ -468,6 +483,8 @@ const METHODS: [&str; 87] = [
     "load_allowance",
     "load_connection",
     "load_credential",
+    "load_delivery",
+    "load_endpoint",
     "load_gate",
     "load_guards",
     "load_head",
@@ -480,11 +497,15 @@ const METHODS: [&str; 87] = [
     "load_profile",
     "load_sender",
     "load_session",
+    "load_to_tell",
     "load_user",
     "look_again",
     "look_at_connection_again",
+    "look_at_delivery_again",
     "mint_key",
     "note_alert",
+    "note_failing",
+    "note_recovered",
     "open_key",
     "opt_out_senders",
     "platform",
@@ -496,6 +517,7 @@ const METHODS: [&str; 87] = [
     "read_quarantine",
     "read_settings",
     "read_usage",
+    "record_attempt",
     "record_chunk",
     "record_consent",
     "record_inbound",
@@ -507,6 +529,7 @@ const METHODS: [&str; 87] = [
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "resend_delivery",
     "rewrap_key",
     "save_credential",
     "save_policy",
@@ -514,8 +537,10 @@ const METHODS: [&str; 87] = [
     "start_session",
     "stop_sending",
     "stop_told",
+    "tell_endpoints",
     "touch_session",
     "update_connection",
+    "update_endpoint",
     "update_message",
     "walk_keys",
     "write_settings",
