@@ -56,7 +56,7 @@ async fn due(world: &World) -> Vec<MessageId> {
 async fn reported(world: &World, message: &Message, sid: &str, status: Status) {
     let report = Report { sid: sid.to_owned(), status, error_code: None };
     let after = apply_report(&row(world, message), &report, world.now()).unwrap();
-    assert_eq!(world.update_message(&after, Some(world.now() + LOOK_AGAIN)).await, Ok(true));
+    assert_eq!(world.update_message(&after, Some(world.now() + LOOK_AGAIN), &[]).await, Ok(true));
 }
 
 fn has_payload(world: &World, message: &Message) -> bool {
@@ -212,8 +212,8 @@ async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_char
     assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Delivered, false));
     let delivered = row(&world, &message);
     let item = fresh::charge(&world, &delivered, world.now());
-    assert_eq!(world.post_charge(&delivered, item.clone(), world.now()).await, Ok(Posted::Charged));
-    assert_eq!(world.post_charge(&delivered, item, world.now()).await, Ok(Posted::Before));
+    assert_eq!(world.post_charge(&delivered, item.clone(), world.now(), &[]).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&delivered, item, world.now(), &[]).await, Ok(Posted::Before));
     assert_eq!(world.entries(customer.account).len(), 1);
 }
 

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Allowance, Granularity, JournalItem, UsageSlot, UsageSums};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::message::Message;
@@ -10,16 +11,24 @@ use crate::message::Message;
 /// Posts outcomes.
 pub trait PostOutcome {
     /// Charges: the message is marked settled, the hold becomes use, the entry and the journal item are written, all in
-    /// one transaction.
+    /// one transaction, with what endpoints are `told` of the message.
     fn post_charge(
         &self,
         message: &Message,
         item: JournalItem,
         now: Timestamp,
+        told: &[Delivery],
     ) -> impl Future<Output = Result<Posted, Fault>> + Send;
 
-    /// Gives the hold back and marks the message settled, in one transaction. `false` if it was settled before.
-    fn post_release(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// Gives the hold back and marks the message settled, in one transaction, with what endpoints are `told` of it.
+    /// `false` if it was settled before, or has another status meanwhile: who gave it that one has it posted. What is
+    /// `unconfirmed` stays on the sweeper's list until its time to decide is over.
+    fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// What became of a charge.
@@ -27,7 +36,7 @@ pub trait PostOutcome {
 pub enum Posted {
     /// Charged now.
     Charged,
-    /// Settled before.
+    /// Settled before, or it has another status meanwhile: who gave it that one has it posted.
     Before,
     /// Another message was charged for this SID: nothing was written. One of Twilio's messages is paid once.
     SidTaken,

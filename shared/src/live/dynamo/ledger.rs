@@ -1,11 +1,13 @@
 //! Allowances, entries, the journal and usage rows in table `ledger`.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 
 use super::keys::{self, Table};
+use super::messages::{shard_word, word};
 use super::rows::{AllowanceRow, UsageEventRow, UsageRow};
 use super::{Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::ledger::{
@@ -13,11 +15,17 @@ use crate::ledger::{
     journal_shard,
 };
 use crate::live::Live;
-use crate::message::Message;
+use crate::message::{Message, decidable_until, due_shard};
 
 impl PostOutcome for Live {
     /// 1 transaction of message, allowance, entry and journal item.
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
+    async fn post_charge(
+        &self,
+        message: &Message,
+        item: JournalItem,
+        now: Timestamp,
+        told: &[Delivery],
+    ) -> Result<Posted, Fault> {
         let db = &self.dynamo;
         let event = &item.event;
         if event.credits > message.held {
@@ -26,7 +34,7 @@ impl PostOutcome for Live {
         let entry = keys::entry(message.account, &event.sid, event.kind);
         let journal = keys::journal(journal_shard(item.id), item.id);
         let row = UsageEventRow::from(&item);
-        let parts = vec![
+        let mut parts = vec![
             self.settled(message, now)?,
             db.update(
                 &keys::allowance(message.account),
@@ -41,6 +49,7 @@ impl PostOutcome for Live {
             db.put_new(&entry, to_item(&entry, &row)?)?,
             db.put_new(&journal, to_item(&journal, &row)?)?,
         ];
+        parts.extend(db.put_deliveries(told)?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(Posted::Charged),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Posted::Before),
@@ -50,8 +59,8 @@ impl PostOutcome for Live {
     }
 
     /// 1 transaction of message and allowance.
-    async fn post_release(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
-        let parts = vec![
+    async fn post_release(&self, message: &Message, now: Timestamp, told: &[Delivery]) -> Result<bool, Fault> {
+        let mut parts = vec![
             self.settled(message, now)?,
             self.dynamo.update(
                 &keys::allowance(message.account),
@@ -60,6 +69,7 @@ impl PostOutcome for Live {
                 &[(":held", n(message.held.0))],
             )?,
         ];
+        parts.extend(self.dynamo.put_deliveries(told)?);
         match self.dynamo.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
@@ -69,18 +79,25 @@ impl PostOutcome for Live {
 }
 
 impl Live {
-    fn settled(&self, message: &Message, now: Timestamp) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
-        self.dynamo.update(
-            &keys::message(message.account, message.id),
-            "SET settled = :yes, revision = revision + :one, updated = :now REMOVE due_shard, due_at",
-            "settled = :no",
-            &[
-                (":yes", AttributeValue::Bool(true)),
-                (":no", AttributeValue::Bool(false)),
-                (":one", n(1)),
-                (":now", millis(now)),
-            ],
-        )
+    /// The status has to be the one that was read: by it the hold is charged or given back, and endpoints are told. What
+    /// is `unconfirmed` is looked at again when its payload has to go.
+    fn settled(&self, message: &Message, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let key = keys::message(message.account, message.id);
+        let mut values = vec![
+            (":yes", AttributeValue::Bool(true)),
+            (":no", AttributeValue::Bool(false)),
+            (":one", n(1)),
+            (":now", millis(now)),
+            (":status", word(message.status)?),
+        ];
+        let condition = "settled = :no AND #status = :status";
+        let set = "SET settled = :yes, revision = revision + :one, updated = :now";
+        let Some(until) = decidable_until(message) else {
+            return self.dynamo.update(&key, &format!("{set} REMOVE due_shard, due_at"), condition, &values);
+        };
+        values.extend([(":shard", shard_word(due_shard(message.id))), (":until", millis(until))]);
+        let set = format!("{set}, due_shard = :shard, due_at = :until");
+        self.dynamo.update(&key, &set, condition, &values)
     }
 }
 

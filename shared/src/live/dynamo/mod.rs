@@ -14,6 +14,7 @@ mod quarantine;
 mod rotation;
 mod rows;
 pub mod schema;
+mod settling;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -30,7 +30,7 @@ where
     let mut item = charge(world, &text, at);
     item.id = EntryId::new(Timestamp::UNIX_EPOCH, fresh::dice(world));
     item.event.credits = MicroCredits(0);
-    assert_eq!(world.post_charge(&text, item.clone(), at).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&text, item.clone(), at, &[]).await, Ok(Posted::Charged));
     item
 }
 

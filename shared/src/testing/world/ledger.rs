@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
-use crate::ids::{AccountId, EntryId};
+use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
     Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
     UsageSums, journal_shard,
@@ -28,6 +29,11 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn entries_of(&self, account: AccountId) -> Vec<JournalItem> {
         self.entries.values().filter(|item| item.event.account == account).cloned().collect()
+    }
+
+    pub(super) fn charged_for(&self, account: AccountId, sid: &str) -> Option<MessageId> {
+        let entry = self.entries.get(&(account, sid.to_owned(), UsageKind::MessageSegments));
+        entry.map(|item| item.event.message)
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
@@ -52,7 +58,13 @@ fn misfit() -> Fault {
 }
 
 impl PostOutcome for World {
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
+    async fn post_charge(
+        &self,
+        message: &Message,
+        item: JournalItem,
+        now: Timestamp,
+        told: &[Delivery],
+    ) -> Result<Posted, Fault> {
         self.call("post_charge", |state| {
             if !state.messages.unsettled(message) {
                 return Ok(Posted::Before);
@@ -73,6 +85,7 @@ impl PostOutcome for World {
             allowance.used.0 += event.credits.0;
             allowance.available.0 += message.held.0.saturating_sub(event.credits.0);
             state.messages.settle(message, now);
+            state.endpoints.put(told);
             state.ledger.entries.insert(entry, item.clone());
             state.ledger.journal.insert(journal, item);
             Ok(Posted::Charged)
@@ -80,7 +93,7 @@ impl PostOutcome for World {
         .await
     }
 
-    async fn post_release(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
+    async fn post_release(&self, message: &Message, now: Timestamp, told: &[Delivery]) -> Result<bool, Fault> {
         self.call("post_release", |state| {
             if !state.messages.unsettled(message) {
                 return Ok(false);
@@ -90,6 +103,7 @@ impl PostOutcome for World {
             allowance.held.0 -= message.held.0;
             allowance.available.0 += message.held.0;
             state.messages.settle(message, now);
+            state.endpoints.put(told);
             Ok(true)
         })
         .await

@@ -435,7 +435,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 108] = [
+const METHODS: [&str; 115] = [
+    "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -469,8 +470,10 @@ const METHODS: [&str; 108] = [
     "find_due_deliveries",
     "find_hook",
     "find_user",
+    "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_at_carrier",
     "list_connections",
     "list_deliveries",
     "list_endpoints",
@@ -499,6 +502,7 @@ const METHODS: [&str; 108] = [
     "load_session",
     "load_to_tell",
     "load_user",
+    "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "look_at_delivery_again",
@@ -521,8 +525,10 @@ const METHODS: [&str; 108] = [
     "record_chunk",
     "record_consent",
     "record_inbound",
+    "record_listing",
     "record_message",
     "record_outcome",
+    "record_resend",
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
@@ -535,6 +541,7 @@ const METHODS: [&str; 108] = [
     "save_policy",
     "send_mail",
     "start_session",
+    "stop_looking",
     "stop_sending",
     "stop_told",
     "tell_endpoints",
