@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use telbuddy::account::{Email, FindUser, KeepMailTokens, LINK_PREFIX, MailToken, Profile, User, VERIFICATION_LIFE};
 use telbuddy::alert::{self, Alert, Names};
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
+use telbuddy::endpoint::{Event, TellEndpoints};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::live::Need;
@@ -23,11 +24,14 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Mail];
 /// twice does less harm than one that is lost. What fails comes again by the queue, and at last lies in its dead
 /// letters.
 ///
-/// AWS calls for each mail: 2 reads, 1 mail, and for a link 1 write of its token's hash; once in five minutes and
-/// account 1 read more and 1 KMS call with its entry in the access log.
+/// What the owner is alerted to, endpoints are told too: before the mail, since a mail that went out is not taken back.
+///
+/// AWS calls for each mail: 2 reads, 1 mail, for a link 1 write of its token's hash, for an alert 1 read and, if an
+/// endpoint listens, 1 transaction; once in five minutes and account 1 read more and 1 KMS call with its entry in the
+/// access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+    W: FindUser + KeepMailTokens + TellEndpoints + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match send(world, site, job).await {
         Ok(()) => Handled::Done,
@@ -41,11 +45,15 @@ where
 
 async fn send<W>(world: &W, site: &Site, job: Job) -> Result<(), Fault>
 where
-    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+    W: FindUser + KeepMailTokens + TellEndpoints + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
 {
     let (account, letter) = match job {
         Job::Mail { account, user, mail: Mail::SignUp } => (account, sign_up(world, site, account, user).await?),
-        Job::Alert { account, alert, since } => (account, told(world, site, account, &alert, since).await?),
+        Job::Alert { account, alert, since } => {
+            // The sweeper wakes who delivers it: an alert is for people, whom a minute does not hurt.
+            world.tell_endpoints(account, &Event::of_alert(account, &alert, since)).await?;
+            (account, told(world, site, account, &alert, since).await?)
+        }
         _ => return Err(Fault::permanent("this queue takes mails only")),
     };
     let Some(letter) = letter else {

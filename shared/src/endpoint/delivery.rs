@@ -129,6 +129,12 @@ impl Delivery {
         Job::Deliver { account: self.account, endpoint: self.endpoint, delivery: self.id }
     }
 
+    /// The same, on its way again with all its tries.
+    #[must_use]
+    pub fn resent(self, now: Timestamp) -> Self {
+        Self { status: DeliveryStatus::Pending, next: Some(now), tries: 0, ..self }
+    }
+
     /// The same, after a try; `dice` spreads the next ones.
     #[must_use]
     pub fn after(mut self, attempt: Attempt, dice: u8, now: Timestamp) -> Self {

@@ -292,7 +292,7 @@ impl KeepDeliveries for World {
             if row.delivery.status == DeliveryStatus::Pending {
                 return Ok(Resent::Pending);
             }
-            (row.delivery.status, row.delivery.next, row.delivery.tries) = (DeliveryStatus::Pending, Some(now), 0);
+            row.delivery = row.delivery.clone().resent(now);
             (row.fence, row.due) = (None, Some(now + DELIVER_AGAIN));
             Ok(Resent::Now)
         })
