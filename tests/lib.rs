@@ -21,4 +21,5 @@ mod settling;
 mod sign_in;
 mod support;
 mod vectors;
+mod webhooks;
 mod wrong_input;

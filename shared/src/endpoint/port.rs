@@ -80,9 +80,13 @@ pub trait LoadToTell {
 
 /// Tells endpoints of an event that no row of its own makes.
 pub trait TellEndpoints {
-    /// Writes the deliveries for whoever listens: 1 read, and 1 transaction if somebody does. What was told before, with
-    /// the same id and time, is not told again.
-    fn tell_endpoints(&self, account: AccountId, event: &Event) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Writes the deliveries for whoever listens, and gives them: 1 read, and 1 transaction if somebody does. What was
+    /// told before, with the same id and time, is not told again.
+    fn tell_endpoints(
+        &self,
+        account: AccountId,
+        event: &Event,
+    ) -> impl Future<Output = Result<Vec<Delivery>, Fault>> + Send;
 }
 
 /// Makes, reads and resends deliveries.

@@ -290,25 +290,26 @@ impl LoadToTell for Live {
 }
 
 impl TellEndpoints for Live {
-    async fn tell_endpoints(&self, account: AccountId, event: &Event) -> Result<(), Fault> {
+    async fn tell_endpoints(&self, account: AccountId, event: &Event) -> Result<Vec<Delivery>, Fault> {
         let db = &self.dynamo;
-        let Some(row) = db.get::<GateRow>(&keys::gate(account)).await? else { return Ok(()) };
+        let Some(row) = db.get::<GateRow>(&keys::gate(account)).await? else { return Ok(Vec::new()) };
         let listeners = Gate::try_from(row)?.listeners;
         let mut new = listeners.deliveries(account, std::slice::from_ref(event), event.at);
         // Some may be there: it was told before, and an endpoint was added since.
         for _ in 0..2 {
             if new.is_empty() {
-                return Ok(());
+                return Ok(new);
             }
             match db.transact(db.put_deliveries(&new)?).await? {
-                Transacted::Committed => return Ok(()),
+                Transacted::Committed => return Ok(new),
                 Transacted::Refused(reasons) => {
                     let mut place = 0..;
                     new.retain(|_| place.next().is_some_and(|place| blocker(&reasons, place).is_none()));
                 }
             }
         }
-        Ok(())
+        // Somebody else tells the same right now.
+        Ok(Vec::new())
     }
 }
 

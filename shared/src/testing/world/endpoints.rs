@@ -213,13 +213,12 @@ impl LoadToTell for World {
 }
 
 impl TellEndpoints for World {
-    async fn tell_endpoints(&self, account: AccountId, event: &Event) -> Result<(), Fault> {
+    async fn tell_endpoints(&self, account: AccountId, event: &Event) -> Result<Vec<Delivery>, Fault> {
         self.call("tell_endpoints", |state| {
-            let Some(gate) = state.accounts.gates.get(&account) else { return Ok(()) };
-            for new in gate.listeners.deliveries(account, std::slice::from_ref(event), event.at) {
-                state.endpoints.put(&[new]);
-            }
-            Ok(())
+            let Some(gate) = state.accounts.gates.get(&account) else { return Ok(Vec::new()) };
+            let mut new = gate.listeners.deliveries(account, std::slice::from_ref(event), event.at);
+            new.retain(|one| state.endpoints.put(std::slice::from_ref(one)));
+            Ok(new)
         })
         .await
     }
