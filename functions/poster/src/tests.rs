@@ -1,14 +1,12 @@
 //! Money moves once for each message, whatever comes twice, at once or with a fault between.
 
 use telbuddy::endpoint::{
-    Choice, DELIVER_AGAIN, Endpoint, EndpointUrl, EventType, FindDueDeliveries, KeepEndpoints, Reach, delivery_shard,
-    told_by_change,
+    Choice, DELIVER_AGAIN, Endpoint, EndpointUrl, EventType, FindDueDeliveries, KeepEndpoints, Reach, UpdateAndTell,
+    delivery_shard, told_by_change,
 };
 use telbuddy::ids::EndpointId;
 use telbuddy::ledger::{Allowance, MicroCredits};
-use telbuddy::message::{
-    Message, Outcome, Reason, RecordInbound, RecordOutcome, Report, Status, UpdateMessage, apply_report,
-};
+use telbuddy::message::{Message, Outcome, Reason, RecordInbound, RecordOutcome, Report, Status, apply_report};
 use telbuddy::seal::Sealed;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -228,7 +226,7 @@ async fn a_status_at_the_same_time_is_told_by_exactly_one_of_both() {
                 let after = apply_report(&held, &report, world.now()).unwrap();
                 let told = told_by_change(&held, &after);
                 let told = listeners.deliveries(message.account, &told, world.now());
-                if world.update_message(&after, None, &told).await.unwrap() {
+                if world.update_and_tell(&after, None, &told).await.unwrap() {
                     return;
                 }
             }

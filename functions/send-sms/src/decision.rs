@@ -90,7 +90,7 @@ where
         }
         check_open(&held, request)?;
         let after = dropped(&held, None, request.now);
-        if world.update_message(&after, due_after_decision(&after), &[]).await? {
+        if world.update_message(&after, due_after_decision(&after)).await? {
             tracing::info!(account.id = %account, message.id = %id, "{id} is dropped");
             give_back(world, &after).await;
             return Ok(Reply::json(StatusCode::OK, &MessageView::from(after)));

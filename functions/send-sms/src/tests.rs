@@ -673,7 +673,7 @@ mod deciding {
                 let report = Report { sid: "SM1".to_owned(), status: Status::Delivered, error_code: None };
                 let told = apply_report(&row(&world, &message), &report, world.now());
                 let Some(told) = told else { return false };
-                world.update_message(&told, None, &[]).await.unwrap()
+                world.update_message(&told, None).await.unwrap()
             };
             let (one, two, three, told) = tokio::join!(
                 decide(&world, &customer, &message, "resend", "a"),

@@ -56,7 +56,7 @@ async fn due(world: &World) -> Vec<MessageId> {
 async fn reported(world: &World, message: &Message, sid: &str, status: Status) {
     let report = Report { sid: sid.to_owned(), status, error_code: None };
     let after = apply_report(&row(world, message), &report, world.now()).unwrap();
-    assert_eq!(world.update_message(&after, Some(world.now() + LOOK_AGAIN), &[]).await, Ok(true));
+    assert_eq!(world.update_message(&after, Some(world.now() + LOOK_AGAIN)).await, Ok(true));
 }
 
 fn has_payload(world: &World, message: &Message) -> bool {

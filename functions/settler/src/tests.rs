@@ -304,7 +304,7 @@ async fn a_callback_or_a_late_answer_that_comes_in_between_wins() {
                 }
                 let report = Report { sid: sid.clone(), status: Status::Delivered, error_code: None };
                 while let Some(told) = apply_report(&row(&world, &message), &report, world.now()) {
-                    world.update_message(&told, Some(world.now()), &[]).await.unwrap();
+                    world.update_message(&told, Some(world.now())).await.unwrap();
                 }
             };
             let (handled, ()) = join(settling, telling).await;

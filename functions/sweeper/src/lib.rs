@@ -99,7 +99,7 @@ where
         }
         (Status::Unconfirmed, _) if decidable_until(message).is_some_and(|until| until <= now) => {
             let due = (!message.settled).then(|| now + LOOK_AGAIN);
-            world.update_message(&undecided(message, now), due, &[]).await?;
+            world.update_message(&undecided(message, now), due).await?;
             tracing::info!(message.id = %id, "nobody decided about {id}: its payload is removed");
             return Ok(());
         }

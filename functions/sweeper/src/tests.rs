@@ -203,7 +203,7 @@ async fn what_nothing_has_to_be_done_about_is_found_once() {
     assert_eq!(world.post_release(&over, world.now(), &[]).await, Ok(true));
     let settled = row(&world, &message);
     let again = Message { revision: settled.revision + 1, ..settled };
-    assert_eq!(world.update_message(&again, Some(world.now()), &[]).await, Ok(true));
+    assert_eq!(world.update_message(&again, Some(world.now())).await, Ok(true));
     handle(&world).await.unwrap();
     world.forget_calls();
     handle(&world).await.unwrap();
@@ -322,7 +322,7 @@ async fn a_callback_that_comes_while_giving_up_wins() {
         let reporting = async {
             loop {
                 let after = apply_report(&row(&world, &message), &report, world.now()).unwrap();
-                if world.update_message(&after, Some(world.now() + LOOK_AGAIN), &[]).await.unwrap() {
+                if world.update_message(&after, Some(world.now() + LOOK_AGAIN)).await.unwrap() {
                     return;
                 }
             }

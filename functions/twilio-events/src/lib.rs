@@ -1,15 +1,14 @@
 //! Queue `twilio-events`: applies what Twilio told us, once, in whatever order it comes.
 
 use futures::future::join_all;
-use telbuddy::endpoint::{Delivery, LoadToTell, told_by_change};
+use telbuddy::endpoint::{Delivery, LoadToTell, UpdateAndTell, told_by_change};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::inbound::{News, TwilioEvent};
 use telbuddy::ledger::PRICES;
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Adopted, Direction, LOOK_AGAIN, Message, RecordInbound, Report, Seen, SettleMessage, Status, UpdateMessage,
-    apply_report,
+    Adopted, Direction, LOOK_AGAIN, Message, RecordInbound, Report, Seen, SettleMessage, Status, apply_report,
 };
 use telbuddy::opt_out::{Heard, RecordConsent};
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
@@ -27,7 +26,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// transaction, 1 hint, and between them for START 1 conditional write, for STOP 2; twice that in a messaging service.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: LoadToTell + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match apply(world, job).await {
         Ok(()) => Handled::Done,
@@ -41,7 +40,7 @@ where
 
 async fn apply<W>(world: &W, job: Job) -> Result<(), Fault>
 where
-    W: LoadToTell + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
 {
     let Job::Twilio(event) = job else {
         return Err(Fault::permanent("this queue takes Twilio's events only"));
@@ -60,7 +59,7 @@ where
 /// identical message first, the report is that one's: otherwise one of Twilio's messages would settle two of ours.
 async fn report<W>(world: &W, account: AccountId, id: MessageId, report: &Report) -> Result<(), Fault>
 where
-    W: LoadToTell + UpdateMessage + SettleMessage + EnqueueJob + Clock,
+    W: LoadToTell + UpdateAndTell + SettleMessage + EnqueueJob + Clock,
 {
     let mut id = id;
     for _ in 0..8 {
@@ -83,7 +82,7 @@ where
                 }
             }
         } else {
-            world.update_message(&message, due, &told).await?
+            world.update_and_tell(&message, due, &told).await?
         };
         if written {
             tracing::info!(message.id = %id, status = ?message.status, "Twilio reported on {id}");

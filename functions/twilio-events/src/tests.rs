@@ -52,7 +52,7 @@ async fn a_status_costs_one_read_one_write_one_hint_and_its_copies_one_read() {
     let world = World::new(1);
     let (message, _) = dispatching(&world).await;
     assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
-    let calls = [("load_to_tell", 1), ("update_message", 1), ("enqueue", 1)];
+    let calls = [("load_to_tell", 1), ("update_and_tell", 1), ("enqueue", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(world.payload_of(message.account, message.id), None);
     world.forget_calls();
@@ -115,7 +115,7 @@ async fn a_status_that_meets_our_own_write_of_the_outcome_is_not_undone() {
 #[tokio::test]
 async fn a_write_that_fails_gives_the_event_back_and_changes_nothing() {
     for (method, fault) in
-        [("load_to_tell", Fault::transient("busy")), ("update_message", Fault::Ambiguous("reset".to_owned()))]
+        [("load_to_tell", Fault::transient("busy")), ("update_and_tell", Fault::Ambiguous("reset".to_owned()))]
     {
         let world = World::new(1);
         let (message, _) = dispatching(&world).await;

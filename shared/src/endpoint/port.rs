@@ -78,6 +78,17 @@ pub trait LoadToTell {
     ) -> impl Future<Output = Result<Option<(Message, Listeners)>, Fault>> + Send;
 }
 
+/// Changes a message after it was sent, and tells of it.
+pub trait UpdateAndTell {
+    /// As [`crate::message::UpdateMessage`], with what endpoints are told of it, all in one transaction or not at all.
+    fn update_and_tell(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
 /// Tells endpoints of an event that no row of its own makes.
 pub trait TellEndpoints {
     /// Writes the deliveries for whoever listens, and gives them: 1 read, and 1 transaction if somebody does. What was

@@ -320,13 +320,11 @@ pub enum Resent {
 /// Changes a message after it was sent.
 pub trait UpdateMessage {
     /// Writes `message` if its row still has the revision before; `false` if another write came between. Removes the
-    /// payload, and with it the time to decide. `due`: when the sweeper has to look at it. `told`: what endpoints are told
-    /// of it, written with it or not at all.
+    /// payload, and with it the time to decide. `due`: when the sweeper has to look at it.
     fn update_message(
         &self,
         message: &Message,
         due: Option<Timestamp>,
-        told: &[Delivery],
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 

@@ -7,13 +7,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, DUE_INDEX, ENDPOINTS, Key, Table};
+use super::messages::{UNCHANGED, rewrite};
 use super::rows::{GateRow, message, words};
 use super::{Dynamo, Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::endpoint::{
     Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, Delivery, DeliveryClaim, DeliveryStatus, Disabled, Endpoint,
     EndpointUrl, Event, EventType, FindDueDeliveries, KEPT, KeepDeliveries, KeepEndpoints, Listeners, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Resent, TellEndpoints, WhyDisabled, WorkDeliveries, delivery_shard,
+    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Resent, TellEndpoints, UpdateAndTell, WhyDisabled, WorkDeliveries,
+    delivery_shard,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
@@ -120,8 +122,8 @@ fn listener(endpoint: EndpointId) -> String {
 impl Dynamo {
     /// What an endpoint listens to, into the gate.
     fn set_listener(&self, endpoint: &Endpoint) -> Result<TransactWriteItem, Fault> {
-        let name = listener(endpoint.id);
-        self.update(
+        let (db, name) = (self, listener(endpoint.id));
+        db.update(
             &keys::gate(endpoint.account),
             &format!("SET {name} = :choice"),
             &format!("attribute_exists({name})"),
@@ -131,14 +133,14 @@ impl Dynamo {
 
     /// The same for a new one: beside others if there may be one more, or as the first.
     fn add_listener(&self, endpoint: &Endpoint, first: bool) -> Result<TransactWriteItem, Fault> {
-        let gate = keys::gate(endpoint.account);
+        let (db, gate) = (self, keys::gate(endpoint.account));
         let choice = listens(&endpoint.listens_to());
         if first {
             let map = AttributeValue::M(HashMap::from([(endpoint.id.to_string(), choice)]));
             let condition = "attribute_exists(pk) AND attribute_not_exists(listeners)";
-            return self.update(&gate, "SET listeners = :map", condition, &[(":map", map)]);
+            return db.update(&gate, "SET listeners = :map", condition, &[(":map", map)]);
         }
-        self.update(
+        db.update(
             &gate,
             &format!("SET {} = :choice", listener(endpoint.id)),
             "attribute_exists(listeners) AND size(listeners) < :most",
@@ -286,6 +288,32 @@ impl LoadToTell for Live {
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let listeners = gate.map(|gate| gate.listeners).unwrap_or_default();
         Ok(found.remove(&row).map(message).transpose()?.map(|message| (message, listeners)))
+    }
+}
+
+impl UpdateAndTell for Live {
+    /// 1 conditional write; with something to tell 1 transaction.
+    async fn update_and_tell(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+    ) -> Result<bool, Fault> {
+        if told.is_empty() {
+            return self.write_unchanged(message, due, false).await;
+        }
+        let db = &self.dynamo;
+        let (expression, values) = rewrite(message, due, false)?;
+        let key = keys::message(message.account, message.id);
+        let mut parts = vec![db.update(&key, &expression, UNCHANGED, &values)?];
+        parts.extend(db.put_deliveries(told)?);
+        match db.transact(parts).await? {
+            Transacted::Committed => Ok(true),
+            Transacted::Refused(reasons) => match blocker(&reasons, 0).filter(|item| !item.is_empty()) {
+                Some(there) => Ok(super::rows::message(there)? == *message),
+                None => Ok(false),
+            },
+        }
     }
 }
 

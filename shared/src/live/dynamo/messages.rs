@@ -8,7 +8,6 @@ use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
 use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
-use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, Granularity};
@@ -572,28 +571,8 @@ impl Live {
 }
 
 impl UpdateMessage for Live {
-    /// 1 conditional write; with something to tell 1 transaction.
-    async fn update_message(
-        &self,
-        message: &Message,
-        due: Option<Timestamp>,
-        told: &[Delivery],
-    ) -> Result<bool, Fault> {
-        if told.is_empty() {
-            return self.write_unchanged(message, due, false).await;
-        }
-        let db = &self.dynamo;
-        let (expression, values) = rewrite(message, due, false)?;
-        let key = keys::message(message.account, message.id);
-        let mut parts = vec![db.update(&key, &expression, UNCHANGED, &values)?];
-        parts.extend(db.put_deliveries(told)?);
-        match db.transact(parts).await? {
-            Transacted::Committed => Ok(true),
-            Transacted::Refused(reasons) => match blocker(&reasons, 0).filter(|item| !item.is_empty()) {
-                Some(there) => Ok(super::rows::message(there)? == *message),
-                None => Ok(false),
-            },
-        }
+    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
+        self.write_unchanged(message, due, false).await
     }
 }
 

@@ -9,14 +9,18 @@ use crate::account::{CreateAccount, LoadGate};
 use crate::endpoint::{
     Answer, Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, DELIVERY_SHARDS, Delivery, DeliveryClaim, DeliveryStatus,
     Disabled, Endpoint, EndpointUrl, Event, EventType, FindDueDeliveries, KeepDeliveries, KeepEndpoints, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, WhyDisabled, WorkDeliveries,
-    delivery_shard,
+    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, UpdateAndTell, WhyDisabled,
+    WorkDeliveries, delivery_shard,
 };
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId};
-use crate::message::{Fence, RecordMessage};
+use crate::ledger::{PostOutcome, Posted};
+use crate::message::{
+    Adopted, ClaimMessage, Fence, Message, Outcome, RecordMessage, RecordOutcome, Report, SettleMessage, Status,
+    apply_report,
+};
 use crate::platform::{Chance, Clock};
 use crate::seal::Sealed;
-use crate::testing::fresh::{accepted, account, dice, secs};
+use crate::testing::fresh::{accepted, account, charge, claimed, dice, secs, sid};
 
 fn new<W: Clock + Chance>(world: &W, account: AccountId, words: &[&str]) -> Endpoint {
     let now = world.now();
@@ -395,4 +399,108 @@ where
         let mine: Vec<_> = mine.map(|delivery| (delivery.account, delivery.endpoint, delivery.id)).collect();
         assert_eq!(found, mine);
     }
+}
+
+/// A message of ten credits' account that Twilio took, with what one endpoint is told of it.
+async fn sent<W>(world: &W) -> (Message, Vec<Delivery>)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + LoadToTell + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let message = accepted(world, account, world.now()).await;
+    let claimed = claimed(world, &message, world.now()).await;
+    let outcome = Outcome::Sent { sid: sid(world, "SM").as_str().to_owned() };
+    world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
+    let (message, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let told = told(&message, EventType::MessageSent, EndpointId::from_bits(dice(world)));
+    (message, told)
+}
+
+fn told(message: &Message, kind: EventType, endpoint: EndpointId) -> Vec<Delivery> {
+    vec![Delivery::new(message.account, endpoint, Event::of_message(message, kind), message.updated)]
+}
+
+async fn written<W: KeepDeliveries>(world: &W, told: &[Delivery]) -> usize {
+    let Delivery { account, endpoint, .. } = told[0];
+    world.list_deliveries(account, endpoint, None, 10).await.unwrap().len()
+}
+
+pub async fn what_is_told_of_a_posting_is_written_with_it_once<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + LoadToTell + PostOutcome + KeepDeliveries,
+    W: Clock + Chance,
+{
+    let (message, told) = sent(world).await;
+    let posted = at_once(8, |_| async {
+        world.post_charge(&message, charge(world, &message, world.now()), world.now(), &told).await.unwrap()
+    })
+    .await;
+    assert_eq!((count(&posted, &Posted::Charged), written(world, &told).await), (1, 1));
+    assert_eq!(load(world, &told[0]).await, told[0]);
+    assert_eq!(world.post_release(&message, world.now(), &told).await, Ok(false));
+    assert_eq!(written(world, &told).await, 1);
+}
+
+pub async fn a_posting_of_a_status_that_changed_meanwhile_tells_nothing<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + LoadToTell + PostOutcome + KeepDeliveries,
+    W: UpdateAndTell + Clock + Chance,
+{
+    let (message, told) = sent(world).await;
+    let report = Report { sid: message.sid.clone().unwrap(), status: Status::Delivered, error_code: None };
+    let delivered = apply_report(&message, &report, world.now()).unwrap();
+    assert_eq!(world.update_and_tell(&delivered, Some(world.now()), &[]).await, Ok(true));
+    let item = charge(world, &message, world.now());
+    assert_eq!(world.post_charge(&message, item.clone(), world.now(), &told).await, Ok(Posted::Before));
+    assert_eq!(world.post_release(&message, world.now(), &told).await, Ok(false));
+    assert_eq!(written(world, &told).await, 0);
+    assert_eq!(world.post_charge(&delivered, item, world.now(), &told).await, Ok(Posted::Charged));
+    assert_eq!(written(world, &told).await, 1);
+}
+
+pub async fn what_is_told_of_a_change_is_written_with_it_or_not_at_all<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + LoadToTell + UpdateAndTell + KeepDeliveries,
+    W: Clock + Chance,
+{
+    let (message, _) = sent(world).await;
+    let sid = message.sid.clone().unwrap();
+    let changes = [Status::Delivered, Status::Undelivered, Status::Failed].map(|status| {
+        let report = Report { sid: sid.clone(), status, error_code: None };
+        apply_report(&message, &report, world.now()).unwrap()
+    });
+    let endpoint = EndpointId::from_bits(dice(world));
+    let tell = |change: &Message| told(change, EventType::MessageDelivered, endpoint);
+    let due = Some(world.now());
+    let done = join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change)).await));
+    assert_eq!(count(&done.await, &Ok(true)), 1);
+    let (stands, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+    let list = world.list_deliveries(message.account, endpoint, None, 10).await.unwrap();
+    assert_eq!(list.iter().map(|one| &one.event).collect::<Vec<_>>(), [&tell(&stands)[0].event]);
+    assert_eq!(world.update_and_tell(&stands, due, &tell(&stands)).await, Ok(true), "our own, repeated");
+    assert_eq!(written(world, &list).await, 1);
+}
+
+pub async fn what_is_told_of_an_adoption_is_written_with_it_or_not_at_all<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + LoadToTell + SettleMessage + KeepDeliveries,
+    W: Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let report = Report { sid: sid(world, "SM").as_str().to_owned(), status: Status::Delivered, error_code: None };
+    let mut adopting = Vec::new();
+    for _ in 0..2 {
+        let message = accepted(world, account, world.now()).await;
+        let claimed = claimed(world, &message, world.now()).await;
+        world.record_outcome(&claimed, &Outcome::Unknown, world.now()).await.unwrap();
+        let (unknown, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+        let adopted = apply_report(&unknown, &report, world.now()).unwrap();
+        let told = told(&adopted, EventType::MessageDelivered, EndpointId::from_bits(dice(world)));
+        adopting.push((adopted, told));
+    }
+    let done = join_all(adopting.iter().map(async |(message, told)| world.adopt_sid(message, None, told).await)).await;
+    for ((_, told), done) in adopting.iter().zip(&done) {
+        assert_eq!(written(world, told).await, usize::from(*done == Ok(Adopted::Adopted)));
+    }
+    assert_eq!(count(&done, &Ok(Adopted::Adopted)), 1);
 }

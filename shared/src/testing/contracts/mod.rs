@@ -201,7 +201,11 @@ macro_rules! contracts {
                 what_waits_longer_than_a_queue_holds_is_due_at_its_time,
                 of_many_resendings_at_once_one_counts,
                 of_a_resending_and_a_claim_at_once_nothing_is_lost,
-                due_deliveries_come_earliest_first;
+                due_deliveries_come_earliest_first,
+                what_is_told_of_a_posting_is_written_with_it_once,
+                a_posting_of_a_status_that_changed_meanwhile_tells_nothing,
+                what_is_told_of_a_change_is_written_with_it_or_not_at_all,
+                what_is_told_of_an_adoption_is_written_with_it_or_not_at_all;
             due:
                 due_messages_come_earliest_first_and_not_before_their_time,
                 an_outcome_moves_a_message_to_its_next_time,

@@ -175,7 +175,7 @@ async fn called_back<W: ReadMessages + UpdateMessage + Clock>(
     let held = load(world, message).await;
     let report = Report { sid: sid.to_owned(), status, error_code: None };
     let told = apply_report(&held, &report, world.now() + secs(3)).unwrap();
-    assert_eq!(world.update_message(&told, None, &[]).await, Ok(true));
+    assert_eq!(world.update_message(&told, None).await, Ok(true));
     told
 }
 
@@ -254,12 +254,12 @@ where
     assert_eq!(load(world, &message).await, told);
     let stale =
         Message { status: Status::Sent, revision: message.revision + 1, updated: now + secs(9), ..message.clone() };
-    assert_eq!(world.update_message(&stale, None, &[]).await, Ok(false));
+    assert_eq!(world.update_message(&stale, None).await, Ok(false));
     let ahead = Message { revision: told.revision + 2, ..stale };
-    assert_eq!(world.update_message(&ahead, None, &[]).await, Ok(false));
+    assert_eq!(world.update_message(&ahead, None).await, Ok(false));
     assert_eq!(load(world, &message).await, told);
     let ghost = fresh::outgoing(world, account, 1, now).message;
-    assert_eq!(world.update_message(&ghost, None, &[]).await, Ok(false), "no row comes from an update");
+    assert_eq!(world.update_message(&ghost, None).await, Ok(false), "no row comes from an update");
     assert_eq!(world.load_message(account, ghost.id).await, Ok(None));
 }
 
@@ -274,7 +274,7 @@ where
         apply_report(&message, &report, now).unwrap()
     };
     let (one, two) = (told(Status::Sent), told(Status::Delivered));
-    let (first, second) = join(world.update_message(&one, None, &[]), world.update_message(&two, None, &[])).await;
+    let (first, second) = join(world.update_message(&one, None), world.update_message(&two, None)).await;
     let answers = [first, second];
     assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 1), "{answers:?}");
     let winner = if answers[0] == Ok(true) { one } else { two };
@@ -288,11 +288,11 @@ where
     let (account, now) = (account(world, 10).await, world.now());
     let message = accepted(world, account, now).await;
     let canceled = Message { status: Status::Canceled, revision: message.revision + 1, ..message.clone() };
-    assert_eq!(world.update_message(&canceled, None, &[]).await, Ok(true));
+    assert_eq!(world.update_message(&canceled, None).await, Ok(true));
     assert!(nothing_to_send(world, &message).await);
     // Even if a state machine with a bug brought it back, there is nothing left to send.
     let back = Message { status: Status::Accepted, revision: canceled.revision + 1, ..message.clone() };
-    assert_eq!(world.update_message(&back, None, &[]).await, Ok(true));
+    assert_eq!(world.update_message(&back, None).await, Ok(true));
     assert!(nothing_to_send(world, &message).await);
 }
 

@@ -174,8 +174,7 @@ where
         let adopted = adopt(&claim.message, &found(world), now).unwrap();
         let told = apply_report(&claim.message, &found(world), now).unwrap();
         let (adoption, callback) =
-            futures::future::join(world.adopt_sid(&adopted, Some(now), &[]), world.update_message(&told, None, &[]))
-                .await;
+            futures::future::join(world.adopt_sid(&adopted, Some(now), &[]), world.update_message(&told, None)).await;
         let row = load(world, &claim.message).await;
         match (adoption.unwrap(), callback.unwrap()) {
             (Adopted::Adopted, false) => assert_eq!(row, adopted),
@@ -270,7 +269,7 @@ where
     // What a callback settled meanwhile is not given back.
     let other = given_up(world, account).await;
     let told = apply_report(&other.message, &found(world), now).unwrap();
-    assert_eq!(world.update_message(&told, Some(now + LOOK_AGAIN), &[]).await, Ok(true));
+    assert_eq!(world.update_message(&told, Some(now + LOOK_AGAIN)).await, Ok(true));
     assert_eq!(world.post_release(&other.message, now, &[]).await, Ok(false));
     assert_eq!((credits(world, account).await, load(world, &other.message).await), ((19, 1, 0), told));
 }
@@ -325,8 +324,7 @@ where
         let drop = dropped(&old, None, now);
         let told = apply_report(&old, &found(world), now).unwrap();
         let resending = at_once(4, |n| world.record_resend(&resends[n].0, &resends[n].1));
-        let others =
-            futures::future::join(world.update_message(&drop, None, &[]), world.update_message(&told, None, &[]));
+        let others = futures::future::join(world.update_message(&drop, None), world.update_message(&told, None));
         let (answers, (dropping, telling)) = futures::future::join(resending, others).await;
         let resent = count(&answers, &Ok(Resent::Recorded(Recorded::Accepted)));
         assert_eq!(count(&answers, &Ok(Resent::Moved)), 4 - resent, "{answers:?}");

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{State, World, dump, not_valid};
 use crate::account::Gate;
-use crate::endpoint::Delivery;
+use crate::endpoint::{Delivery, UpdateAndTell};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Granularity, MicroCredits};
@@ -332,13 +332,23 @@ impl Row {
 }
 
 impl UpdateMessage for World {
-    async fn update_message(
+    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
+        self.call("update_message", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
+            Ok(row.rewrite(message, due, false) || row.message == *message)
+        })
+        .await
+    }
+}
+
+impl UpdateAndTell for World {
+    async fn update_and_tell(
         &self,
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
     ) -> Result<bool, Fault> {
-        self.call("update_message", |state| {
+        self.call("update_and_tell", |state| {
             let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
             if row.rewrite(message, due, false) {
                 state.endpoints.put(told);

@@ -435,7 +435,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 115] = [
+const METHODS: [&str; 116] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -546,6 +546,7 @@ const METHODS: [&str; 115] = [
     "stop_told",
     "tell_endpoints",
     "touch_session",
+    "update_and_tell",
     "update_connection",
     "update_endpoint",
     "update_message",
