@@ -7,11 +7,14 @@ use telbuddy::account::{
     FindUser, FreezeReason, Gate, Lift, LiftFreeze, LoadGate, MOST_COUNTRIES, Policy, QuietHours, Risk, SavePolicy,
     Stop,
 };
+use telbuddy::credential::Sid;
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::live::Need;
-use telbuddy::number::Country;
+use telbuddy::message::Sender;
+use telbuddy::number::{Country, SenderId};
+use telbuddy::pace::{MOST_PER_SECOND, MOST_RATES, SenderRates};
 use telbuddy::platform::{CountTries, PlatformKeys};
 use telbuddy::secret::SecretString;
 use telbuddy::session::{KeepSessions, Site, caller, count_password_try, not_signed_in};
@@ -41,6 +44,24 @@ pub struct SendingPolicy {
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required)]
     quiet_hours: Option<QuietHoursBody>,
+    /// Senders that are faster or slower than what is usual for their kind: a long code of the US or Canada 1 segment a
+    /// second, toll-free 3, other numbers and names 10, short codes 100, a messaging service as fast as it comes. Left
+    /// out: none.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    sender_rates: Vec<SenderRate>,
+}
+
+/// How fast a sender is.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SenderRate {
+    /// A number, short code, name or messaging service, as in `from` or `messaging_service_sid` of a message.
+    #[schema(example = "+14155550100")]
+    sender: String,
+    /// Segments that are handed to Twilio in a second; with a 10DLC campaign, what Twilio shows for it.
+    #[schema(example = 12, minimum = 1, maximum = 1_000)]
+    segments_per_second: u32,
 }
 
 /// Hours of a day; over midnight if `to` is earlier.
@@ -79,6 +100,8 @@ pub struct PolicyView {
     daily_ceiling_segments: u64,
     /// When recipients are not to be disturbed, by the clock of where they are.
     quiet_hours: Option<QuietHoursBody>,
+    /// Senders with a rate of their own.
+    sender_rates: Vec<SenderRate>,
     /// Every reason for which nothing is sent now: `frozen`, `credential_refused`; empty if there is none.
     #[schema(value_type = Vec<String>)]
     stopped: Vec<&'static str>,
@@ -142,6 +165,9 @@ impl PolicyView {
             countries: gate.countries,
             daily_ceiling_segments: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours.map(quiet),
+            sender_rates: (gate.sender_rates.into_iter())
+                .map(|(sender, segments_per_second)| SenderRate { sender, segments_per_second })
+                .collect(),
             frozen,
             lifted: gate.lifted.map(|lifted| LiftedView { at: lifted.at, by: lifted.by }),
             risks: risks.iter().map(|risk| RiskView { code: risk.as_str(), detail: risk.detail() }).collect(),
@@ -223,7 +249,29 @@ fn parse(ask: SendingPolicy) -> Result<Policy, Problem> {
         }
         Some(QuietHours { from, to })
     });
-    fields.done(Policy { countries, daily_ceiling: ask.daily_ceiling_segments, quiet_hours })
+    let sender_rates = rates(&mut fields, &ask.sender_rates);
+    fields.done(Policy { countries, daily_ceiling: ask.daily_ceiling_segments, quiet_hours, sender_rates })
+}
+
+/// By the text that a message's sender is stored as, so that they are found again.
+fn rates(fields: &mut Fields, asked: &[SenderRate]) -> SenderRates {
+    let mut rates = SenderRates::new();
+    if asked.len() > MOST_RATES {
+        fields.add("sender_rates", "invalid", format!("give at most {MOST_RATES} senders"));
+    }
+    for (at, SenderRate { sender, segments_per_second }) in asked.iter().take(MOST_RATES).enumerate() {
+        let service = Sid::parse("MG", sender).map(Sender::Service);
+        let sender = service.map_or_else(|_| SenderId::parse(sender).map(Sender::Id), Ok);
+        let sender = fields.take(&format!("sender_rates[{at}].sender"), sender);
+        if !(1..=MOST_PER_SECOND).contains(segments_per_second) {
+            let detail = format!("give a whole number from 1 to {MOST_PER_SECOND}");
+            fields.add(&format!("sender_rates[{at}].segments_per_second"), "invalid", detail);
+        }
+        if sender.is_some_and(|sender| rates.insert(sender.as_str().to_owned(), *segments_per_second).is_some()) {
+            fields.add(&format!("sender_rates[{at}].sender"), "invalid", "is there twice".to_owned());
+        }
+    }
+    rates
 }
 
 /// Lift a freeze of sending. Nothing else that stops sending ends by it.

@@ -12,6 +12,7 @@ use crate::endpoint::Listeners;
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::number::Country;
+use crate::pace::{SenderRates, usual_rate};
 use crate::seal::{DataKey, Sealed};
 use crate::secret::{HookId, TokenHash};
 
@@ -156,6 +157,8 @@ pub struct Gate {
     pub quiet_hours: Option<QuietHours>,
     /// The account's endpoints, and what each of them is told.
     pub listeners: Listeners,
+    /// Senders whose rate the customer knows better than we do.
+    pub sender_rates: SenderRates,
 }
 
 /// Why an account may not send.
@@ -274,7 +277,13 @@ impl Gate {
             daily_ceiling: Self::FIRST_CEILING,
             quiet_hours: None,
             listeners: Listeners::default(),
+            sender_rates: SenderRates::new(),
         }
+    }
+
+    /// Segments a second that a sender may send; `None`: as they come.
+    pub fn rate_of(&self, own: &str) -> Option<u32> {
+        self.sender_rates.get(own).copied().or_else(|| usual_rate(own))
     }
 
     /// Why sending is stopped, if it is; a freeze is named first.

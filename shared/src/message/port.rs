@@ -150,8 +150,10 @@ pub enum Claim {
     Mine(Box<Claimed>),
     /// There is nothing to send: it was handed over, ended, or is not there.
     Done,
-    /// Another worker has it, or it has to wait until then.
-    NotNow(Timestamp),
+    /// Another worker has it until then.
+    Busy(Timestamp),
+    /// It has to wait until then.
+    TooEarly(Timestamp),
 }
 
 /// A claimed message.
@@ -165,6 +167,8 @@ pub struct Claimed {
     pub fence: Fence,
     /// Whether it was counted when it was about to be handed over; a message that waits again is not counted again.
     pub counted: bool,
+    /// Whether it has a slot in its sender's line, the one that it waited for.
+    pub in_line: bool,
 }
 
 /// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
@@ -188,6 +192,8 @@ pub struct Guard {
     pub daily_ceiling: u64,
     /// What is sent is counted from here on.
     pub counts_from: Timestamp,
+    /// Segments a second that its sender may send; `None`: as they come.
+    pub rate: Option<u32>,
     /// The credential that counts; `None` if none is connected.
     pub credential: Option<StoredCredential>,
     /// The wrapped keys that were asked for.
@@ -196,8 +202,8 @@ pub struct Guard {
 
 /// Records what came of a claim.
 pub trait RecordOutcome {
-    /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
-    /// is known or given up). A retry remembers whether the message was counted. Only the holder of the fence may, and
+    /// One write that removes the payload (but for what is sent later, which needs it again, and for an unknown outcome,
+    /// until it is known or given up). What is sent later remembers whether it was counted. Only the holder of the fence may, and
     /// nothing that a callback told already is undone: the answer is the message's status afterwards.
     fn record_outcome(
         &self,

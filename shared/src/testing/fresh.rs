@@ -18,6 +18,7 @@ use crate::message::{
 };
 use crate::number::Country;
 use crate::opt_out::Heard;
+use crate::pace::MOST_PER_SECOND;
 use crate::platform::{Chance, Clock};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::{HookId, Token};
@@ -64,7 +65,8 @@ pub fn new_account<W: Clock + Chance>(world: &W, credit: u64) -> NewAccount {
             verified: false,
         },
         profile: Sealed(vec![1, 2, 3]),
-        gate: Gate::new(us()),
+        // Fast, so that a test which is not about the pace need not wait.
+        gate: Gate { sender_rates: [(OWN.to_owned(), MOST_PER_SECOND)].into(), ..Gate::new(us()) },
         keys: Vec::new(),
         credit: MicroCredits::whole(credit),
         now,

@@ -248,6 +248,11 @@ pub fn passing(minute: Minute, prefix: Option<&str>) -> Key {
     Key::new(Table::Once, format!("PASSING#{account}#{of}"), format!("{minute}#{}", counts_from.as_millisecond()))
 }
 
+/// The line of a sender.
+pub fn line(account: AccountId, own: &str) -> Key {
+    Key::new(Table::Once, format!("LINE#{account}"), own)
+}
+
 /// An account's allowance.
 pub fn allowance(account: AccountId) -> Key {
     Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
@@ -373,6 +378,7 @@ mod tests {
             quarantine(account, Cause::OtherAccount),
             passing(minute, None),
             passing(minute, Some("hash")),
+            line(account, "+14155550100"),
             allowance(account),
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),

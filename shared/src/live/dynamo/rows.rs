@@ -19,6 +19,7 @@ use crate::message::{
     Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Settling, Status, VALIDITY,
 };
 use crate::number::Country;
+use crate::pace::SenderRates;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
 use crate::secret::{HookId, TokenHash};
 use crate::session::Session;
@@ -136,6 +137,8 @@ pub(super) struct GateRow {
     quiet_hours: Option<QuietHours>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     listeners: BTreeMap<String, Vec<String>>,
+    #[serde(default, skip_serializing_if = "SenderRates::is_empty")]
+    sender_rates: SenderRates,
 }
 
 impl From<&Gate> for GateRow {
@@ -158,6 +161,7 @@ impl From<&Gate> for GateRow {
             daily_ceiling: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours,
             listeners: gate.listeners.0.iter().map(|(id, choice)| (id.to_string(), words(choice))).collect(),
+            sender_rates: gate.sender_rates.clone(),
         }
     }
 }
@@ -201,6 +205,7 @@ impl TryFrom<GateRow> for Gate {
                     })
                     .collect::<Result<_, Fault>>()?,
             ),
+            sender_rates: row.sender_rates,
         })
     }
 }
@@ -660,6 +665,7 @@ mod tests {
         stored.frozen = Some(Freeze { reason: FreezeReason::Pumping, since: now });
         stored.lifted = Some(Lifted { at: now, by: UserId::from_bits(1) });
         stored.quiet_hours = Some(QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() });
+        stored.sender_rates.insert("+14155550100".to_owned(), 12);
         assert_eq!(gate(&serde_json::to_value(GateRow::from(&stored)).unwrap()), stored);
     }
 }

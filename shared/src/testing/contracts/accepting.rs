@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, Gate};
+use crate::account::CreateAccount;
 use crate::credential::MintKey;
 use crate::ids::AccountId;
 use crate::ledger::{Allowance, Granularity, MicroCredits, ReadUsage};
@@ -227,7 +227,7 @@ where
     let before = load(&[]).await;
     assert_eq!((before.session, before.earlier, before.keys), (None, None, Vec::new()));
     let facts = before.facts.unwrap();
-    assert_eq!(facts.gate, Gate::new(fresh::us()));
+    assert_eq!(facts.gate, fresh::new_account(world, 0).gate);
     assert_eq!(facts.allowance, Allowance::new(MicroCredits::whole(10), now));
     assert_eq!(world.start_session(session.clone()).await, Ok(()));
     assert_eq!(world.record_message(&outgoing).await, Ok(Recorded::Accepted));

@@ -15,6 +15,7 @@ pub mod due;
 pub mod endpoints;
 pub mod keys;
 pub mod opt_outs;
+pub mod pace;
 pub mod policy;
 pub mod posting;
 pub mod quarantine;
@@ -125,6 +126,7 @@ macro_rules! contracts {
                 a_claim_hands_out_the_payload_and_counts_the_attempt,
                 a_retry_waits_for_its_time,
                 a_retry_remembers_whether_the_message_was_counted,
+                what_is_in_line_waits_for_its_slot_and_keeps_it_once,
                 an_outcome_removes_the_payload,
                 a_message_that_is_not_there_has_nothing_to_send,
                 only_the_fence_may_record,
@@ -156,6 +158,11 @@ macro_rules! contracts {
                 a_prefix_is_counted_exactly_by_fifty_batches_at_once,
                 the_same_message_in_a_prefix_counts_once,
                 counters_are_of_one_account_minute_prefix_and_beginning;
+            pace:
+                of_fifty_at_once_each_gets_a_stretch_of_its_own,
+                a_line_begins_anew_once_its_end_has_passed,
+                a_line_that_is_too_long_is_not_joined_and_not_made_longer,
+                each_sender_of_each_account_has_a_line;
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;

@@ -235,8 +235,8 @@ impl SavePolicy for World {
     async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
         self.call("save_policy", |state| {
             let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
-            let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
-            (gate.countries, gate.daily_ceiling, gate.quiet_hours) = (countries, daily_ceiling, quiet_hours);
+            let Policy { countries, daily_ceiling, quiet_hours, sender_rates } = policy.clone();
+            *gate = Gate { countries, daily_ceiling, quiet_hours, sender_rates, ..gate.clone() };
             Ok(Some(gate.clone()))
         })
         .await

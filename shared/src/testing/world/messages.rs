@@ -29,11 +29,21 @@ struct Row {
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
     counted: bool,
+    in_line: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
+        Self {
+            message,
+            payload,
+            fence: None,
+            lease: None,
+            not_before: None,
+            due: Some(due),
+            counted: false,
+            in_line: false,
+        }
     }
 
     fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
@@ -206,12 +216,11 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                let (message, counted) = (row.message.clone(), row.counted);
-                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
+                let (message, counted, in_line) = (row.message.clone(), row.counted, row.in_line);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted, in_line })))
             };
             let ready = match row.message.status {
-                Status::Accepted => true,
-                Status::Retryable | Status::Held => row.not_before.is_some_and(|at| at <= now),
+                Status::Accepted | Status::Retryable | Status::Held => row.not_before.is_none_or(|at| at <= now),
                 _ => false,
             };
             if ready && row.payload.is_some() {
@@ -224,8 +233,9 @@ impl ClaimMessage for World {
             if row.fence == Some(fence) && row.message.status == Status::Dispatching {
                 return mine(row);
             }
-            Ok(match (row.message.status, row.not_before.or(row.lease)) {
-                (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+            Ok(match (row.message.status, row.not_before, row.lease) {
+                (Status::Accepted | Status::Retryable | Status::Held, Some(at), _) => Claim::TooEarly(at),
+                (Status::Dispatching, _, Some(at)) => Claim::Busy(at),
                 _ => Claim::Done,
             })
         })
@@ -261,6 +271,7 @@ impl LoadGuards for World {
                     stopped: gate.and_then(Gate::stopped),
                     daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
                     counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
+                    rate: gate.and_then(|gate| gate.rate_of(own)),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -283,7 +294,7 @@ impl RecordOutcome for World {
             row.written(outcome.status(), now);
             row.lease = None;
             row.due = due(held, outcome, now);
-            if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
+            if !outcome.keeps_payload() {
                 row.payload = None;
                 row.message.settling = row.message.settling.map(Settling::decided);
             }
@@ -293,7 +304,11 @@ impl RecordOutcome for World {
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
                 Outcome::Retry { not_before } => {
-                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, false);
+                }
+                Outcome::InLine { not_before } => {
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, true);
+                    row.message.attempts = row.message.attempts.saturating_sub(1);
                 }
                 Outcome::Unknown => row.message.settling = Some(Settling::begin(now)),
                 Outcome::Rejected { code: None } => {}

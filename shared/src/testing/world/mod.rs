@@ -435,7 +435,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 116] = [
+const METHODS: [&str; 117] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -544,6 +544,7 @@ const METHODS: [&str; 116] = [
     "stop_looking",
     "stop_sending",
     "stop_told",
+    "take_slots",
     "tell_endpoints",
     "touch_session",
     "update_and_tell",
