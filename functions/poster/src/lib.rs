@@ -1,11 +1,11 @@
 //! Queue `post`: posts each message's outcome to the ledger, once: charges what Twilio took, gives back what it did not,
-//! and has the account's endpoints told what happened to it up to then.
+//! has the account's endpoints told what happened to it up to then, and what failed counted.
 
 use futures::future::join_all;
 use telbuddy::endpoint::{Delivery, LoadToTell, told_at_posting};
 use telbuddy::fault::Fault;
 use telbuddy::ids::EntryId;
-use telbuddy::ledger::{JournalItem, PostOutcome, Posted, Settlement, settle};
+use telbuddy::ledger::{JournalItem, PostOutcome, Posted, Settlement, failure_at_posting, settle};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 
@@ -41,23 +41,28 @@ where
     let Some((message, listeners)) = world.load_to_tell(account, message).await? else { return Ok(()) };
     let now = world.now();
     let told = listeners.deliveries(account, &told_at_posting(&message), now);
+    let failure = match failure_at_posting(&message) {
+        Some(event) => Some(JournalItem { id: EntryId::new(now, world.dice()?), event }),
+        None => None,
+    };
+    let failure = failure.as_ref();
     match settle(&message) {
         Settlement::Charge(event) => {
             let item = JournalItem { id: EntryId::new(now, world.dice()?), event };
-            match world.post_charge(&message, item, now, &told).await? {
+            match world.post_charge(&message, item, now, &told, failure).await? {
                 Posted::Charged => wake(world, &told).await,
                 Posted::Before => {}
                 Posted::SidTaken => {
                     let id = message.id;
                     tracing::error!(message.id = %id, "another message was charged for the SID of {id}");
-                    if world.post_release(&message, now, &told).await? {
+                    if world.post_release(&message, now, &told, failure).await? {
                         wake(world, &told).await;
                     }
                 }
             }
         }
         Settlement::Release => {
-            if world.post_release(&message, now, &told).await? {
+            if world.post_release(&message, now, &told, failure).await? {
                 wake(world, &told).await;
             }
         }

@@ -226,7 +226,7 @@ async fn a_status_at_the_same_time_is_told_by_exactly_one_of_both() {
                 let after = apply_report(&held, &report, world.now()).unwrap();
                 let told = told_by_change(&held, &after);
                 let told = listeners.deliveries(message.account, &told, world.now());
-                if world.update_and_tell(&after, None, &told).await.unwrap() {
+                if world.update_and_tell(&after, None, &told, None).await.unwrap() {
                     return;
                 }
             }

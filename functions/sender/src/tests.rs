@@ -340,8 +340,8 @@ async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_char
     assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Delivered, false));
     let delivered = row(&world, &message);
     let item = fresh::charge(&world, &delivered, world.now());
-    assert_eq!(world.post_charge(&delivered, item.clone(), world.now(), &[]).await, Ok(Posted::Charged));
-    assert_eq!(world.post_charge(&delivered, item, world.now(), &[]).await, Ok(Posted::Before));
+    assert_eq!(world.post_charge(&delivered, item.clone(), world.now(), &[], None).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&delivered, item, world.now(), &[], None).await, Ok(Posted::Before));
     assert_eq!(world.entries(customer.account).len(), 1);
 }
 

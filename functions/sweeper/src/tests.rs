@@ -174,7 +174,7 @@ async fn what_nobody_decided_about_for_a_day_loses_its_payload_and_stays_unconfi
         let given_up = unconfirmed(&row(&world, &message), now);
         assert_eq!(world.record_listing(&given_up, now + LOOK_AGAIN).await, Ok(true));
         if posted {
-            assert_eq!(world.post_release(&given_up, now, &[]).await, Ok(true));
+            assert_eq!(world.post_release(&given_up, now, &[], None).await, Ok(true));
         }
         world.advance(DECIDE_WITHIN - MOMENT);
         handle(&world).await.unwrap();
@@ -200,7 +200,7 @@ async fn what_nothing_has_to_be_done_about_is_found_once() {
     let claimed = fresh::claimed(&world, &message, world.now()).await;
     ended(&world, &claimed, Outcome::Expired).await;
     let over = row(&world, &message);
-    assert_eq!(world.post_release(&over, world.now(), &[]).await, Ok(true));
+    assert_eq!(world.post_release(&over, world.now(), &[], None).await, Ok(true));
     let settled = row(&world, &message);
     let again = Message { revision: settled.revision + 1, ..settled };
     assert_eq!(world.update_message(&again, Some(world.now())).await, Ok(true));
@@ -247,9 +247,9 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         let posted = match outcome {
             Outcome::Sent { .. } => {
                 let charge = fresh::charge(&world, &over, world.now());
-                world.post_charge(&over, charge, world.now(), &[]).await.map(|posted| posted == Posted::Charged)
+                world.post_charge(&over, charge, world.now(), &[], None).await.map(|posted| posted == Posted::Charged)
             }
-            _ => world.post_release(&over, world.now(), &[]).await,
+            _ => world.post_release(&over, world.now(), &[], None).await,
         };
         assert_eq!(posted, Ok(true));
         world.advance(SignedDuration::from_hours(100));

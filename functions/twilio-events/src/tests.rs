@@ -66,7 +66,7 @@ async fn a_status_of_a_posted_message_is_noted_and_not_posted_again() {
     let (message, claimed) = dispatching(&world).await;
     world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
     let sent = row(&world, &message);
-    world.post_charge(&sent, fresh::charge(&world, &sent, world.now()), world.now(), &[]).await.unwrap();
+    world.post_charge(&sent, fresh::charge(&world, &sent, world.now()), world.now(), &[], None).await.unwrap();
     assert_eq!(handle(&world, vec![status(&message, Status::Delivered)]).await, [Handled::Done]);
     assert_eq!((row(&world, &message).status, world.jobs()), (Status::Delivered, Vec::new()));
     assert_eq!(due_later(&world).await, []);
@@ -251,7 +251,7 @@ async fn identical(world: &World) -> [Message; 2] {
 async fn found_for(world: &World, message: &Message) -> Adopted {
     let report = Report { sid: SID.to_owned(), status: Status::Sent, error_code: None };
     let adopted = adopt(message, &report, world.now()).unwrap();
-    world.adopt_sid(&adopted, Some(world.now() + LOOK_AGAIN), &[]).await.unwrap()
+    world.adopt_sid(&adopted, Some(world.now() + LOOK_AGAIN), &[], None).await.unwrap()
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn a_status_after_posting_is_told_once_with_its_write() {
         world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
         let held = row(&world, &message);
         let item = fresh::charge(&world, &held, world.now());
-        world.post_charge(&held, item, world.now(), &[]).await.unwrap();
+        world.post_charge(&held, item, world.now(), &[], None).await.unwrap();
         let endpoint = EndpointId::from_bits(1);
         world.change_gate(customer.account, |gate| {
             gate.listeners.0.insert(endpoint, Choice::All);

@@ -23,7 +23,7 @@ async fn counted(world: &World, customer: &Customer) {
     world.record_outcome(&claimed, &Outcome::Sent { sid }, world.now()).await.unwrap();
     let message = row(world, &message);
     let item: JournalItem = fresh::charge(world, &message, world.now());
-    world.post_charge(&message, item.clone(), world.now(), &[]).await.unwrap();
+    world.post_charge(&message, item.clone(), world.now(), &[], None).await.unwrap();
     let items = [item];
     assert_eq!(world.count_journal(&items, roll_up(&items).into_iter().collect()).await, Ok(true));
     world.forget_calls();

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{Answer, Delivery, Endpoint, EndpointUrl, Event, Listeners, WhyDisabled};
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
+use crate::ledger::JournalItem;
 use crate::message::{Fence, Message};
 
 /// Stores endpoints. Each change also writes what the endpoint listens to into the gate, in one transaction.
@@ -80,12 +81,14 @@ pub trait LoadToTell {
 
 /// Changes a message after it was sent, and tells of it.
 pub trait UpdateAndTell {
-    /// As [`crate::message::UpdateMessage`], with what endpoints are told of it, all in one transaction or not at all.
+    /// As [`crate::message::UpdateMessage`], with what endpoints are told of it and the `failure` to be counted, all in one
+    /// transaction or not at all.
     fn update_and_tell(
         &self,
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 

@@ -19,6 +19,7 @@ use crate::endpoint::{
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
+use crate::ledger::JournalItem;
 use crate::live::Live;
 use crate::message::{Fence, Message};
 use crate::seal::Sealed;
@@ -292,14 +293,15 @@ impl LoadToTell for Live {
 }
 
 impl UpdateAndTell for Live {
-    /// 1 conditional write; with something to tell 1 transaction.
+    /// 1 conditional write; with something to tell or to count 1 transaction.
     async fn update_and_tell(
         &self,
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> Result<bool, Fault> {
-        if told.is_empty() {
+        if told.is_empty() && failure.is_none() {
             return self.write_unchanged(message, due, false).await;
         }
         let db = &self.dynamo;
@@ -307,6 +309,7 @@ impl UpdateAndTell for Live {
         let key = keys::message(message.account, message.id);
         let mut parts = vec![db.update(&key, &expression, UNCHANGED, &values)?];
         parts.extend(db.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) => match blocker(&reasons, 0).filter(|item| !item.is_empty()) {

@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use crate::account::EmailIndex;
 use crate::connection::Target;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, UserId};
-use crate::ledger::{Granularity, UsageKind, UsageSlot};
+use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
 use crate::seal::Purpose;
@@ -277,12 +277,18 @@ pub fn journal(shard: u8, entry: EntryId) -> Key {
 fn usage_sort(slot: &UsageSlot) -> String {
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.to_string());
     let direction = direction_word(slot.direction);
-    format!("{}{}#{}#{direction}#{country}", usage_prefix(slot.granularity), slot.period, slot.kind.as_str())
+    let error = slot.error.map_or_else(String::new, |error| format!("#{error}"));
+    let prefix = usage_prefix(slot.kind.about(), slot.granularity);
+    format!("{prefix}{}#{}#{direction}#{country}{error}", slot.period, slot.kind.as_str())
 }
 
-/// What sort keys of usage rows of one granularity start with.
-pub fn usage_prefix(granularity: Granularity) -> String {
-    format!("USAGE#{}#", granularity.as_str())
+/// What sort keys of rows about something of one granularity start with.
+pub fn usage_prefix(about: About, granularity: Granularity) -> String {
+    let family = match about {
+        About::Usage => "USAGE",
+        About::Failures => "FAILURES",
+    };
+    format!("{family}#{}#", granularity.as_str())
 }
 
 /// A usage row.
@@ -298,9 +304,10 @@ pub fn parse_usage(sort: &str) -> Option<UsageSlot> {
     Some(UsageSlot {
         granularity: Granularity::ALL.into_iter().find(|g| g.as_str() == granularity)?,
         period: period.to_owned(),
-        kind: [UsageKind::MessageSegments].into_iter().find(|k| k.as_str() == kind)?,
+        kind: UsageKind::ALL.into_iter().find(|k| k.as_str() == kind)?,
         direction: [Direction::Outbound, Direction::Inbound].into_iter().find(|d| direction_word(*d) == direction)?,
         country: if country == "-" { None } else { Some(crate::number::Country::parse(country).ok()?) },
+        error: parts.next().map(str::parse).transpose().ok()?,
     })
 }
 
@@ -353,7 +360,9 @@ mod tests {
             kind: UsageKind::MessageSegments,
             direction: Direction::Outbound,
             country: Country::parse("US").ok(),
+            error: None,
         };
+        let failed = UsageSlot { kind: UsageKind::FailedMessages, error: Some(30_003), ..slot.clone() };
         let minute = Minute { account, counts_from: jiff::Timestamp::UNIX_EPOCH, minute: 7 };
         let target = Target::parse(&format!("PN{}", "0a".repeat(16))).unwrap();
         let keys = [
@@ -383,13 +392,16 @@ mod tests {
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),
             usage(account, &slot),
+            usage(account, &failed),
             pending_access(5, EntryId::from_bits(5)),
             access_entry(account, 7),
             access_head(account),
         ];
         let text: Vec<_> = keys.iter().map(|key| format!("{} | {} | {}", key.table.name(), key.pk, key.sk)).collect();
         insta::assert_snapshot!(text.join("\n"));
-        assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        for slot in [slot, failed] {
+            assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        }
         let key = connection(account, &target);
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = message(account, id);

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 use super::keys::{self, Table};
 use super::messages::{shard_word, word};
 use super::rows::{AllowanceRow, UsageEventRow, UsageRow};
-use super::{Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
+use super::{Dynamo, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::ledger::{
-    Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
+    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
     journal_shard,
 };
 use crate::live::Live;
@@ -25,6 +25,7 @@ impl PostOutcome for Live {
         item: JournalItem,
         now: Timestamp,
         told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> Result<Posted, Fault> {
         let db = &self.dynamo;
         let event = &item.event;
@@ -32,7 +33,6 @@ impl PostOutcome for Live {
             return Err(Fault::permanent("a charge above its hold: credit would appear from nowhere"));
         }
         let entry = keys::entry(message.account, &event.sid, event.kind);
-        let journal = keys::journal(journal_shard(item.id), item.id);
         let row = UsageEventRow::from(&item);
         let mut parts = vec![
             self.settled(message, now)?,
@@ -47,9 +47,10 @@ impl PostOutcome for Live {
                 ],
             )?,
             db.put_new(&entry, to_item(&entry, &row)?)?,
-            db.put_new(&journal, to_item(&journal, &row)?)?,
+            db.put_journal(&item)?,
         ];
         parts.extend(db.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(Posted::Charged),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Posted::Before),
@@ -59,7 +60,13 @@ impl PostOutcome for Live {
     }
 
     /// 1 transaction of message and allowance.
-    async fn post_release(&self, message: &Message, now: Timestamp, told: &[Delivery]) -> Result<bool, Fault> {
+    async fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<bool, Fault> {
         let mut parts = vec![
             self.settled(message, now)?,
             self.dynamo.update(
@@ -70,11 +77,20 @@ impl PostOutcome for Live {
             )?,
         ];
         parts.extend(self.dynamo.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| self.dynamo.put_journal(failure)).transpose()?);
         match self.dynamo.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
             Transacted::Refused(_) => Err(misfit()),
         }
+    }
+}
+
+impl Dynamo {
+    /// What the roll-up is to count.
+    pub(super) fn put_journal(&self, item: &JournalItem) -> Result<TransactWriteItem, Fault> {
+        let key = keys::journal(journal_shard(item.id), item.id);
+        self.put_new(&key, to_item(&key, &UsageEventRow::from(item))?)
     }
 }
 
@@ -157,13 +173,14 @@ impl ReadUsage for Live {
     async fn read_usage(
         &self,
         account: AccountId,
+        about: About,
         granularity: Granularity,
         periods: (&str, &str),
         after: Option<&str>,
         limit: u16,
     ) -> Result<UsagePage, Fault> {
         let db = &self.dynamo;
-        let prefix = keys::usage_prefix(granularity);
+        let prefix = keys::usage_prefix(about, granularity);
         let start = after.map(|after| {
             [("pk".to_owned(), s(account.to_string())), ("sk".to_owned(), s(format!("{prefix}{after}")))].into()
         });

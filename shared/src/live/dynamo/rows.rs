@@ -587,6 +587,8 @@ pub(super) struct UsageEventRow {
     credits: MicroCredits,
     price_version: String,
     at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<u32>,
 }
 
 impl From<&JournalItem> for UsageEventRow {
@@ -604,6 +606,7 @@ impl From<&JournalItem> for UsageEventRow {
             credits: event.credits,
             price_version: event.price_version.clone(),
             at: event.at.as_millisecond(),
+            error: event.error,
         }
     }
 }
@@ -623,6 +626,7 @@ impl TryFrom<UsageEventRow> for JournalItem {
             credits: row.credits,
             price_version: row.price_version,
             at: at(row.at)?,
+            error: row.error,
         };
         Ok(Self { id: row.id, event })
     }

@@ -432,12 +432,12 @@ where
 {
     let (message, told) = sent(world).await;
     let posted = at_once(8, |_| async {
-        world.post_charge(&message, charge(world, &message, world.now()), world.now(), &told).await.unwrap()
+        world.post_charge(&message, charge(world, &message, world.now()), world.now(), &told, None).await.unwrap()
     })
     .await;
     assert_eq!((count(&posted, &Posted::Charged), written(world, &told).await), (1, 1));
     assert_eq!(load(world, &told[0]).await, told[0]);
-    assert_eq!(world.post_release(&message, world.now(), &told).await, Ok(false));
+    assert_eq!(world.post_release(&message, world.now(), &told, None).await, Ok(false));
     assert_eq!(written(world, &told).await, 1);
 }
 
@@ -449,12 +449,12 @@ where
     let (message, told) = sent(world).await;
     let report = Report { sid: message.sid.clone().unwrap(), status: Status::Delivered, error_code: None };
     let delivered = apply_report(&message, &report, world.now()).unwrap();
-    assert_eq!(world.update_and_tell(&delivered, Some(world.now()), &[]).await, Ok(true));
+    assert_eq!(world.update_and_tell(&delivered, Some(world.now()), &[], None).await, Ok(true));
     let item = charge(world, &message, world.now());
-    assert_eq!(world.post_charge(&message, item.clone(), world.now(), &told).await, Ok(Posted::Before));
-    assert_eq!(world.post_release(&message, world.now(), &told).await, Ok(false));
+    assert_eq!(world.post_charge(&message, item.clone(), world.now(), &told, None).await, Ok(Posted::Before));
+    assert_eq!(world.post_release(&message, world.now(), &told, None).await, Ok(false));
     assert_eq!(written(world, &told).await, 0);
-    assert_eq!(world.post_charge(&delivered, item, world.now(), &told).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&delivered, item, world.now(), &told, None).await, Ok(Posted::Charged));
     assert_eq!(written(world, &told).await, 1);
 }
 
@@ -472,12 +472,12 @@ where
     let endpoint = EndpointId::from_bits(dice(world));
     let tell = |change: &Message| told(change, EventType::MessageDelivered, endpoint);
     let due = Some(world.now());
-    let done = join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change)).await));
+    let done = join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change), None).await));
     assert_eq!(count(&done.await, &Ok(true)), 1);
     let (stands, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
     let list = world.list_deliveries(message.account, endpoint, None, 10).await.unwrap();
     assert_eq!(list.iter().map(|one| &one.event).collect::<Vec<_>>(), [&tell(&stands)[0].event]);
-    assert_eq!(world.update_and_tell(&stands, due, &tell(&stands)).await, Ok(true), "our own, repeated");
+    assert_eq!(world.update_and_tell(&stands, due, &tell(&stands), None).await, Ok(true), "our own, repeated");
     assert_eq!(written(world, &list).await, 1);
 }
 
@@ -498,7 +498,7 @@ where
         let told = told(&adopted, EventType::MessageDelivered, EndpointId::from_bits(dice(world)));
         adopting.push((adopted, told));
     }
-    let done = join_all(adopting.iter().map(async |(message, told)| world.adopt_sid(message, None, told).await)).await;
+    let done = join_all(adopting.iter().map(async |(message, told)| world.adopt_sid(message, None, told, None).await)).await;
     for ((_, told), done) in adopting.iter().zip(&done) {
         assert_eq!(written(world, told).await, usize::from(*done == Ok(Adopted::Adopted)));
     }

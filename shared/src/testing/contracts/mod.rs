@@ -244,6 +244,7 @@ macro_rules! contracts {
                 posted_usage_is_counted_once_however_often_the_roll_up_runs,
                 of_roll_ups_at_once_one_counts,
                 usage_reads_by_range_and_granularity,
+                what_failed_is_counted_by_error_beside_what_was_used,
                 usage_reads_in_pages,
                 an_account_sees_its_own_usage_only;
         }

@@ -9,7 +9,7 @@ use crate::account::Gate;
 use crate::endpoint::{Delivery, UpdateAndTell};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::ledger::{Granularity, MicroCredits};
+use crate::ledger::{Granularity, JournalItem, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
     FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome,
@@ -362,11 +362,13 @@ impl UpdateAndTell for World {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> Result<bool, Fault> {
         self.call("update_and_tell", |state| {
             let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
             if row.rewrite(message, due, false) {
                 state.endpoints.put(told);
+                state.ledger.count(failure);
                 return Ok(true);
             }
             Ok(row.message == *message)
@@ -395,7 +397,13 @@ impl SettleMessage for World {
         .await
     }
 
-    async fn adopt_sid(&self, message: &Message, due: Option<Timestamp>, told: &[Delivery]) -> Result<Adopted, Fault> {
+    async fn adopt_sid(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Adopted, Fault> {
         self.call("adopt_sid", |state| {
             let sid = message.sid.clone().ok_or(Fault::permanent("an adoption has no SID"))?;
             if let Some(owner) = state.owner_of(message.account, &sid) {
@@ -407,6 +415,7 @@ impl SettleMessage for World {
             }
             state.messages.sids.insert((message.account, sid), (message.id, message.updated));
             state.endpoints.put(told);
+            state.ledger.count(failure);
             Ok(Adopted::Adopted)
         })
         .await
