@@ -15,6 +15,7 @@ mod keys;
 mod main_job;
 mod numbers;
 mod opt_outs;
+mod pace;
 mod quarantine;
 mod seal;
 mod sending;
