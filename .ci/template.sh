@@ -89,7 +89,7 @@ for folder in sorted(pathlib.Path("functions").iterdir()):
         "queue": queue and queue.group(1),
         "http": "serve::http" in read(folder / "src/main.rs"),
         "mail": "site.app" in text,
-        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.token\(", text) is not None,
+        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.proof\(", text) is not None,
     }
 
 # Tables, queues, index.
@@ -252,6 +252,12 @@ in_key = grants(vault, lambda s: s["Condition"]["ArnEquals"]["aws:PrincipalArn"]
 words = lambda found: {f"{n} {a} {one}" for n, own in found.items() for a, several in own.items() for one in several}
 same("purposes in roles", words(in_roles), words(purposes))
 same("purposes in the vault's key policy", words(in_key), words(purposes))
+before = {
+    name: all("VaultKeyBefore" in str(s["Resource"]) for p in role["Properties"]["Policies"]
+              for s in p["PolicyDocument"]["Statement"] if "kms:Decrypt" in s["Action"])
+    for name, role in roles.items()
+}
+same("functions that open with the KMS key before, too", {n for n, ok in before.items() if ok}, set(before))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})
 
 # The router of `cargo lambda watch`.

@@ -4,6 +4,7 @@
 
 mod access_log;
 mod api;
+mod api_keys;
 mod canary;
 mod canary_secrets;
 mod contracts;
@@ -14,6 +15,7 @@ mod keys;
 mod main_job;
 mod numbers;
 mod opt_outs;
+mod pace;
 mod quarantine;
 mod seal;
 mod sending;

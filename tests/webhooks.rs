@@ -16,9 +16,9 @@ const ENDPOINTS: &str = "/v1/webhook-endpoints";
 
 /// A request that arrived: headers in lower case, and the body.
 #[derive(Clone, Debug)]
-struct Received {
-    headers: Vec<(String, String)>,
-    body: String,
+pub struct Received {
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 impl Received {
@@ -43,14 +43,14 @@ impl Received {
 
 /// A customer's server on this machine: it answers as it is told, and remembers.
 #[derive(Clone)]
-struct Receiver {
-    url: String,
+pub struct Receiver {
+    pub url: String,
     status: Arc<Mutex<u16>>,
     received: Arc<Mutex<Vec<Received>>>,
 }
 
 impl Receiver {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://127.0.0.1:{}/hooks?key=of-the-customer", listener.local_addr().unwrap().port());
         let receiver = Self { url, status: Arc::new(Mutex::new(204)), received: Arc::default() };
@@ -99,7 +99,7 @@ impl Receiver {
         *self.status.lock().unwrap() = status;
     }
 
-    fn received(&self) -> Vec<Received> {
+    pub fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap().clone()
     }
 

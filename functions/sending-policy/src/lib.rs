@@ -7,8 +7,9 @@ use telbuddy::account::{
     FindUser, FreezeReason, Gate, Lift, LiftFreeze, LoadGate, MOST_COUNTRIES, Policy, QuietHours, Risk, SavePolicy,
     Stop,
 };
+use telbuddy::api_key::Scope;
 use telbuddy::credential::Sid;
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::live::Need;
@@ -17,14 +18,14 @@ use telbuddy::number::{Country, SenderId};
 use telbuddy::pace::{MOST_PER_SECOND, MOST_RATES, SenderRates};
 use telbuddy::platform::{CountTries, PlatformKeys};
 use telbuddy::secret::SecretString;
-use telbuddy::session::{KeepSessions, Site, caller, count_password_try, not_signed_in};
+use telbuddy::session::{By, KeepSessions, Site, Way, caller, count_password_try, not_signed_in};
 use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/sending-policy" },
-    Route { method: "PUT", path: "/v1/sending-policy" },
-    Route { method: "POST", path: "/v1/account/sending/unfreeze" },
+    Route { method: "GET", path: "/v1/sending-policy", access: Access::Scope(Scope::SendingPolicyRead) },
+    Route { method: "PUT", path: "/v1/sending-policy", access: Access::Scope(Scope::SendingPolicyWrite) },
+    Route { method: "POST", path: "/v1/account/sending/unfreeze", access: Access::Session },
 ];
 
 /// The services that it calls.
@@ -156,7 +157,7 @@ impl PolicyView {
             since: freeze.since,
             detail: format!(
                 "{}; look at GET /v1/messages, and if it was you, lift it with POST /v1/account/sending/unfreeze; if \
-                 not, change the password and end all sessions first",
+                 not, first change the password, end all sessions and revoke API keys",
                 freeze.reason.detail()
             ),
         });
@@ -198,7 +199,7 @@ where
     (status = 200, description = "What may be sent, and what stops it", body = PolicyView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody)))]
 async fn show<W: KeepSessions + LoadGate>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem> {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     Ok(Reply::json(StatusCode::OK, &PolicyView::of(gate(world, account).await?, &[])))
 }
@@ -211,13 +212,12 @@ async fn gate<W: LoadGate>(world: &W, account: AccountId) -> Result<Gate, Fault>
 #[utoipa::path(put, path = "/v1/sending-policy", tag = "sending", request_body = SendingPolicy, responses(
     (status = 200, description = "Saved; the last of several at the same time stands", body = PolicyView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody)))]
 async fn save<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
     W: KeepSessions + LoadGate + SavePolicy + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let policy = parse(request.json()?)?;
     let risks = policy.risks(&gate(world, account).await?);
     let saved = world.save_policy(account, &policy).await?.ok_or(Fault::permanent("the account has no gate"))?;
@@ -278,7 +278,6 @@ fn rates(fields: &mut Fields, asked: &[SenderRate]) -> SenderRates {
 #[utoipa::path(post, path = "/v1/account/sending/unfreeze", tag = "sending", request_body = Unfreeze, responses(
     (status = 200, description = "Nothing is frozen any more", body = PolicyView),
     (status = 401, description = "Not signed in, or the password is wrong", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
     (status = 409, description = "Sending was frozen again since; look first", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody),
     (status = 429, description = "Too many tries, log-in's counted too", body = telbuddy::edge::ProblemBody)))]
@@ -286,9 +285,12 @@ async fn unfreeze<W>(world: &W, site: &Site, request: &Request) -> Result<Reply,
 where
     W: KeepSessions + LoadGate + LiftFreeze + FindUser + PlatformKeys + CountTries + Sync,
 {
-    let caller = caller(world, site, request).await?;
+    let caller = caller(world, site, request, ROUTES).await?;
+    let not_signed_in = || not_signed_in(Some(Way::Session));
+    // The route lets users in only.
+    let By::User(lifting) = caller.by else { return Err(not_signed_in()) };
     let ask: Unfreeze = request.json()?;
-    let user = world.load_user(caller.account, caller.user).await?.ok_or_else(not_signed_in)?;
+    let user = world.load_user(caller.account, lifting).await?.ok_or_else(not_signed_in)?;
     let platform = world.platform().await?;
     count_password_try(world, &platform, &user.email, request).await?;
     // Seen before the password is looked at, which takes a while: what comes meanwhile is another freeze.
@@ -297,8 +299,8 @@ where
         return Err(Problem::new(Kind::WrongCredentials, "the password is wrong; nothing was changed"));
     }
     if let Some(seen) = seen {
-        match world.lift_freeze(caller.account, seen, caller.user, request.now).await? {
-            Lift::Done => tracing::warn!(account.id = %caller.account, user.id = %caller.user, "a freeze was lifted"),
+        match world.lift_freeze(caller.account, seen, lifting, request.now).await? {
+            Lift::Done => tracing::warn!(account.id = %caller.account, user.id = %lifting, "a freeze was lifted"),
             Lift::NotFrozen => {}
             Lift::Other(freeze) => {
                 let detail = format!("it is frozen since {}: look at GET /v1/sending-policy first", freeze.since);

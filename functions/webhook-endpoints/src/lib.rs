@@ -6,8 +6,9 @@ mod view;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
+use telbuddy::api_key::Scope;
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::endpoint::{
     Choice, Delivery, Disabled, Endpoint, EndpointUrl, Event, EventType, KeepDeliveries, KeepEndpoints, MOST_ENDPOINTS,
     MessageData, Reach, SigningSecret, WhyDisabled, replaced,
@@ -32,19 +33,22 @@ const DELIVERIES: &str = "/v1/webhook-endpoints/{id}/deliveries";
 const DELIVERY: &str = "/v1/webhook-endpoints/{id}/deliveries/{delivery_id}";
 const RESEND: &str = "/v1/webhook-endpoints/{id}/deliveries/{delivery_id}/resend";
 
+const READ: Access = Access::Scope(Scope::WebhooksRead);
+const WRITE: Access = Access::Scope(Scope::WebhooksWrite);
+
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: ENDPOINTS },
-    Route { method: "POST", path: ENDPOINTS },
-    Route { method: "GET", path: ENDPOINT },
-    Route { method: "PATCH", path: ENDPOINT },
-    Route { method: "DELETE", path: ENDPOINT },
-    Route { method: "POST", path: SECRET },
-    Route { method: "POST", path: TEST },
-    Route { method: "POST", path: RECOVER },
-    Route { method: "GET", path: DELIVERIES },
-    Route { method: "GET", path: DELIVERY },
-    Route { method: "POST", path: RESEND },
+    Route { method: "GET", path: ENDPOINTS, access: READ },
+    Route { method: "POST", path: ENDPOINTS, access: WRITE },
+    Route { method: "GET", path: ENDPOINT, access: READ },
+    Route { method: "PATCH", path: ENDPOINT, access: WRITE },
+    Route { method: "DELETE", path: ENDPOINT, access: WRITE },
+    Route { method: "POST", path: SECRET, access: WRITE },
+    Route { method: "POST", path: TEST, access: WRITE },
+    Route { method: "POST", path: RECOVER, access: WRITE },
+    Route { method: "GET", path: DELIVERIES, access: READ },
+    Route { method: "GET", path: DELIVERY, access: READ },
+    Route { method: "POST", path: RESEND, access: WRITE },
 ];
 
 /// The services that it calls. It may open the purpose profile.
@@ -94,7 +98,7 @@ pub struct ChangeEndpoint {
 
 /// Answers one request.
 ///
-/// AWS calls, beside the session's 1 read and once a minute 1 write: listing and showing 1 read; making 1 transaction
+/// AWS calls, beside 1 read of the session or key and once a minute 1 write of its last call: listing and showing 1 read; making 1 transaction
 /// (the first one ever 2); changing 1 read and 1 transaction; removing 1 transaction; a new secret as a change; a test 1
 /// read, 1 counter, 1 write, 1 hint; deliveries 1 read; resending 2 reads, 1 counter, 1 write, 1 hint; recovering 2
 /// reads, 1 write for each failed one and 1 hint for each ten. Making and a new secret also cost 1 read and 1 KMS call
@@ -105,7 +109,7 @@ where
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
-        let account = caller(world, site, &request).await?.account;
+        let account = caller(world, site, &request, ROUTES).await?.account;
         let id = segments.first().copied().unwrap_or_default();
         let delivery = segments.get(1).copied().unwrap_or_default();
         match (route.method, route.path) {

@@ -21,7 +21,7 @@ pub enum Alert {
         /// Whether the webhook secret was replaced in the days before.
         recently_rotated: bool,
     },
-    /// Twilio answered 401 to the credential: sending is stopped.
+    /// Twilio answered 401 or 403 to the credential: sending is stopped.
     CredentialRefused,
     /// A connected number or messaging service has other settings at Twilio than those that we set.
     NumberDrifted {
@@ -94,11 +94,13 @@ fn parts(alert: &Alert) -> Parts {
         },
         Alert::CredentialRefused => Parts {
             subject: "Twilio refuses the credential: sending is stopped",
-            happened: "Twilio answered that Account SID and Auth Token (or API key and secret) do not fit any more. \
-                       Your account sends nothing until a credential works; what was accepted and not sent yet is \
-                       refused and not charged."
+            happened: "Twilio refuses what we ask with your credential: Account SID and Auth Token (or API key and \
+                       secret) do not fit any more, the Twilio account is not active, or the key lacks a permission. \
+                       Your account sends nothing until a credential is stored anew; what was accepted and not sent \
+                       yet is refused and not charged."
                 .to_owned(),
-            to_do: "Look in the Twilio Console whether the token was changed or the key deleted, then connect again \
+            to_do: "Look in the Twilio Console whether the account is active, whether the token was changed or the key \
+                    deleted or restricted, then connect again \
                     with PUT /v1/credentials/twilio, or POST /v1/credentials/twilio/rotation. Sending goes on at once. \
                     If it was not you who changed it, find out at Twilio who did."
                 .to_owned(),
@@ -133,8 +135,9 @@ fn parts(alert: &Alert) -> Parts {
                 reason.detail()
             ),
             to_do: "Look at the last messages (GET /v1/messages). If you know them all, lift the freeze with POST \
-                    /v1/account/sending/unfreeze. If not, end the sessions that you do not know (GET /v1/sessions, \
-                    DELETE /v1/sessions/{id}) first."
+                    /v1/account/sending/unfreeze. If not, first end the sessions that you do not know (GET /v1/sessions, \
+                    DELETE /v1/sessions/{id}) and revoke such API keys (GET /v1/account/api-keys, DELETE \
+                    /v1/account/api-keys/{id})."
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },

@@ -14,16 +14,15 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, JournalItem};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
-use crate::secret::TokenHash;
-use crate::session::Session;
+use crate::session::{Pass, Proof};
 
 /// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
 pub trait LoadSender {
-    /// Session, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes named.
+    /// Session or API key, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes
+    /// named, of the account that the proof claims.
     fn load_sender(
         &self,
-        account: AccountId,
-        session: &TokenHash,
+        proof: &Proof,
         key: &IdempotencyKey,
         keys: &[Purpose],
     ) -> impl Future<Output = Result<Loaded, Fault>> + Send;
@@ -32,8 +31,8 @@ pub trait LoadSender {
 /// What [`LoadSender`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// The session, ended or not.
-    pub session: Option<Session>,
+    /// The session or API key of the proof, ended or not.
+    pub pass: Option<Pass>,
     /// Gate and allowance; `None` if the account is gone.
     pub facts: Option<SenderFacts>,
     /// An earlier request with the same key, expired or not.

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
-use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
+use super::rows::{
+    AllowanceRow, ApiKeyRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
+};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
@@ -19,25 +21,27 @@ use crate::message::{
     Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// The route that idempotency keys of messages belong to.
 const ROUTE: &str = "POST /v1/messages";
 
 impl LoadSender for Live {
-    async fn load_sender(
-        &self,
-        account: AccountId,
-        session: &TokenHash,
-        key: &IdempotencyKey,
-        purposes: &[Purpose],
-    ) -> Result<Loaded, Fault> {
-        let [session, gate] = [keys::session(account, session), keys::gate(account)];
+    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
+        let account = proof.account;
+        let pass = match proof.way {
+            Way::Session => keys::session(account, &proof.hash),
+            Way::ApiKey => keys::api_key(account, &proof.hash),
+        };
+        let gate = keys::gate(account);
         let (allowance, earlier) = (keys::allowance(account), keys::idempotency(account, ROUTE, key));
-        let mut wanted = vec![session.clone(), gate.clone(), allowance.clone(), earlier.clone()];
+        let mut wanted = vec![pass.clone(), gate.clone(), allowance.clone(), earlier.clone()];
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
-        let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
+        let pass = found.remove(&pass).map(|item| match proof.way {
+            Way::Session => from_item::<SessionRow>(item)?.session(account).map(Pass::Session),
+            Way::ApiKey => from_item::<ApiKeyRow>(item)?.api_key(account).map(Pass::ApiKey),
+        });
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
@@ -48,7 +52,7 @@ impl LoadSender for Live {
             }
         }
         Ok(Loaded {
-            session: session.map(|row| row.session(account)).transpose()?,
+            pass: pass.transpose()?,
             facts: gate
                 .zip(allowance)
                 .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
 use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
+use crate::api_key::{ApiKey, KeyName, Scope};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::endpoint::{Choice, Listeners};
 use crate::fault::Fault;
-use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
+use crate::ids::{AccountId, ApiKeyId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
 use crate::message::segments::Encoding;
 use crate::message::{
@@ -242,6 +243,52 @@ impl SessionRow {
             hash: self.hash,
             started: at(self.started)?,
             seen: at(self.seen)?,
+        })
+    }
+}
+
+/// Without `ttl`: an expired key counts until it is deleted, or the count would be wrong.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ApiKeyRow {
+    id: ApiKeyId,
+    hash: TokenHash,
+    name: KeyName,
+    scopes: Vec<Scope>,
+    made_by: UserId,
+    created: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<i64>,
+}
+
+impl From<&ApiKey> for ApiKeyRow {
+    fn from(key: &ApiKey) -> Self {
+        Self {
+            id: key.id,
+            hash: key.hash.clone(),
+            name: key.name.clone(),
+            scopes: key.scopes.clone(),
+            made_by: key.made_by,
+            created: key.created.as_millisecond(),
+            used: key.used.map(Timestamp::as_millisecond),
+            expires: key.expires.map(Timestamp::as_millisecond),
+        }
+    }
+}
+
+impl ApiKeyRow {
+    pub fn api_key(self, account: AccountId) -> Result<ApiKey, Fault> {
+        Ok(ApiKey {
+            id: self.id,
+            account,
+            hash: self.hash,
+            name: self.name,
+            scopes: self.scopes,
+            made_by: self.made_by,
+            created: at(self.created)?,
+            used: self.used.map(at).transpose()?,
+            expires: self.expires.map(at).transpose()?,
         })
     }
 }

@@ -7,6 +7,7 @@
 pub mod accepting;
 pub mod access;
 pub mod accounts;
+pub mod api_keys;
 pub mod arriving;
 pub mod batches;
 pub mod connections;
@@ -64,6 +65,15 @@ macro_rules! contracts {
                 a_revoked_session_is_gone_and_no_touch_brings_it_back,
                 a_session_is_revoked_in_its_own_account_only,
                 the_list_shows_live_sessions_newest_first;
+            api_keys:
+                an_api_key_loads_as_it_was_made,
+                a_touch_moves_the_last_use_and_never_back,
+                a_revoked_key_is_gone_and_no_touch_brings_it_back,
+                of_a_touch_and_a_revocation_at_once_no_key_is_left,
+                a_key_is_revoked_in_its_own_account_only,
+                of_thirty_keys_made_at_once_twenty_are_kept,
+                of_many_revocations_at_once_one_counts,
+                the_list_shows_every_key_newest_first;
             keys:
                 a_minted_key_opens_again,
                 another_accounts_wrapped_key_does_not_open,
@@ -119,6 +129,7 @@ macro_rules! contracts {
                 a_new_day_is_counted_exactly_by_parallel_accepts,
                 a_message_above_the_ceiling_is_refused_on_a_fresh_day,
                 the_sender_loads_with_all_that_a_decision_needs,
+                the_sender_loads_with_its_api_key_in_the_same_call,
                 an_account_that_is_not_there_has_no_facts,
                 messages_list_newest_first_in_pages;
             sending:
@@ -299,6 +310,7 @@ mod tests {
             include_str!("accepting.rs"),
             include_str!("access.rs"),
             include_str!("accounts.rs"),
+            include_str!("api_keys.rs"),
             include_str!("arriving.rs"),
             include_str!("batches.rs"),
             include_str!("connections.rs"),

@@ -9,6 +9,7 @@ use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
     NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
+use crate::api_key::ApiKey;
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
 use crate::ledger::Allowance;
@@ -25,6 +26,7 @@ pub(super) struct Accounts {
     pub(super) gates: BTreeMap<AccountId, Gate>,
     mail_tokens: BTreeMap<(AccountId, TokenHash), MailToken>,
     pub(super) sessions: BTreeMap<(AccountId, TokenHash), Session>,
+    pub(super) api_keys: BTreeMap<(AccountId, TokenHash), ApiKey>,
     tries: BTreeMap<(String, i64), u32>,
 }
 
@@ -36,6 +38,7 @@ impl Accounts {
         dump(bytes, &self.gates);
         dump(bytes, &self.mail_tokens);
         dump(bytes, &self.sessions);
+        dump(bytes, &self.api_keys);
         dump(bytes, &self.tries);
     }
 }

@@ -18,7 +18,7 @@ use crate::message::{
     due_after_decision, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// A message with what lies beside it.
 struct Row {
@@ -104,19 +104,18 @@ impl Messages {
 }
 
 impl LoadSender for World {
-    async fn load_sender(
-        &self,
-        account: AccountId,
-        session: &TokenHash,
-        key: &IdempotencyKey,
-        purposes: &[Purpose],
-    ) -> Result<Loaded, Fault> {
+    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
         self.call("load_sender", |state| {
+            let (account, token) = (proof.account, (proof.account, proof.hash.clone()));
+            let pass = match proof.way {
+                Way::Session => state.accounts.sessions.get(&token).cloned().map(Pass::Session),
+                Way::ApiKey => state.accounts.api_keys.get(&token).cloned().map(Pass::ApiKey),
+            };
             let gate = state.accounts.gates.get(&account).cloned();
             let allowance = state.ledger.allowances.get(&account).cloned();
             let keys = purposes.iter().filter_map(|purpose| state.credentials.keys.get(&(account, *purpose)).cloned());
             Ok(Loaded {
-                session: state.accounts.sessions.get(&(account, session.clone())).cloned(),
+                pass,
                 facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
                 earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
                 keys: keys.collect(),

@@ -5,6 +5,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 mod endpoints;
@@ -435,7 +436,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 117] = [
+const METHODS: [&str; 122] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -451,6 +452,7 @@ const METHODS: [&str; 117] = [
     "count_prefix",
     "count_try",
     "create_account",
+    "create_api_key",
     "create_delivery",
     "create_endpoint",
     "create_message",
@@ -473,6 +475,7 @@ const METHODS: [&str; 117] = [
     "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_api_keys",
     "list_at_carrier",
     "list_connections",
     "list_deliveries",
@@ -484,6 +487,7 @@ const METHODS: [&str; 117] = [
     "list_services",
     "list_sessions",
     "load_allowance",
+    "load_api_key",
     "load_connection",
     "load_credential",
     "load_delivery",
@@ -536,6 +540,7 @@ const METHODS: [&str; 117] = [
     "replace_keys",
     "replace_profile",
     "resend_delivery",
+    "revoke_api_key",
     "rewrap_key",
     "save_credential",
     "save_policy",
@@ -546,6 +551,7 @@ const METHODS: [&str; 117] = [
     "stop_told",
     "take_slots",
     "tell_endpoints",
+    "touch_api_key",
     "touch_session",
     "update_and_tell",
     "update_connection",
