@@ -5,7 +5,7 @@ use telbuddy::endpoint::{
     delivery_shard, told_by_change,
 };
 use telbuddy::ids::EndpointId;
-use telbuddy::ledger::{Allowance, MicroCredits};
+use telbuddy::ledger::{Allowance, JOURNAL_SHARDS, MicroCredits, RollUpUsage, UsageKind, failure_by_change};
 use telbuddy::message::{Message, Outcome, Reason, RecordInbound, RecordOutcome, Report, Status, apply_report};
 use telbuddy::seal::Sealed;
 use telbuddy::testing::World;
@@ -237,6 +237,57 @@ async fn a_status_at_the_same_time_is_told_by_exactly_one_of_both() {
         let mut told = told(&world, &message, endpoint);
         told.sort_unstable();
         assert_eq!(told, ["message.delivered", "message.sent"], "seed {seed}");
+    }
+}
+
+/// Error codes of what is to be counted as failed.
+async fn failures(world: &World) -> Vec<Option<u32>> {
+    let mut found = Vec::new();
+    for shard in 0..JOURNAL_SHARDS {
+        let items = world.load_journal(shard, 200).await.unwrap().into_iter();
+        found.extend(items.filter(|item| item.event.kind == UsageKind::FailedMessages).map(|item| item.event.error));
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_twilio_refused_is_counted_once_by_its_error_and_what_we_refused_is_not() {
+    let world = World::new(1);
+    let rejected = message_after(&world, &Outcome::Rejected { code: Some(21_211) }).await;
+    let refused = message_after(&world, &Outcome::Refused(Reason::OptedOut)).await;
+    let mut copies = vec![post_of(&rejected); 10];
+    copies.push(post_of(&refused));
+    assert_eq!(handle(&world, copies).await, [Handled::Done; 11]);
+    assert_eq!(failures(&world).await, [Some(21_211)]);
+}
+
+/// The report comes before, during or after the posting, and two of them one after the other.
+#[tokio::test]
+async fn what_does_not_arrive_is_charged_once_and_counted_as_failed_once() {
+    for seed in 0..60 {
+        let world = World::new(seed);
+        let message = message_after(&world, &sent()).await;
+        let reporting = async {
+            for status in [Status::Undelivered, Status::Failed] {
+                let report = Report { sid: SID.to_owned(), status, error_code: Some(30_003) };
+                loop {
+                    let (held, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+                    let Some(after) = apply_report(&held, &report, world.now()) else { break };
+                    let event = failure_by_change(&held, &after);
+                    let failure = event.map(|event| JournalItem { id: EntryId::new(world.now(), 7), event });
+                    if world.update_and_tell(&after, None, &[], failure.as_ref()).await.unwrap() {
+                        break;
+                    }
+                }
+            }
+        };
+        futures::future::join(handle(&world, vec![post_of(&message)]), reporting).await;
+        handle(&world, vec![post_of(&message)]).await;
+        assert_eq!(
+            (failures(&world).await, credits(&world, &message)),
+            (vec![Some(30_003)], (99, 0, 1)),
+            "seed {seed}"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use telbuddy::endpoint::{Choice, EventType};
 use telbuddy::ids::EndpointId;
 use telbuddy::inbound::Consent;
-use telbuddy::ledger::PostOutcome;
+use telbuddy::ledger::{JOURNAL_SHARDS, PostOutcome, RollUpUsage, UsageKind};
 use telbuddy::message::{Claimed, Outcome, RecordOutcome, adopt, decidable_until, unconfirmed};
 use telbuddy::opt_out::{OptOut, Said};
 use telbuddy::testing::World;
@@ -291,6 +291,26 @@ async fn a_status_that_comes_after_it_was_given_up_wins_and_ends_the_decision() 
     let after = row(&world, &message);
     assert_eq!((after.status, decidable_until(&after)), (Status::Sent, None));
     assert_eq!(world.payload_of(message.account, message.id), None);
+}
+
+#[tokio::test]
+async fn a_failure_after_posting_is_counted_once_with_its_write() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (message, claimed) = dispatching(&world).await;
+        world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
+        let held = row(&world, &message);
+        world.post_charge(&held, fresh::charge(&world, &held, world.now()), world.now(), &[], None).await.unwrap();
+        let words = [Status::Undelivered, Status::Failed, Status::Undelivered, Status::Sent];
+        let jobs: Vec<_> = words.into_iter().map(|word| status(&message, word)).collect();
+        assert_eq!(handle(&world, [jobs.clone(), jobs].concat()).await, [Handled::Done; 8]);
+        let mut failed = 0;
+        for shard in 0..JOURNAL_SHARDS {
+            let items = world.load_journal(shard, 200).await.unwrap();
+            failed += items.iter().filter(|item| item.event.kind == UsageKind::FailedMessages).count();
+        }
+        assert_eq!(failed, 1, "seed {seed}");
+    }
 }
 
 /// After it was posted nobody else tells of it.

@@ -3,7 +3,7 @@
 use futures::future::join3;
 use telbuddy::ids::{AccountId, EntryId};
 use telbuddy::ledger::Posted;
-use telbuddy::ledger::{Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
+use telbuddy::ledger::{About, Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
 use telbuddy::message::{Message, Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;

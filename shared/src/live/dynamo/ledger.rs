@@ -11,8 +11,8 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::ledger::{
-    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
-    journal_shard,
+    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot,
+    UsageSums, journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};

@@ -472,7 +472,8 @@ where
     let endpoint = EndpointId::from_bits(dice(world));
     let tell = |change: &Message| told(change, EventType::MessageDelivered, endpoint);
     let due = Some(world.now());
-    let done = join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change), None).await));
+    let done =
+        join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change), None).await));
     assert_eq!(count(&done.await, &Ok(true)), 1);
     let (stands, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
     let list = world.list_deliveries(message.account, endpoint, None, 10).await.unwrap();
@@ -498,7 +499,8 @@ where
         let told = told(&adopted, EventType::MessageDelivered, EndpointId::from_bits(dice(world)));
         adopting.push((adopted, told));
     }
-    let done = join_all(adopting.iter().map(async |(message, told)| world.adopt_sid(message, None, told, None).await)).await;
+    let done =
+        join_all(adopting.iter().map(async |(message, told)| world.adopt_sid(message, None, told, None).await)).await;
     for ((_, told), done) in adopting.iter().zip(&done) {
         assert_eq!(written(world, told).await, usize::from(*done == Ok(Adopted::Adopted)));
     }

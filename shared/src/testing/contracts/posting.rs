@@ -98,8 +98,11 @@ where
     let account = account(world, 10).await;
     let message = ended(world, account, &sent(world)).await;
     let item = charge(world, &message, world.now());
-    let (charged, released) =
-        join(world.post_charge(&message, item, world.now(), &[], None), world.post_release(&message, world.now(), &[], None)).await;
+    let (charged, released) = join(
+        world.post_charge(&message, item, world.now(), &[], None),
+        world.post_release(&message, world.now(), &[], None),
+    )
+    .await;
     let expected = match (charged, released) {
         (Ok(Posted::Charged), Ok(false)) => (7, 0, 3),
         (Ok(Posted::Before), Ok(true)) => (10, 0, 0),
@@ -156,7 +159,10 @@ where
     let account = account(world, 10).await;
     let outcome = sent(world);
     let (one, two) = (ended(world, account, &outcome).await, ended(world, account, &outcome).await);
-    assert_eq!(world.post_charge(&one, charge(world, &one, world.now()), world.now(), &[], None).await, Ok(Posted::Charged));
+    assert_eq!(
+        world.post_charge(&one, charge(world, &one, world.now()), world.now(), &[], None).await,
+        Ok(Posted::Charged)
+    );
     let second = world.post_charge(&two, charge(world, &two, world.now()), world.now(), &[], None).await;
     assert_eq!(second, Ok(Posted::SidTaken), "one of Twilio's messages is paid once");
     assert_eq!(credits(world, account).await, (4, 3, 3));

@@ -174,7 +174,8 @@ where
         let adopted = adopt(&claim.message, &found(world), now).unwrap();
         let told = apply_report(&claim.message, &found(world), now).unwrap();
         let (adoption, callback) =
-            futures::future::join(world.adopt_sid(&adopted, Some(now), &[], None), world.update_message(&told, None)).await;
+            futures::future::join(world.adopt_sid(&adopted, Some(now), &[], None), world.update_message(&told, None))
+                .await;
         let row = load(world, &claim.message).await;
         match (adoption.unwrap(), callback.unwrap()) {
             (Adopted::Adopted, false) => assert_eq!(row, adopted),

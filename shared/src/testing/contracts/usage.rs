@@ -8,8 +8,8 @@ use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    About, Granularity, JOURNAL_SHARDS, JournalItem, MicroCredits, PostOutcome, ReadUsage, RollUpUsage, UsageEvent, UsageKind, UsageSlot,
-    UsageSums, journal_shard, roll_up,
+    About, Granularity, JOURNAL_SHARDS, JournalItem, MicroCredits, PostOutcome, ReadUsage, RollUpUsage, UsageEvent,
+    UsageKind, UsageSlot, UsageSums, journal_shard, roll_up,
 };
 use crate::message::{Direction, RecordInbound};
 use crate::platform::{Chance, Clock};
@@ -128,7 +128,8 @@ where
         country: Some(fresh::us()),
         error: None,
     };
-    let month = world.read_usage(account, About::Usage, Granularity::Month, ("2026-11", "2026-11"), None, 100).await.unwrap();
+    let month =
+        world.read_usage(account, About::Usage, Granularity::Month, ("2026-11", "2026-11"), None, 100).await.unwrap();
     assert_eq!(month.rows, [(slot, UsageSums { events: 4, units: 4, credits: MicroCredits(0) })]);
 }
 
@@ -155,7 +156,8 @@ where
     let read = async |about| world.read_usage(account, about, Granularity::Day, day, None, 100).await.unwrap().rows;
     let used: Vec<_> = read(About::Usage).await.into_iter().map(|(slot, sums)| (slot.error, sums.events)).collect();
     assert_eq!(used, [(None, 4)]);
-    let failed: Vec<_> = read(About::Failures).await.into_iter().map(|(slot, sums)| (slot.error, sums.events)).collect();
+    let failed: Vec<_> =
+        read(About::Failures).await.into_iter().map(|(slot, sums)| (slot.error, sums.events)).collect();
     assert_eq!(failed, [(None, 1), (Some(21_211), 1), (Some(30_003), 2)]);
 }
 
@@ -172,7 +174,8 @@ where
     let (mut seen, mut after) = (Vec::new(), None);
     for _ in 0..9 {
         let periods = ("2026-11-01", "2026-11-04");
-        let page = world.read_usage(account, About::Usage, Granularity::Day, periods, after.as_deref(), 2).await.unwrap();
+        let page =
+            world.read_usage(account, About::Usage, Granularity::Day, periods, after.as_deref(), 2).await.unwrap();
         assert!(page.rows.len() <= 2);
         seen.extend(page.rows.into_iter().map(|(slot, _)| slot.period));
         after = page.next;

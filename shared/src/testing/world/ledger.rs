@@ -9,8 +9,8 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
-    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
-    UsageSums, journal_shard,
+    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage,
+    UsageSlot, UsageSums, journal_shard,
 };
 use crate::message::{Direction, Message};
 
@@ -181,7 +181,8 @@ impl ReadUsage for World {
             if limit == 0 || from > to || after.is_some_and(outside) {
                 return Err(not_valid("read usage"));
             }
-            let rows = state.ledger.usage.range((account, about, granularity, from)..=(account, about, granularity, to));
+            let rows =
+                state.ledger.usage.range((account, about, granularity, from)..=(account, about, granularity, to));
             let rows = rows.filter(|((_, _, _, sort), _)| after.is_none_or(|after| sort.as_str() > after));
             let page: Vec<_> = rows.take(usize::from(limit)).map(|(_, row)| row.clone()).collect();
             // The store does not look whether more follows: a full page has a next one, which may be empty.
