@@ -53,15 +53,15 @@ impl Receiver {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://127.0.0.1:{}/hooks?key=of-the-customer", listener.local_addr().unwrap().port());
-        let receiver = Self { url, status: Arc::new(Mutex::new(204)), received: Arc::default() };
-        let serving = receiver.clone();
+        let server = Self { url, status: Arc::new(Mutex::new(204)), received: Arc::default() };
+        let serving = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let serving = serving.clone();
                 tokio::spawn(async move { serving.serve(stream).await });
             }
         });
-        receiver
+        server
     }
 
     async fn serve(&self, mut stream: TcpStream) -> Option<()> {
@@ -116,9 +116,9 @@ impl Receiver {
     }
 }
 
-/// A new endpoint at the receiver: its path and its secret.
-async fn endpoint(client: &Client, receiver: &Receiver, events: Value) -> (String, String) {
-    let ask = json!({ "url": receiver.url, "events": events });
+/// A new endpoint at the server: its path and its secret.
+async fn endpoint(client: &Client, server: &Receiver, events: Value) -> (String, String) {
+    let ask = json!({ "url": server.url, "events": events });
     let new = client.post(ENDPOINTS, ask).await.expect(StatusCode::CREATED);
     let text = |name: &str| new[name].as_str().unwrap().to_owned();
     (format!("{ENDPOINTS}/{}", text("id")), text("secret"))
@@ -149,13 +149,13 @@ async fn what_happens_to_messages_is_told_once_signed_and_without_their_content(
     let running = start().await;
     let (client, carrier) = running.connected("ann").await;
     configure_number(&running, &client, &carrier).await;
-    let receiver = Receiver::start().await;
-    let (path, secret) = endpoint(&client, &receiver, json!(["*"])).await;
+    let server = Receiver::start().await;
+    let (path, secret) = endpoint(&client, &server, json!(["*"])).await;
 
     let id = client.accepted("one", carrier.text("+14155552671", "a secret of the customer")).await;
     client.until(&id, "delivered").await;
-    let received = receiver.until(2).await;
-    let mut types = receiver.types();
+    let received = server.until(2).await;
+    let mut types = server.types();
     types.sort_unstable();
     assert_eq!(types, ["message.delivered", "message.sent"]);
     for one in &received {
@@ -169,7 +169,7 @@ async fn what_happens_to_messages_is_told_once_signed_and_without_their_content(
     }
 
     arrives(&running, &carrier, "an answer of somebody").await;
-    let received = receiver.until(3).await;
+    let received = server.until(3).await;
     let text = received[2].json();
     assert_eq!((&text["type"], &text["data"]["own_sender"]), (&json!("message.received"), &json!(carrier.number)));
     assert!(!received[2].body.contains("an answer") && !received[2].body.contains("4155552671"));
@@ -186,12 +186,12 @@ async fn what_happens_to_messages_is_told_once_signed_and_without_their_content(
 async fn an_outage_is_made_up_for_by_recovering_each_event_once_by_its_id() {
     let running = start().await;
     let (client, carrier) = running.connected("ann").await;
-    let receiver = Receiver::start().await;
-    let (path, secret) = endpoint(&client, &receiver, json!(["message.delivered"])).await;
+    let server = Receiver::start().await;
+    let (path, secret) = endpoint(&client, &server, json!(["message.delivered"])).await;
     let since = client.get(&path).await.body["created_at"].clone();
 
     // Gone: the endpoint is disabled, its owner told, and nothing more is sent.
-    receiver.answer(410);
+    server.answer(410);
     let id = client.accepted("one", carrier.text("+14155552671", "hi")).await;
     client.until(&id, "delivered").await;
     let lost = newest(&client, &path, "failed").await;
@@ -203,14 +203,14 @@ async fn an_outage_is_made_up_for_by_recovering_each_event_once_by_its_id() {
     let ask = json!({ "since": since });
     assert_eq!(client.post(&recover, ask.clone()).await.problem(StatusCode::CONFLICT), "endpoint-disabled");
 
-    receiver.answer(200);
+    server.answer(200);
     let on = patch(&client, &path, json!({ "enabled": true })).await;
     assert_eq!((&on["enabled"], &on["disabled"]), (&json!(true), &Value::Null));
     assert_eq!(client.post(&recover, ask.clone()).await.expect(StatusCode::OK)["resent"], 1);
     let made_up = newest(&client, &path, "delivered").await;
     assert_eq!(made_up["event_id"], lost["event_id"]);
     assert_eq!(client.post(&recover, ask).await.expect(StatusCode::OK)["resent"], 0, "it has arrived");
-    let received = receiver.received();
+    let received = server.received();
     assert_eq!(received.len(), 2, "{received:?}");
     assert_eq!(received[0].body, received[1].body);
     assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
@@ -219,7 +219,7 @@ async fn an_outage_is_made_up_for_by_recovering_each_event_once_by_its_id() {
     // Asked for by hand it comes again, under the same id.
     let resend = format!("{path}/deliveries/{}/resend", lost["id"].as_str().unwrap());
     client.send(Method::POST, &resend, None, &[]).await.expect(StatusCode::ACCEPTED);
-    let received = receiver.until(3).await;
+    let received = server.until(3).await;
     assert_eq!(received[2].header("webhook-id"), lost["event_id"].as_str().unwrap());
     running.stop().await;
 }
@@ -228,21 +228,21 @@ async fn an_outage_is_made_up_for_by_recovering_each_event_once_by_its_id() {
 async fn a_rotated_secret_signs_beside_the_one_before_and_a_failing_server_is_tried_again() {
     let running = start().await;
     let client = running.signed_in("ann").await;
-    let receiver = Receiver::start().await;
-    let (path, first) = endpoint(&client, &receiver, json!(["message.sent"])).await;
+    let server = Receiver::start().await;
+    let (path, first) = endpoint(&client, &server, json!(["message.sent"])).await;
     let test =
         async || client.send(Method::POST, &format!("{path}/test"), None, &[]).await.expect(StatusCode::ACCEPTED);
     let sent = test().await;
-    assert_eq!(receiver.until(1).await[0].json()["id"], sent["event_id"]);
+    assert_eq!(server.until(1).await[0].json()["id"], sent["event_id"]);
 
     let rotated = client.send(Method::POST, &format!("{path}/secret"), None, &[]).await.expect(StatusCode::OK);
     let second = rotated["secret"].as_str().unwrap();
     test().await;
-    let received = receiver.until(2).await;
+    let received = server.until(2).await;
     assert!(received[0].is_signed_by(&first) && !received[0].is_signed_by(second));
     assert!(received[1].is_signed_by(&first) && received[1].is_signed_by(second));
 
-    receiver.answer(503);
+    server.answer(503);
     test().await;
     let failed = newest(&client, &path, "failed").await;
     let attempt = &failed["attempts"][0];
@@ -254,17 +254,17 @@ async fn a_rotated_secret_signs_beside_the_one_before_and_a_failing_server_is_tr
 async fn a_server_that_fails_for_a_while_gets_the_event_with_the_next_try() {
     let running = start().await;
     let (client, carrier) = running.connected("ann").await;
-    let receiver = Receiver::start().await;
-    let (path, _) = endpoint(&client, &receiver, json!(["message.sent"])).await;
-    receiver.answer(500);
+    let server = Receiver::start().await;
+    let (path, _) = endpoint(&client, &server, json!(["message.sent"])).await;
+    server.answer(500);
     client.accepted("one", carrier.text("+14155552671", "hi")).await;
-    receiver.until(1).await;
-    receiver.answer(200);
+    server.until(1).await;
+    server.answer(200);
     let arrived = newest(&client, &path, "delivered").await;
     let statuses: Vec<_> =
         arrived["attempts"].as_array().unwrap().iter().map(|attempt| attempt["http_status"].clone()).collect();
     assert_eq!(statuses, [json!(500), json!(200)]);
-    let received = receiver.received();
+    let received = server.received();
     assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
     let well = eventually("the failure is forgotten", async || {
         let endpoint = client.get(&path).await.body;
@@ -278,14 +278,14 @@ async fn a_server_that_fails_for_a_while_gets_the_event_with_the_next_try() {
 async fn what_the_owner_is_alerted_to_is_told_too() {
     let running = start().await;
     let (client, carrier) = running.connected("ann").await;
-    let receiver = Receiver::start().await;
-    let (_, secret) = endpoint(&client, &receiver, json!(["credential.refused"])).await;
+    let server = Receiver::start().await;
+    let (_, secret) = endpoint(&client, &server, json!(["credential.refused"])).await;
     let path = format!("/_local/twilio/accounts/{}/secondary-token", carrier.account_sid);
     client.post(&path, json!({})).await;
     client.post(&format!("{path}/promote"), json!({})).await.expect(StatusCode::OK);
     let _ = client.accepted("one", carrier.text("+14155552671", "hi")).await;
-    let received = receiver.until(1).await;
+    let received = server.until(1).await;
     assert!(received[0].is_signed_by(&secret));
-    assert_eq!(receiver.types(), ["credential.refused"]);
+    assert_eq!(server.types(), ["credential.refused"]);
     running.stop().await;
 }

@@ -210,10 +210,8 @@ async fn another_accounts_endpoint_is_not_there() {
         (Method::GET, one.clone()),
         (Method::POST, format!("{one}/resend")),
     ] {
-        let body = match path.ends_with("recover") {
-            true => json!({ "since": "2026-01-01T00:00:00Z" }),
-            false => json!({ "enabled": false }),
-        };
+        let recover = json!({ "since": "2026-01-01T00:00:00Z" });
+        let body = if path.ends_with("recover") { recover } else { json!({ "enabled": false }) };
         let (status, _) = call(&world, &bob, method, &path, &body).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
     }

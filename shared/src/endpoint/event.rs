@@ -469,7 +469,7 @@ mod tests {
         });
         let made = listeners.deliveries(AccountId::from_bits(1), &events, Timestamp::UNIX_EPOCH);
         let made: Vec<_> = made.iter().map(|delivery| (delivery.endpoint, delivery.event.kind)).collect();
-        use EventType::{MessageReceived, MessageSent};
-        assert_eq!(made, [(all, MessageReceived), (some, MessageReceived), (all, MessageSent)]);
+        let received = EventType::MessageReceived;
+        assert_eq!(made, [(all, received), (some, received), (all, EventType::MessageSent)]);
     }
 }

@@ -175,7 +175,7 @@ mod tests {
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(&answer).await;
                 if answer.is_empty() {
-                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    tokio::time::sleep(Duration::from_mins(1)).await;
                 }
             }
         });

@@ -150,7 +150,7 @@ where
     let account = account(world, 1).await;
     let read = new(world, account, &["*"]);
     assert_eq!(world.create_endpoint(&read).await, Ok(true));
-    let changes = ["one", "two"].map(|name| changed(&read, |new| new.description = name.to_owned()));
+    let changes = ["one", "two"].map(|name| changed(&read, |new| name.clone_into(&mut new.description)));
     let written = join_all(changes.iter().map(|change| world.update_endpoint(change))).await;
     assert_eq!(count(&written, &Ok(true)), 1);
     let stands = world.load_endpoint(account, read.id).await.unwrap().unwrap();
