@@ -14,6 +14,7 @@ use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
 use crate::support::{Answer, Carrier, Client, Running, eventually, start};
+use crate::webhooks::Receiver;
 
 /// Every log line of this process, at the most talkative level that our own code has.
 pub fn logs() -> &'static Captured {
@@ -153,6 +154,14 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
+    let receiver = Receiver::start().await;
+    let ask = json!({ "url": receiver.url, "events": ["*"] });
+    let endpoint = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
+    let endpoint_path = format!("/v1/webhook-endpoints/{}", endpoint["id"].as_str().unwrap());
+    let rotated = client.post(&format!("{endpoint_path}/secret"), json!({})).await.expect(StatusCode::OK);
+    let [signing_secret_before, signing_secret] =
+        [&endpoint, &rotated].map(|answer| answer["secret"].as_str().unwrap().to_owned());
+
     let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
     let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
     client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
@@ -172,6 +181,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         Marker::new("the session token", &session_token[30..]),
         Marker::new("the API key", &api_key[34..]),
         Marker::new("the revoked API key", &revoked_key[34..]),
+        Marker::new("the signing secret", &signing_secret[6..]),
+        Marker::new("the signing secret before", &signing_secret_before[6..]),
         Marker::new("the Auth Token", &carrier.auth_token),
         Marker::new("the key secret", &key_secret),
     ];
@@ -209,7 +220,35 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("h", BODY, BODY, json!(BODY)).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
 
-    // Texts that arrive: good, STOP, forged.
+    texts(&client, &carrier, &hook).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
+    all_have_ended(&client).await;
+    opt_outs(&client, &carrier).await;
+    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
+    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
+        client.hear(client.client.get(path).await).expect(StatusCode::OK);
+    }
+
+    let told = receiver.received();
+    assert!(told.len() > 10, "{} events", told.len());
+    deliveries(&client, &endpoint_path).await;
+
+    let mut found = search(&running, &markers);
+    for one in told {
+        found.look("an event", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
+    }
+    found.look("an answer", &client.heard.lock().unwrap(), &markers);
+    assert_eq!(found.hits, Vec::<String>::new());
+    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
+    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
+
+    positive_control(&running, &markers).await;
+    running.stop().await;
+}
+
+/// Texts that arrive: good, STOP, forged.
+async fn texts(client: &Listening, carrier: &Carrier, hook: &str) {
     for (n, (from, body)) in [(TEXTER, BODY), (OPTED_OUT, "STOP")].into_iter().enumerate() {
         let sid = format!("SM{n:032}");
         let params: Vec<_> = [
@@ -224,30 +263,22 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec();
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
-        let signature = signature::sign(&carrier.auth_token, &hook, &params);
+        let signature = signature::sign(&carrier.auth_token, hook, &params);
         let path = hook.strip_prefix(&client.client.base).unwrap();
         for signature in [signature.as_str(), "AAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
             let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-twilio-signature", signature)];
             client.hear(client.client.send(Method::POST, path, Some(form.clone()), &headers).await);
         }
     }
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
-    all_have_ended(&client).await;
-    opt_outs(&client, &carrier).await;
-    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
-    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
-        client.hear(client.client.get(path).await).expect(StatusCode::OK);
+}
+
+/// What the log of deliveries shows.
+async fn deliveries(client: &Listening, endpoint: &str) {
+    let listed = client.hear(client.client.get(&format!("{endpoint}/deliveries")).await);
+    for delivery in listed.expect(StatusCode::OK)["data"].as_array().unwrap() {
+        let path = format!("{endpoint}/deliveries/{}", delivery["id"].as_str().unwrap());
+        client.hear(client.client.get(&path).await).expect(StatusCode::OK);
     }
-
-    let mut found = search(&running, &markers);
-    found.look("an answer", &client.heard.lock().unwrap(), &markers);
-    assert_eq!(found.hits, Vec::<String>::new());
-    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
-    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
-
-    positive_control(&running, &markers).await;
-    running.stop().await;
 }
 
 /// A key sends, lacks a scope, is revoked, and comes in the wrong place.

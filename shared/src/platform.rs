@@ -11,7 +11,7 @@ use crate::account::{Email, EmailIndex, Peppers};
 use crate::alert::Alert;
 use crate::connection::Target;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId, UserId};
+use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
 use crate::rotation::{KeyTask, KeysCursor};
 use crate::seal::Purpose;
@@ -121,6 +121,15 @@ pub enum Job {
         /// Whose.
         account: AccountId,
     },
+    /// Send this event to this endpoint (queue `deliver`).
+    Deliver {
+        /// Whose.
+        account: AccountId,
+        /// To whom.
+        endpoint: EndpointId,
+        /// Which.
+        delivery: DeliveryId,
+    },
     /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
     RotateKeys {
         /// What.
@@ -167,11 +176,13 @@ pub enum Queue {
     CatchUp,
     /// Keys to replace.
     KeyRotation,
+    /// Events to deliver.
+    Deliver,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Send,
         Self::Settle,
         Self::Post,
@@ -180,6 +191,7 @@ impl Queue {
         Self::Numbers,
         Self::CatchUp,
         Self::KeyRotation,
+        Self::Deliver,
     ];
 
     /// Its name, without the stage.
@@ -193,6 +205,7 @@ impl Queue {
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
             Self::KeyRotation => "key-rotation",
+            Self::Deliver => "deliver",
         }
     }
 }
@@ -208,6 +221,7 @@ impl Job {
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
+            Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
@@ -222,6 +236,7 @@ impl Job {
             | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
             | Self::CatchUp { account }
+            | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
             // All accounts' work: a group of its own.

@@ -8,6 +8,7 @@ mod accounts;
 mod api_keys;
 mod connections;
 mod credentials;
+mod endpoints;
 mod ledger;
 mod messages;
 mod opt_outs;
@@ -86,6 +87,7 @@ struct State {
     access_log: access_log::AccessLog,
     connections: connections::Connections,
     credentials: credentials::Credentials,
+    endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
     routines: routines::Routines,
@@ -156,6 +158,7 @@ impl World {
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
+            endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
             routines: routines::Routines::default(),
@@ -350,6 +353,7 @@ impl World {
         state.accounts.dump(&mut bytes);
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
+        state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
         state.routines.dump(&mut bytes);
@@ -436,13 +440,15 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 106] = [
+const METHODS: [&str; 128] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
+    "call_endpoint",
     "cancel_message",
     "check_carrier",
+    "claim_delivery",
     "claim_message",
     "confirm_email",
     "count_account",
@@ -451,17 +457,24 @@ const METHODS: [&str; 106] = [
     "count_try",
     "create_account",
     "create_api_key",
+    "create_delivery",
+    "create_endpoint",
     "create_message",
     "credential_history",
+    "delete_endpoint",
+    "deliveries_since",
+    "disable_endpoint",
     "do_routine_at",
     "end_connection",
     "end_lease",
     "end_session",
+    "endpoint_told",
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
     "find_due",
     "find_due_connections",
+    "find_due_deliveries",
     "find_due_routines",
     "find_hook",
     "find_user",
@@ -472,6 +485,8 @@ const METHODS: [&str; 106] = [
     "list_arrived",
     "list_at_carrier",
     "list_connections",
+    "list_deliveries",
+    "list_endpoints",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
@@ -482,6 +497,8 @@ const METHODS: [&str; 106] = [
     "load_api_key",
     "load_connection",
     "load_credential",
+    "load_delivery",
+    "load_endpoint",
     "load_gate",
     "load_guards",
     "load_head",
@@ -495,12 +512,16 @@ const METHODS: [&str; 106] = [
     "load_progress",
     "load_sender",
     "load_session",
+    "load_to_tell",
     "load_user",
     "load_with_payload",
     "look_again",
     "look_at_connection_again",
+    "look_at_delivery_again",
     "mint_key",
     "note_alert",
+    "note_failing",
+    "note_recovered",
     "open_key",
     "opt_out_senders",
     "platform",
@@ -512,6 +533,7 @@ const METHODS: [&str; 106] = [
     "read_quarantine",
     "read_settings",
     "read_usage",
+    "record_attempt",
     "record_chunk",
     "record_consent",
     "record_inbound",
@@ -525,6 +547,7 @@ const METHODS: [&str; 106] = [
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
     "save_credential",
@@ -536,10 +559,13 @@ const METHODS: [&str; 106] = [
     "stop_sending",
     "stop_told",
     "take_slots",
+    "tell_endpoints",
     "touch_api_key",
     "touch_session",
     "unseen_sids",
+    "update_and_tell",
     "update_connection",
+    "update_endpoint",
     "update_message",
     "walk_keys",
     "write_settings",
