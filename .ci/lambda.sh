@@ -169,6 +169,7 @@ POST /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries/wdel_01KAV
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 POST /hooks/twilio/guess/voice 404
+POST /hooks/twilio/guess/self-test 404
 POST /hooks/twilio/guess/calls/call_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 ROUTES
 

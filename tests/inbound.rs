@@ -3,9 +3,11 @@
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use telbuddy::ids::AccountId;
 use telbuddy::inbound::signature;
+use telbuddy::live::config::PUBLIC_URL;
 use telbuddy::live::{Live, Need};
-use telbuddy::platform::Clock;
+use telbuddy::platform::{Clock, Handled, Job};
 use telbuddy::routine::{FindDueRoutines, Routine};
 
 use crate::support::{Carrier, Client, Running, eventually, start};
@@ -158,10 +160,40 @@ async fn who_calls_a_number_hears_that_it_takes_texts() {
 
 /// Has Twilio's list of what arrived gone through now.
 async fn catch_up(running: &Running, client: &Client) {
-    let live = Live::new(&running.config, &[Need::Tables]).unwrap();
-    let session = client.get("/v1/sessions/current").await.expect(StatusCode::OK);
-    let account = session["account_id"].as_str().unwrap().parse().unwrap();
+    let (live, account) = (Live::new(&running.config, &[Need::Tables]).unwrap(), account_of(client).await);
     live.do_routine_at(account, Routine::Arrivals, live.now()).await.unwrap();
+}
+
+async fn account_of(client: &Client) -> AccountId {
+    let session = client.get("/v1/sessions/current").await.expect(StatusCode::OK);
+    session["account_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// The webhook passes, with its secret and through the gateway; then it is called at an address that leads elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daily_test_goes_through_the_public_address_and_tells_when_it_does_not() {
+    let running = start().await;
+    let (client, _) = running.connected("ann").await;
+    let account = account_of(&client).await;
+    let job = || vec![Job::SelfTest { account }];
+    let live = Live::new(&running.config, self_test::NEEDS).unwrap();
+    assert_eq!(self_test::handle(&live, &live.site, job()).await, [Handled::Done]);
+    let quarantine = async || client.get("/v1/quarantine").await.expect(StatusCode::OK)["data"].clone();
+    assert_eq!(quarantine().await, json!([]));
+    for (origin, cause) in [
+        // Nothing listens there; and this is signed for another address than the one that it reaches.
+        ("http://127.0.0.1:9".to_owned(), "self_test_unanswered"),
+        (running.url.replace("127.0.0.1", "localhost"), "self_test_refused"),
+    ] {
+        let moved = Live::new(&running.config.with(PUBLIC_URL, &origin), self_test::NEEDS).unwrap();
+        assert_eq!(self_test::handle(&moved, &moved.site, job()).await, [Handled::Done]);
+        let records = quarantine().await;
+        let record = records.as_array().unwrap().iter().find(|record| record["cause"] == cause);
+        let record = record.unwrap_or_else(|| panic!("no {cause} in {records}"));
+        assert_eq!((&record["route"], record["alerted_at"].is_string()), (&json!("self_test"), true), "{record}");
+        assert!(record["detail"].as_str().unwrap().contains("Whoever runs this TelBuddy"), "{record}");
+    }
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

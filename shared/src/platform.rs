@@ -116,6 +116,11 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Call the account's webhook as Twilio would (queue `self-test`).
+    SelfTest {
+        /// Whose.
+        account: AccountId,
+    },
     /// Look for texts that arrived and were not told (queue `catch-up`).
     CatchUp {
         /// Whose.
@@ -174,6 +179,8 @@ pub enum Queue {
     Numbers,
     /// Accounts whose texts that arrived are looked for.
     CatchUp,
+    /// Accounts whose webhook is tested.
+    SelfTest,
     /// Keys to replace.
     KeyRotation,
     /// Events to deliver.
@@ -182,7 +189,7 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Send,
         Self::Settle,
         Self::Post,
@@ -190,6 +197,7 @@ impl Queue {
         Self::TwilioEvents,
         Self::Numbers,
         Self::CatchUp,
+        Self::SelfTest,
         Self::KeyRotation,
         Self::Deliver,
     ];
@@ -204,6 +212,7 @@ impl Queue {
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
+            Self::SelfTest => "self-test",
             Self::KeyRotation => "key-rotation",
             Self::Deliver => "deliver",
         }
@@ -221,6 +230,7 @@ impl Job {
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
+            Self::SelfTest { .. } => Queue::SelfTest,
             Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
@@ -236,6 +246,7 @@ impl Job {
             | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
             | Self::CatchUp { account }
+            | Self::SelfTest { account }
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,

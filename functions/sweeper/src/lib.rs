@@ -76,6 +76,7 @@ async fn begin_routines<W: FindDueRoutines + EnqueueJob + Clock>(world: &W) -> R
     for (account, routine) in world.find_due_routines(now, AT_MOST).await? {
         let job = match routine {
             Routine::Arrivals => Job::CatchUp { account },
+            Routine::SelfTest => Job::SelfTest { account },
         };
         world.enqueue(job, 0).await?;
         world.do_routine_at(account, routine, now + ASK_AGAIN).await?;

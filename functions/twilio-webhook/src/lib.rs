@@ -1,7 +1,6 @@
 //! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
 
 use http::StatusCode;
-use telbuddy::alert::Alert;
 use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
@@ -10,7 +9,7 @@ use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Ve
 use telbuddy::inbound::{Arrived, News, NotAnEvent, TwilioEvent, call_news, call_sid, status_news};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, EnqueueJob, Job};
-use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind};
+use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind, count_and_tell};
 use telbuddy::seal::{DataKey, WrappedKeys};
 use telbuddy::secret::{ExposeSecret, HookId};
 use telbuddy::session::Site;
@@ -19,6 +18,8 @@ const MESSAGES: &str = "/hooks/twilio/{hook}/messages";
 const STATUS: &str = "/hooks/twilio/{hook}/status/{message_id}";
 const VOICE: &str = "/hooks/twilio/{hook}/voice";
 const CALLS: &str = "/hooks/twilio/{hook}/calls/{call_id}";
+/// What `self-test` calls.
+const SELF_TEST: &str = "/hooks/twilio/{hook}/self-test";
 
 /// Twilio's signature.
 const SIGNATURE: &str = "x-twilio-signature";
@@ -31,6 +32,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: STATUS, access: Access::Open },
     Route { method: "POST", path: VOICE, access: Access::Open },
     Route { method: "POST", path: CALLS, access: Access::Open },
+    Route { method: "POST", path: SELF_TEST, access: Access::Open },
 ];
 
 /// The services that it calls. It may open the purposes hook and match.
@@ -40,7 +42,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 ///
 /// A call that arrives is answered in words and ends: nothing follows from it until there is voice, so nothing is queued.
 ///
-/// AWS calls: 1 batch read, 1 queue message (a call that arrives: none); once in five minutes and key 1 KMS call with its entry in the access log.
+/// AWS calls: 1 batch read, 1 queue message (a call that arrives, our own test: none); once in five minutes and key 1 KMS call with its entry in the access log.
 /// A path that cannot be a hook costs none, an unknown one the read only. A signature that does not fit costs 1 read
 /// and 1 update of the quarantine; if the owner is told of it, 1 queue message and 1 update more.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
@@ -54,11 +56,14 @@ where
         let found = world.find_hook(&hook).await?.ok_or_else(unknown)?;
         let params = match check_signature(world, site, &request, &found).await? {
             Ok(params) => params,
+            // Nothing follows from this path; that it was not believed is said by who called it.
+            Err(_) if route.path == SELF_TEST => return Err(bad_signature()),
             Err(cause) => return Err(refuse(world, &request, &found, route, cause).await),
         };
         let (news, reply) = match route.path {
             STATUS => (status(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
             CALLS => (call(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            SELF_TEST => (None, no_content()),
             VOICE => {
                 let sid = call_sid(params.get()).map_err(malformed)?;
                 tracing::info!(account.id = %found.credential.account, %sid, "a call arrives and is answered in words");
@@ -115,26 +120,18 @@ async fn refuse<W: QuarantineWebhook + EnqueueJob>(
     let facts = Facts::of(&found.credential, kind, headers, request.now);
     let (id, code) = (request.id, cause.code());
     tracing::warn!(account.id = %account, request.id = %id, cause = code, ?facts, "a webhook is refused");
-    if let Err(fault) = quarantine(world, &Failure { account, cause, at: request.now, facts }).await {
+    if let Err(fault) = count_and_tell(world, &Failure { account, cause, at: request.now, facts }).await {
         tracing::error!(account.id = %account, request.id = %id, %fault, "a refused webhook was not recorded whole");
     }
+    bad_signature()
+}
+
+fn bad_signature() -> Problem {
     Problem::new(
         Kind::BadSignature,
         "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
          connect the account again; GET /v1/quarantine says more",
     )
-}
-
-async fn quarantine<W: QuarantineWebhook + EnqueueJob>(world: &W, failure: &Failure) -> Result<(), Fault> {
-    let Failure { account, cause, at, facts } = *failure;
-    if !world.quarantine(failure).await?.is_news(at) {
-        return Ok(());
-    }
-    let alert = Alert::SignatureFailed { cause, recently_rotated: facts.rotation.is_recent() };
-    let told = world.enqueue(Job::Alert { account, alert, since: at }, 0).await;
-    // Not told: the next failure tries again.
-    world.note_alert(account, cause, told.is_ok().then_some(at)).await?;
-    told
 }
 
 /// The parameters, once Twilio's signature over the exact public URL fits one of the account's secrets: the current one,

@@ -15,6 +15,8 @@ use telbuddy::testing::World;
 use telbuddy::testing::fresh;
 use telbuddy::testing::setup::{Customer, called, request, site, with_header};
 
+use telbuddy::alert::Alert;
+
 use super::*;
 
 const SID: &str = "SM0123456789abcdef0123456789abcdef";
@@ -127,6 +129,28 @@ async fn a_call_that_arrives_is_answered_in_words_that_name_nobody_and_costs_the
     assert_eq!(handle(&world, &site(), plain).await.status, StatusCode::FORBIDDEN);
     let other = call_params(&customer, &[("CallStatus", "ringing"), ("From", "+447700900123")]);
     assert_eq!(posted(&world, &customer, &voice_path(&customer), &other).await.body, *twiml);
+}
+
+#[tokio::test]
+async fn our_own_test_is_believed_when_it_is_signed_and_nothing_follows_from_it() {
+    use telbuddy::routine::SelfCall;
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let secret = HookSecret::AuthToken(token(&customer).into());
+    let as_sent = |call: &SelfCall| {
+        let request = request(&world, Method::POST, &call.path, &call.form);
+        let request = with_header(request, header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        with_header(request, header::HeaderName::from_static("x-twilio-signature"), &call.signature)
+    };
+    for (origin, status) in
+        [("https://api.example.com", StatusCode::NO_CONTENT), ("https://elsewhere.example.com", StatusCode::FORBIDDEN)]
+    {
+        let call = SelfCall::new(origin, &customer.credential, &secret);
+        let reply = handle(&world, &site(), as_sent(&call)).await;
+        assert_eq!((reply.status, world.jobs()), (status, Vec::new()));
+    }
+    assert_eq!(records(&world, &customer).await, [], "who called it says so");
+    assert_eq!(costs(&world), BTreeMap::from([("find_hook", 2), ("read_quarantine", 1)]));
 }
 
 #[tokio::test]

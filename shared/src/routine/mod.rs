@@ -1,5 +1,6 @@
 //! What is done again and again for each connected account: Twilio's list of texts that arrived is gone through every
-//! hour, so that a webhook that got lost is made up for.
+//! hour, so that a webhook that got lost is made up for; and once a day we call the account's webhook ourselves, signed
+//! as Twilio signs, to see that it can be reached.
 //!
 //! Everything here is a pure function. Rows of it are there exactly as long as something is connected: they come and go
 //! in the transactions that connect and disconnect.
@@ -9,6 +10,10 @@ mod port;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::connection::PageMark;
+use crate::credential::{HookSecret, StoredCredential};
+use crate::inbound::signature::{sign, sign_with_shared_key};
+use crate::quarantine::Cause;
+use crate::secret::ExposeSecret;
 
 pub use port::*;
 
@@ -17,16 +22,19 @@ pub use port::*;
 pub enum Routine {
     /// Looking for texts that arrived and were not told.
     Arrivals,
+    /// Calling the account's webhook ourselves.
+    SelfTest,
 }
 
 impl Routine {
     /// Every routine.
-    pub const ALL: [Self; 1] = [Self::Arrivals];
+    pub const ALL: [Self; 2] = [Self::Arrivals, Self::SelfTest];
 
     /// A stable name for keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Arrivals => "arrivals",
+            Self::SelfTest => "self-test",
         }
     }
 
@@ -34,6 +42,7 @@ impl Routine {
     pub fn every(self) -> SignedDuration {
         match self {
             Self::Arrivals => SignedDuration::from_hours(1),
+            Self::SelfTest => SignedDuration::from_hours(24),
         }
     }
 }
@@ -92,6 +101,49 @@ impl Progress {
     #[must_use]
     pub fn anew(&self) -> Self {
         Self { open: None, revision: self.revision + 1, ..self.clone() }
+    }
+}
+
+/// Time until the next self-test after one that failed: as long as it fails, the cause is not quiet, and told once.
+pub const TEST_SOON: SignedDuration = SignedDuration::from_hours(1);
+
+/// A call of our own to an account's webhook. It does not print: path and signature let one in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SelfCall {
+    /// Path at the public origin.
+    pub path: String,
+    /// The form.
+    pub form: String,
+    /// `X-Twilio-Signature`.
+    pub signature: String,
+    /// `X-Twilio-Webhooks-Signature-Settings`, for a shared key.
+    pub settings: Option<String>,
+}
+
+impl SelfCall {
+    /// Signed as Twilio would, for the address that Twilio would call.
+    pub fn new(origin: &str, stored: &StoredCredential, secret: &HookSecret) -> Self {
+        let path = format!("/hooks/twilio/{}/self-test", stored.hook.reveal());
+        let params = [("AccountSid".to_owned(), stored.account_sid.as_str().to_owned())];
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
+        let url = format!("{origin}{path}");
+        let (signature, settings) = match secret {
+            HookSecret::AuthToken(token) => (sign(token.expose_secret(), &url, &params), None),
+            HookSecret::SharedKey(id, secret) => (
+                sign_with_shared_key(secret.expose_secret(), &url, &params),
+                Some(format!("key={id},algorithm=HMAC_SHA256")),
+            ),
+        };
+        Self { path, form, signature, settings }
+    }
+}
+
+/// What an answer to it means: `None` if all is well, or if the webhook is gone with the credential.
+pub fn failed(answer: Option<u16>) -> Option<Cause> {
+    match answer {
+        Some(204) => None,
+        Some(_) => Some(Cause::SelfTestRefused),
+        None => Some(Cause::SelfTestUnanswered),
     }
 }
 

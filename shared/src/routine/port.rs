@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Progress, Routine};
+use super::{Progress, Routine, SelfCall};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 
@@ -37,4 +37,11 @@ pub trait KeepProgress {
         progress: &Progress,
         due: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Calls our own public address.
+pub trait CallSelf {
+    /// 1 POST to the public origin, through everything that Twilio's webhooks pass: the status, or `None` without an
+    /// answer in time. No redirect is followed.
+    fn call_self(&self, call: &SelfCall) -> impl Future<Output = Option<u16>> + Send;
 }

@@ -408,6 +408,7 @@ mod tests {
             message(account, id),
             connection(account, &target),
             routine(account, Routine::Arrivals),
+            routine(account, Routine::SelfTest),
             endpoint(account, EndpointId::from_bits(6)),
             delivery(account, EndpointId::from_bits(6), DeliveryId::from_bits(7)),
             sid(account, "SM1"),

@@ -35,22 +35,26 @@ impl Dynamo {
         let (db, since) = (self, stored.connected_at);
         let mut parts = Vec::new();
         for routine in Routine::ALL {
-            let kept = "SET due_shard = :shard, due_at = if_not_exists(due_at, :due), \
-                        connected_since = if_not_exists(connected_since, :since), looked = if_not_exists(looked, :since), \
-                        revision = if_not_exists(revision, :none)";
-            // A look that is under way at the Twilio account before must not count for this one: its revision is refused.
-            let anew = "SET due_shard = :shard, due_at = :due, connected_since = :since, looked = :since, \
-                        revision = if_not_exists(revision, :none) + :one REMOVE begun, next_page";
-            let mut values = vec![
-                (":shard", s(DUE)),
-                (":due", millis(since + routine.every())),
-                (":since", millis(since)),
-                (":none", n(0)),
-            ];
-            if another {
-                values.push((":one", n(1)));
+            let due = (":due", millis(since + routine.every()));
+            let mut values = vec![(":shard", s(DUE)), due];
+            if routine == Routine::Arrivals {
+                values.extend([(":since", millis(since)), (":none", n(0))]);
             }
-            let expression = if another { anew } else { kept };
+            let expression = match (routine, another) {
+                (Routine::Arrivals, false) => {
+                    "SET due_shard = :shard, due_at = if_not_exists(due_at, :due), \
+                     connected_since = if_not_exists(connected_since, :since), \
+                     looked = if_not_exists(looked, :since), revision = if_not_exists(revision, :none)"
+                }
+                // A look that is under way at the Twilio account before must not count for this one: its revision is
+                // refused.
+                (Routine::Arrivals, true) => {
+                    values.push((":one", n(1)));
+                    "SET due_shard = :shard, due_at = :due, connected_since = :since, looked = :since, \
+                     revision = if_not_exists(revision, :none) + :one REMOVE begun, next_page"
+                }
+                (Routine::SelfTest, _) => "SET due_shard = :shard, due_at = if_not_exists(due_at, :due)",
+            };
             let key = keys::routine(stored.account, routine);
             parts.push(db.update(&key, expression, ALWAYS, &values)?);
         }

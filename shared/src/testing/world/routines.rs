@@ -1,6 +1,6 @@
 //! Routines of connected accounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 
@@ -8,10 +8,13 @@ use super::{World, dump, not_valid};
 use crate::credential::StoredCredential;
 use crate::fault::Fault;
 use crate::ids::AccountId;
-use crate::routine::{FindDueRoutines, KeepProgress, Progress, Routine};
+use crate::routine::{CallSelf, FindDueRoutines, KeepProgress, Progress, Routine, SelfCall};
 
 #[derive(Default)]
 pub(super) struct Routines {
+    /// Calls to our own address, and what is answered next; nothing said is 204.
+    self_calls: Vec<SelfCall>,
+    self_answers: VecDeque<Option<u16>>,
     due: BTreeMap<(AccountId, Routine), Timestamp>,
     progress: BTreeMap<AccountId, Progress>,
 }
@@ -28,7 +31,7 @@ impl Routines {
         for routine in Routine::ALL {
             let first = since + routine.every();
             let due = self.due.entry((account, routine)).or_insert(first);
-            if another {
+            if another && routine == Routine::Arrivals {
                 *due = first;
             }
         }
@@ -52,6 +55,28 @@ impl World {
     /// When a routine is done next; `None` if nothing is connected.
     pub fn routine_due(&self, account: AccountId, routine: Routine) -> Option<Timestamp> {
         self.state().routines.due.get(&(account, routine)).copied()
+    }
+}
+
+impl World {
+    /// The next call to our own address gets this answer.
+    pub fn answer_self_next(&self, status: Option<u16>) {
+        self.state().routines.self_answers.push_back(status);
+    }
+
+    /// Every call to our own address.
+    pub fn self_calls(&self) -> Vec<SelfCall> {
+        self.state().routines.self_calls.clone()
+    }
+}
+
+impl CallSelf for World {
+    async fn call_self(&self, call: &SelfCall) -> Option<u16> {
+        let answer = self.call("call_self", |state| {
+            state.routines.self_calls.push(call.clone());
+            Ok(state.routines.self_answers.pop_front().unwrap_or(Some(204)))
+        });
+        answer.await.unwrap_or(None)
     }
 }
 
