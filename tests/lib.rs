@@ -18,6 +18,7 @@ mod quarantine;
 mod seal;
 mod sending;
 mod sign_in;
+mod simulation;
 mod support;
 mod vectors;
 mod wrong_input;
