@@ -221,6 +221,7 @@ purposes = {
     "numbers": {"kms:Decrypt": {"send", "profile"}},
     "opt-outs": {"kms:Decrypt": {"match"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
+    "settler": {"kms:Decrypt": {"send", "payload"}},
     "key-rotation": {
         "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "profile"},
         "kms:ReEncryptFrom": MOVES, "kms:ReEncryptTo": MOVES,

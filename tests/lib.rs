@@ -17,6 +17,7 @@ mod opt_outs;
 mod quarantine;
 mod seal;
 mod sending;
+mod settling;
 mod sign_in;
 mod simulation;
 mod support;

@@ -323,6 +323,8 @@ pub enum Kind {
     NumberChanged,
     /// What was to be taken back is with Twilio already.
     TooLate,
+    /// The message is not `unconfirmed`, or its time to decide is over.
+    NothingToDecide,
     /// The credit does not cover the message.
     NotEnoughCredit,
     /// The account's segments of the day are used up.
@@ -397,6 +399,7 @@ impl Kind {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
             Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
+            Self::NothingToDecide => ("nothing-to-decide", StatusCode::CONFLICT, "There is nothing to decide"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),

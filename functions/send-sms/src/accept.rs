@@ -142,7 +142,7 @@ where
     }
 }
 
-async fn key_of<W: OpenKey>(
+pub(crate) async fn key_of<W: OpenKey>(
     world: &W,
     loaded: &Loaded,
     purpose: Purpose,
@@ -156,7 +156,7 @@ async fn key_of<W: OpenKey>(
 }
 
 /// A problem if the key came with another request.
-fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem> {
+pub(crate) fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem> {
     if earlier.fingerprint == fingerprint {
         return Ok(());
     }
@@ -167,7 +167,7 @@ fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem>
 }
 
 /// The stored answer.
-fn again(earlier: &Idempotency) -> Reply {
+pub(crate) fn again(earlier: &Idempotency) -> Reply {
     replayed(Reply::text(StatusCode::ACCEPTED, "application/json", earlier.answer.clone()))
 }
 
@@ -191,16 +191,16 @@ fn fingerprint(match_key: &DataKey, recipients: &Recipients, draft: &Draft) -> S
 }
 
 /// A request that may be accepted, with all that it needs.
-struct Accepting {
-    account: AccountId,
-    key: IdempotencyKey,
-    fingerprint: String,
-    facts: SenderFacts,
-    draft: Draft,
-    quote: Quote,
-    payload_key: DataKey,
-    match_key: DataKey,
-    now: Timestamp,
+pub(crate) struct Accepting {
+    pub(crate) account: AccountId,
+    pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: String,
+    pub(crate) facts: SenderFacts,
+    pub(crate) draft: Draft,
+    pub(crate) quote: Quote,
+    pub(crate) payload_key: DataKey,
+    pub(crate) match_key: DataKey,
+    pub(crate) now: Timestamp,
 }
 
 impl Accepting {
@@ -208,17 +208,7 @@ impl Accepting {
     where
         W: RecordMessage + EnqueueJob + Chance + Sync,
     {
-        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
-        let id = MessageId::new(self.now, world.dice()?);
-        let (message, payload) = self.message(id, to, held.as_ref(), world.random()?)?;
-        let answer = serde_json::to_string(&self.accepted(id, held));
-        let body = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
-        let outgoing = Outgoing {
-            message,
-            payload,
-            idempotency: self.record(body.clone(), None),
-            daily_ceiling: self.facts.gate.daily_ceiling,
-        };
+        let outgoing = self.outgoing(world, to)?;
         match world.record_message(&outgoing).await? {
             Recorded::Accepted => {}
             Recorded::Earlier(earlier) => {
@@ -227,10 +217,26 @@ impl Accepting {
             }
             Recorded::Refused(refusal) => return Err(refusal.into()),
         }
+        Ok(self.accept(world, outgoing).await)
+    }
+
+    /// What is to be recorded for one recipient, with the answer.
+    pub(crate) fn outgoing<W: Chance>(&self, world: &W, to: &E164) -> Result<Outgoing, Fault> {
+        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
+        let id = MessageId::new(self.now, world.dice()?);
+        let (message, payload) = self.message(id, to, held.as_ref(), world.random()?)?;
+        let answer = serde_json::to_string(&self.accepted(id, held));
+        let answer = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
+        let idempotency = self.record(answer, None);
+        Ok(Outgoing { message, payload, idempotency, daily_ceiling: self.facts.gate.daily_ceiling })
+    }
+
+    /// It is recorded: wakes the sender and answers.
+    pub(crate) async fn accept<W: EnqueueJob>(&self, world: &W, outgoing: Outgoing) -> Reply {
         let (id, held_until) = (outgoing.message.id, outgoing.message.held_until);
         tracing::info!(account.id = %self.account, message.id = %id, "accepted {id}");
         self.wake(world, vec![(id, held_until)]).await;
-        Ok(Reply::text(StatusCode::ACCEPTED, "application/json", body))
+        Reply::text(StatusCode::ACCEPTED, "application/json", outgoing.idempotency.answer)
     }
 
     async fn many<W>(mut self, world: &W, texts: &[String], earlier: Option<Batch>) -> Result<Reply, Problem>
@@ -345,6 +351,7 @@ impl Accepting {
             reason: None,
             attempts: 0,
             settled: false,
+            settling: None,
             created: now,
             valid_until: held.map_or(now, |held| held.until) + draft.validity,
             held_until: held.map(|held| held.until),

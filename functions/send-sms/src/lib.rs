@@ -1,7 +1,9 @@
-//! POST, GET and DELETE /v1/messages: accepts (`accept.rs`), lists and shows what became of it, takes back.
+//! POST, GET and DELETE /v1/messages: accepts (`accept.rs`), lists and shows what became of it, takes back, and does what
+//! a person decides about what could not be confirmed (`decision.rs`).
 
 mod accept;
 mod ask;
+mod decision;
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -15,7 +17,7 @@ use telbuddy::message::advice::{self, AtFault};
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
     CancelMessage, Canceled, Direction, Format, LoadSender, Message, ReadMessages, Reason, RecordBatch, RecordMessage,
-    Standing, Status,
+    RecordResend, SettleMessage, Standing, Status, UpdateMessage, decidable_until,
 };
 use telbuddy::number::Country;
 use telbuddy::platform::{Chance, EnqueueJob, Job};
@@ -30,6 +32,7 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/messages" },
     Route { method: "GET", path: "/v1/messages/{id}" },
     Route { method: "DELETE", path: "/v1/messages/{id}" },
+    Route { method: "POST", path: "/v1/messages/{id}/decision" },
 ];
 
 /// The services that it calls. It may open the purposes payload and match, and neither calls Twilio nor could.
@@ -72,6 +75,11 @@ pub struct MessageView {
     error_url: Option<String>,
     /// Why it was not sent, if we did not.
     reason: Option<Reason>,
+    /// What there is to decide about it, while it is `unconfirmed`; null otherwise.
+    decision: Option<DecisionView>,
+    /// The message that you had sent in its place.
+    #[schema(value_type = Option<String>)]
+    resent_as: Option<MessageId>,
     /// When it goes out, if it was to wait; null otherwise.
     #[schema(value_type = Option<String>, format = "date-time")]
     held_until: Option<Timestamp>,
@@ -109,6 +117,26 @@ impl ErrorView {
     }
 }
 
+/// What a person may decide about an `unconfirmed` message.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = MessageDecision)]
+pub struct DecisionView {
+    /// What to do.
+    advice: &'static str,
+    /// Until then; what it says is removed then.
+    #[schema(value_type = String, format = "date-time")]
+    until: Timestamp,
+}
+
+impl DecisionView {
+    fn until(until: Timestamp) -> Self {
+        let advice = "Twilio never confirmed this message, and its lists did not show it: it was most likely not sent, and \
+            nothing was charged. Have it sent again or dropped with POST /v1/messages/{id}/decision; ask the recipient \
+            first if a second one would do harm";
+        Self { advice, until }
+    }
+}
+
 /// A page of messages.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct MessageList {
@@ -120,6 +148,7 @@ pub struct MessageList {
 
 impl From<Message> for MessageView {
     fn from(message: Message) -> Self {
+        let decision = decidable_until(&message).map(DecisionView::until);
         Self {
             id: message.id,
             direction: message.direction,
@@ -137,6 +166,8 @@ impl From<Message> for MessageView {
             error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
             error_code: message.error_code,
             reason: message.reason,
+            decision,
+            resent_as: message.settling.and_then(|settling| settling.resent_as),
             held_until: message.held_until,
             valid_until: message.valid_until,
             created_at: message.created,
@@ -150,14 +181,18 @@ impl From<Message> for MessageView {
 /// Accepting one, AWS calls: 1 batch read, 1 transaction of 3 items, 1 queue message; once in five minutes and key 1 KMS
 /// call with its entry in the access log; once a minute 1 write for the session's idle limit. Accepting many: the same
 /// read, 1 write, and for each 90 messages 1 transaction and 9 calls to the queue. Reading: 2 reads. Canceling: 1 read,
-/// 1 write, 1 queue message.
+/// 1 write, 1 queue message. Deciding: to drop 2 reads, 1 write; to send again 2 reads, 1 transaction of 4 items, 1 queue
+/// message; either 1 queue message more while the hold is not given back.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions
         + LoadSender
         + RecordMessage
         + RecordBatch
+        + RecordResend
         + ReadMessages
+        + SettleMessage
+        + UpdateMessage
         + CancelMessage
         + OpenKey
         + EnqueueJob
@@ -167,7 +202,8 @@ where
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
         match (route.method, segments.first()) {
-            ("POST", _) => accept::accept(world, site, &request).await,
+            ("POST", Some(id)) => decision::decide(world, site, &request, id).await,
+            ("POST", None) => accept::accept(world, site, &request).await,
             ("DELETE", id) => cancel(world, site, &request, id.copied().unwrap_or_default()).await,
             (_, Some(id)) => show(world, site, &request, id).await,
             _ => list(world, site, &request).await,
@@ -252,7 +288,7 @@ fn missing() -> Problem {
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(accept::accept, list, show, cancel), components(schemas(AcceptedBatch)))]
+#[openapi(paths(accept::accept, list, show, cancel, decision::decide), components(schemas(AcceptedBatch)))]
 struct Api;
 
 /// This function's part of the API's description.

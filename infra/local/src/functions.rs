@@ -108,6 +108,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
+        queue!(settler, "settler", config, |live, jobs| settler::handle(live, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),

@@ -5,6 +5,7 @@ mod batch;
 mod port;
 mod quiet;
 pub mod segments;
+mod settling;
 mod state;
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +24,7 @@ use crate::seal::{DataKey, Sealed};
 pub use batch::*;
 pub use port::*;
 pub use quiet::*;
+pub use settling::*;
 pub use state::*;
 
 /// Name of the sealed field.
@@ -263,6 +265,8 @@ pub struct Message {
     pub attempts: u32,
     /// Whether its outcome is in the ledger.
     pub settled: bool,
+    /// If it was ever not known whether Twilio took it: what was found out.
+    pub settling: Option<Settling>,
     /// When it was accepted or arrived.
     pub created: Timestamp,
     /// Not before then, if it was held at its acceptance.

@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 
 use super::{
-    Batch, Chunk, Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
+    Batch, Chunk, Idempotency, IdempotencyKey, ListedPage, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts,
+    Status,
 };
 use crate::account::Stop;
+use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
@@ -241,10 +243,82 @@ pub enum Created {
     Unknown,
 }
 
+/// Lists what Twilio has.
+pub trait ListAtCarrier {
+    /// 1 GET: a page of at most `limit` messages to and from this number, newest first.
+    fn list_at_carrier(
+        &self,
+        carrier: &Carrier,
+        to: &str,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> impl Future<Output = Result<ListedPage, Trouble>> + Send;
+}
+
+/// Settles what is not known.
+pub trait SettleMessage {
+    /// A message with its payload, while it has one: 1 read.
+    fn load_with_payload(
+        &self,
+        account: AccountId,
+        message: MessageId,
+    ) -> impl Future<Output = Result<Option<(Message, Option<Sealed>)>, Fault>> + Send;
+
+    /// Which of these SIDs belong to no message: neither charged for one nor adopted by one. 1 read for each 50.
+    fn free_sids(
+        &self,
+        account: AccountId,
+        sids: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
+
+    /// Writes `message`, which has a SID now, if its row still has the revision before and the SID belongs to no other
+    /// message; binds the SID and removes the payload. One transaction.
+    fn adopt_sid(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+    ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
+
+    /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.
+    /// `false` if another write came between.
+    fn record_listing(&self, message: &Message, due: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// What became of an adoption. In every case but the first nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// The SID belongs to the message now.
+    Adopted,
+    /// It belongs to this message.
+    Taken(MessageId),
+    /// Another write to the message came between.
+    Moved,
+}
+
+/// Sends again what a person decided to.
+pub trait RecordResend {
+    /// As [`RecordMessage`], in one transaction with the message that it replaces, written as `dropped` if its row still
+    /// has the revision before: of two decisions at once, or of a decision and a callback, one counts.
+    fn record_resend(
+        &self,
+        outgoing: &Outgoing,
+        dropped: &Message,
+    ) -> impl Future<Output = Result<Resent, Fault>> + Send;
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resent {
+    /// As when a message is recorded.
+    Recorded(Recorded),
+    /// The message that it was to replace was written meanwhile: nothing was written.
+    Moved,
+}
+
 /// Changes a message after it was sent.
 pub trait UpdateMessage {
     /// Writes `message` if its row still has the revision before; `false` if another write came between. Removes the
-    /// payload. `due`: when the sweeper has to look at it.
+    /// payload, and with it the time to decide. `due`: when the sweeper has to look at it.
     fn update_message(
         &self,
         message: &Message,
@@ -280,6 +354,9 @@ pub trait FindDue {
 
     /// A lease that is over leaves `unknown`: one conditional write; `false` if the message moved on.
     fn end_lease(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Takes a message off the list that nothing has to be done about, if its row still has this revision.
+    fn stop_looking(&self, message: &Message) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Puts off the next look.
     fn look_again(&self, message: &Message, at: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;

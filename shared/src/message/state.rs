@@ -6,20 +6,21 @@
 //!    │ │            │ 429, or no byte was written ─> retryable(not_before) ─> dispatching
 //!    │ └> expired   │ 4xx ─> rejected(code)     the last check says no ─> refused(reason)
 //!    └> canceled    └ time-out, reset, 408, 5xx, unreadable 201, lease over ─> unknown ─> sent, by a signed callback
-//!                                            no callback for a day ─> unconfirmed ─> sent, by a callback even later
+//!                   unknown ─> sent, by a listing (`settling.rs`) ; clean listings ─> unconfirmed ─> sent, by a callback
+//!                                                                  unconfirmed ─> dropped, by a person
 //! ```
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{LOOK_AGAIN, Message};
+use super::{FIRST_LISTING, LOOK_AGAIN, Message, Settling};
 use crate::account::Stop;
 
 /// How long a claim holds. HTTP 10 s < function 30 s < lease 60 s < visibility 180 s.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(60);
 
-/// What Twilio has not reported on for this long is `unconfirmed`: shown to the customer, its payload gone, its hold given
-/// back. A callback that comes even later still counts.
+/// What could neither be found nor missed at Twilio for this long is `unconfirmed` anyway: shown to the customer, who
+/// decides, and its hold given back. A callback that comes even later still counts.
 pub const GIVE_UP: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where a message stands.
@@ -196,12 +197,24 @@ impl Outcome {
     }
 }
 
+/// Where a message may be for an outcome to count. A late answer of the same claim is evidence even after its lease, but not
+/// to know still is no news, and what a person has to decide about by now is not sent again.
+pub fn open_to(outcome: &Outcome) -> &'static [Status] {
+    match outcome {
+        Outcome::Unknown => &[Status::Dispatching],
+        Outcome::Retry { .. } => &[Status::Dispatching, Status::Unknown],
+        Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
+            &[Status::Dispatching, Status::Unknown, Status::Unconfirmed]
+        }
+    }
+}
+
 /// When the sweeper has to look at a message again; `None`: never.
 pub fn due(message: &Message, outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Retry { not_before } => Some(*not_before),
-        // A signed callback settles it; if none comes, it is given up and shown.
-        Outcome::Unknown => Some(now + GIVE_UP),
+        // A signed callback settles it; if none comes, it is looked for.
+        Outcome::Unknown => Some(now + FIRST_LISTING),
         Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
             (!message.settled).then(|| now + LOOK_AGAIN)
         }
@@ -256,6 +269,7 @@ pub fn apply_report(message: &Message, report: &Report, now: Timestamp) -> Optio
         sid: Some(report.sid.clone()),
         error_code: report.error_code.or(message.error_code),
         reason: None,
+        settling: message.settling.map(Settling::decided),
         updated: now,
         revision: message.revision + 1,
         ..message.clone()
@@ -300,6 +314,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,
             valid_until: Timestamp::UNIX_EPOCH + VALIDITY,

@@ -207,6 +207,7 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             reason: None,
             attempts: 0,
             settled: false,
+            settling: None,
             created: at,
             held_until: None,
             valid_until: at + crate::message::VALIDITY,

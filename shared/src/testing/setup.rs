@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::task::{Context, Waker};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use jiff::Timestamp;
 
 use super::{World, fresh};
 use crate::account::{CreateAccount, SignedUp};
@@ -141,9 +142,18 @@ pub fn crash_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T
 
 /// What the sweeper finds once it looks at what is waiting now.
 pub async fn due_later(world: &World) -> Vec<MessageId> {
+    due(world, world.now() + LOOK_AGAIN).await
+}
+
+/// What the sweeper finds now.
+pub async fn due_now(world: &World) -> Vec<MessageId> {
+    due(world, world.now()).await
+}
+
+async fn due(world: &World, at: Timestamp) -> Vec<MessageId> {
     let mut found = Vec::new();
     for shard in 0..DUE_SHARDS {
-        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
+        let due = world.find_due(shard, at, 10).await.unwrap();
         found.extend(due.into_iter().map(|(_, message)| message));
     }
     found

@@ -1,6 +1,6 @@
 //! Messages and idempotency records in tables `messages` and `once`.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,10 @@ use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
-    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
+    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence, FindDue, Guard,
     Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing,
     ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Refusal, RowOutcome,
-    Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::secret::TokenHash;
@@ -59,19 +59,31 @@ impl LoadSender for Live {
 }
 
 impl RecordMessage for Live {
-    /// 1 transaction of 3 items; tried again, decided anew, when the allowance's day turned in between.
     async fn record_message(&self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
+        let recorded = self.record_intent(outgoing, None).await?;
+        recorded.ok_or(Fault::permanent("a refused write gave no reason"))
+    }
+}
+
+impl Live {
+    /// 1 transaction of 3 items, and with it the write to another message; tried again, decided anew, when the
+    /// allowance's day turned in between. `None`: that other message stood in the way.
+    pub(super) async fn record_intent(
+        &self,
+        outgoing: &Outgoing,
+        other: Option<&TransactWriteItem>,
+    ) -> Result<Option<Recorded>, Fault> {
         let db = &self.dynamo;
         let Outgoing { message, idempotency, .. } = outgoing;
         let (account, now) = (message.account, message.created);
         let record = keys::idempotency(account, ROUTE, &idempotency.key);
         let (row, item) = intent(message, &outgoing.payload, now)?;
         if u64::from(message.segments) > outgoing.daily_ceiling {
-            return Ok(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling)));
+            return Ok(Some(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling))));
         }
         let mut same_day = true;
         for _ in 0..4 {
-            let parts = vec![
+            let mut parts = vec![
                 db.put(
                     &record,
                     to_item(&record, &IdempotencyRow::from(idempotency))?,
@@ -81,13 +93,17 @@ impl RecordMessage for Live {
                 db.put_new(&row, item.clone())?,
                 self.hold(&Hold::of(outgoing), same_day)?,
             ];
+            parts.extend(other.cloned());
             let reasons = match db.transact(parts).await? {
-                Transacted::Committed => return Ok(Recorded::Accepted),
+                Transacted::Committed => return Ok(Some(Recorded::Accepted)),
                 Transacted::Refused(reasons) => reasons,
             };
             if let Some(earlier) = blocker(&reasons, 0) {
                 let row: IdempotencyRow = from_item(earlier)?;
-                return Ok(Recorded::Earlier(row.idempotency(idempotency.key.clone())?));
+                return Ok(Some(Recorded::Earlier(row.idempotency(idempotency.key.clone())?)));
+            }
+            if blocker(&reasons, 3).is_some() {
+                return Ok(None);
             }
             if blocker(&reasons, 1).is_some() {
                 return Err(Fault::permanent("a new message's id was taken"));
@@ -99,7 +115,7 @@ impl RecordMessage for Live {
             if let Err(refusal) =
                 check_allowance(&allowance, message.held, message.segments, outgoing.daily_ceiling, now)
             {
-                return Ok(Recorded::Refused(refusal));
+                return Ok(Some(Recorded::Refused(refusal)));
             }
             same_day = allowance.day == Granularity::Day.period(now);
         }
@@ -223,7 +239,7 @@ impl RecordBatch for Live {
 
 impl Live {
     /// The hold on the allowance, which also counts the day's segments: on the day that is stored, or on a new day.
-    fn hold(&self, hold: &Hold, same_day: bool) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
+    fn hold(&self, hold: &Hold, same_day: bool) -> Result<TransactWriteItem, Fault> {
         let today = Granularity::Day.period(hold.now);
         let mut values = vec![(":hold", n(hold.credits)), (":today", s(today)), (":segments", n(hold.segments))];
         let (expression, condition) = if same_day {
@@ -246,7 +262,7 @@ fn binary(sealed: &Sealed) -> AttributeValue {
     AttributeValue::B(sealed.0.clone().into())
 }
 
-fn shard_word(shard: u8) -> AttributeValue {
+pub(super) fn shard_word(shard: u8) -> AttributeValue {
     s(format!("due#{shard:02}"))
 }
 
@@ -379,7 +395,7 @@ impl CancelMessage for Live {
 }
 
 /// An enum's stored word.
-fn word(value: impl Serialize) -> Result<AttributeValue, Fault> {
+pub(super) fn word(value: impl Serialize) -> Result<AttributeValue, Fault> {
     serde_dynamo::to_attribute_value(value).map_err(|_| Fault::permanent("a word did not serialize"))
 }
 
@@ -432,10 +448,12 @@ impl RecordOutcome for Live {
             (":one", n(1)),
             (":now", millis(now)),
             (":fence", s(claimed.fence.0.to_string())),
-            (":dispatching", word(Status::Dispatching)?),
-            (":unknown", word(Status::Unknown)?),
-            (":unconfirmed", word(Status::Unconfirmed)?),
         ];
+        let names = [":open0", ":open1", ":open2"];
+        let open: Vec<_> = names.into_iter().zip(open_to(outcome)).collect();
+        for (name, status) in &open {
+            values.push((name, word(status)?));
+        }
         let mut assign = |assignment: &str, name: &'static str, value: AttributeValue| {
             set.push_str(assignment);
             values.push((name, value));
@@ -449,7 +467,10 @@ impl RecordOutcome for Live {
                 assign(", not_before = :not_before", ":not_before", millis(*not_before));
                 assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
             }
-            Outcome::Rejected { code: None } | Outcome::Unknown => {}
+            Outcome::Unknown => {
+                assign(", unknown_since = :now, clean_listings = :none", ":none", n(0));
+            }
+            Outcome::Rejected { code: None } => {}
         }
         match due(held, outcome, now) {
             Some(at) => {
@@ -459,12 +480,13 @@ impl RecordOutcome for Live {
             None => remove.extend(["due_shard", "due_at"]),
         }
         if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
-            remove.push("payload");
+            remove.extend(["payload", "decide_until"]);
         }
         let expression = format!("{set} REMOVE {}", remove.join(", "));
-        // A late answer of the same claim is evidence even after its lease; a callback that came first stands.
-        let condition = "fence = :fence AND #status IN (:dispatching, :unknown, :unconfirmed)";
-        match self.dynamo.update_one(&keys::message(held.account, held.id), &expression, condition, &values).await? {
+        // A callback that came first stands.
+        let open: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
+        let condition = format!("fence = :fence AND #status IN ({})", open.join(", "));
+        match self.dynamo.update_one(&keys::message(held.account, held.id), &expression, &condition, &values).await? {
             Ok(_) => Ok(outcome.status()),
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
@@ -472,37 +494,74 @@ impl RecordOutcome for Live {
     }
 }
 
-impl UpdateMessage for Live {
-    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
-        let mut set = "SET #status = :status, revision = :revision, updated = :updated".to_owned();
-        let mut values = vec![
-            (":status", word(message.status)?),
-            (":revision", n(message.revision)),
-            (":before", n(message.revision.saturating_sub(1))),
-            (":updated", millis(message.updated)),
-        ];
-        if let Some(sid) = &message.sid {
-            set.push_str(", sid = :sid");
-            values.push((":sid", s(sid)));
+/// Values of an expression, by their names.
+type Values = Vec<(&'static str, AttributeValue)>;
+
+/// How a message's row is written anew while it has the revision before: the expression and its values. The condition is
+/// [`UNCHANGED`].
+pub(super) fn rewrite(
+    message: &Message,
+    due: Option<Timestamp>,
+    keep_payload: bool,
+) -> Result<(String, Values), Fault> {
+    let mut set = "SET #status = :status, revision = :revision, updated = :updated".to_owned();
+    let mut values = vec![
+        (":status", word(message.status)?),
+        (":revision", n(message.revision)),
+        (":before", n(message.revision.saturating_sub(1))),
+        (":updated", millis(message.updated)),
+    ];
+    let mut assign = |name: &'static str, placeholder: &'static str, value: AttributeValue| {
+        set.extend([", ", name, " = ", placeholder]);
+        values.push((placeholder, value));
+    };
+    if let Some(sid) = &message.sid {
+        assign("sid", ":sid", s(sid));
+    }
+    if let Some(code) = message.error_code {
+        assign("error_code", ":code", n(code));
+    }
+    let mut remove = vec!["lease", "not_before"];
+    if !keep_payload {
+        remove.push("payload");
+    }
+    if message.reason.is_none() {
+        remove.push("reason");
+    }
+    if let Some(settling) = &message.settling {
+        assign("unknown_since", ":since", millis(settling.since));
+        assign("clean_listings", ":clean", n(settling.clean));
+        if let Some(resent_as) = settling.resent_as {
+            assign("resent_as", ":resent_as", s(resent_as.to_string()));
         }
-        if let Some(code) = message.error_code {
-            set.push_str(", error_code = :code");
-            values.push((":code", n(code)));
+    }
+    match message.settling.and_then(|settling| settling.decide_until) {
+        Some(until) => assign("decide_until", ":decide_until", millis(until)),
+        None => remove.push("decide_until"),
+    }
+    match due {
+        Some(at) => {
+            assign("due_shard", ":shard", shard_word(due_shard(message.id)));
+            assign("due_at", ":due", millis(at));
         }
-        let mut remove = vec!["payload", "lease", "not_before"];
-        if message.reason.is_none() {
-            remove.push("reason");
-        }
-        match due {
-            Some(at) => {
-                set.push_str(", due_shard = :shard, due_at = :due");
-                values.extend([(":shard", shard_word(due_shard(message.id))), (":due", millis(at))]);
-            }
-            None => remove.extend(["due_shard", "due_at"]),
-        }
-        let expression = format!("{set} REMOVE {}", remove.join(", "));
+        None => remove.extend(["due_shard", "due_at"]),
+    }
+    Ok((format!("{set} REMOVE {}", remove.join(", ")), values))
+}
+
+/// Nobody else wrote the row since it was read.
+pub(super) const UNCHANGED: &str = "revision = :before";
+
+impl Live {
+    pub(super) async fn write_unchanged(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        keep_payload: bool,
+    ) -> Result<bool, Fault> {
+        let (expression, values) = rewrite(message, due, keep_payload)?;
         let key = keys::message(message.account, message.id);
-        match self.dynamo.update_one(&key, &expression, "revision = :before", &values).await? {
+        match self.dynamo.update_one(&key, &expression, UNCHANGED, &values).await? {
             Ok(_) => Ok(true),
             // The SDK repeated our own write after its answer was lost: what stands there is what we wrote.
             Err(Some(item)) => Ok(super::rows::message(item)? == *message),
@@ -511,13 +570,21 @@ impl UpdateMessage for Live {
     }
 }
 
+impl UpdateMessage for Live {
+    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
+        self.write_unchanged(message, due, false).await
+    }
+}
+
+/// Which message a SID belongs to, and since when.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SidRow {
+    pub message: MessageId,
+    pub first: i64,
+}
+
 impl RecordInbound for Live {
     async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<Seen, Fault> {
-        #[derive(Serialize, Deserialize)]
-        struct SidRow {
-            message: MessageId,
-            first: i64,
-        }
         let db = &self.dynamo;
         let text = message.sid.as_deref().ok_or(Fault::permanent("a text that arrived has no SID"))?;
         let (row, once) = (keys::message(message.account, message.id), keys::sid(message.account, text));
@@ -572,18 +639,33 @@ impl FindDue for Live {
             .dynamo
             .update_one(
                 &keys::message(message.account, message.id),
-                "SET #status = :unknown, revision = revision + :one, updated = :now, due_at = :give_up REMOVE lease",
+                "SET #status = :unknown, revision = revision + :one, updated = :now, unknown_since = :now, \
+                 clean_listings = :none, due_at = :first REMOVE lease",
                 "#status = :dispatching AND lease <= :now",
                 &[
                     (":unknown", word(Status::Unknown)?),
                     (":dispatching", word(Status::Dispatching)?),
                     (":one", n(1)),
                     (":now", millis(now)),
-                    (":give_up", millis(now + GIVE_UP)),
+                    (":none", n(0)),
+                    (":first", millis(now + FIRST_LISTING)),
                 ],
             )
             .await;
         Ok(ended?.is_ok())
+    }
+
+    async fn stop_looking(&self, message: &Message) -> Result<(), Fault> {
+        let stopped = self
+            .dynamo
+            .update_one(
+                &keys::message(message.account, message.id),
+                "REMOVE due_shard, due_at",
+                "revision = :revision",
+                &[(":revision", n(message.revision))],
+            )
+            .await;
+        stopped.map(|_| ())
     }
 
     async fn look_again(&self, message: &Message, at: Timestamp) -> Result<bool, Fault> {

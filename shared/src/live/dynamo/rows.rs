@@ -13,7 +13,7 @@ use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
 use crate::message::segments::Encoding;
 use crate::message::{
-    Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Status, VALIDITY,
+    Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Settling, Status, VALIDITY,
 };
 use crate::number::Country;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
@@ -377,6 +377,14 @@ pub(super) struct MessageRow {
     reason: Option<Reason>,
     attempts: u32,
     settled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unknown_since: Option<i64>,
+    #[serde(default)]
+    clean_listings: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decide_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resent_as: Option<MessageId>,
     created: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_until: Option<i64>,
@@ -405,6 +413,10 @@ impl From<&Message> for MessageRow {
             reason: message.reason,
             attempts: message.attempts,
             settled: message.settled,
+            unknown_since: message.settling.map(|settling| settling.since.as_millisecond()),
+            clean_listings: message.settling.map_or(0, |settling| settling.clean),
+            decide_until: message.settling.and_then(|settling| settling.decide_until).map(Timestamp::as_millisecond),
+            resent_as: message.settling.and_then(|settling| settling.resent_as),
             created: message.created.as_millisecond(),
             held_until: message.held_until.map(Timestamp::as_millisecond),
             valid_until: Some(message.valid_until.as_millisecond()),
@@ -418,6 +430,14 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
     let (pk, sk) = (text(&item, "pk")?, text(&item, "sk")?);
     let (account, id) = super::keys::parse_message(&pk, &sk).ok_or_else(damaged("key of a message"))?;
     let row: MessageRow = from_item(item)?;
+    let settling = row.unknown_since.map(|since| {
+        Ok::<_, Fault>(Settling {
+            since: at(since)?,
+            clean: row.clean_listings,
+            decide_until: row.decide_until.map(at).transpose()?,
+            resent_as: row.resent_as,
+        })
+    });
     Ok(Message {
         id,
         account,
@@ -437,6 +457,7 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
         reason: row.reason,
         attempts: row.attempts,
         settled: row.settled,
+        settling: settling.transpose()?,
         created: at(row.created)?,
         held_until: row.held_until.map(at).transpose()?,
         valid_until: row.valid_until.map_or_else(|| Ok(at(row.created)? + VALIDITY), at)?,
@@ -530,7 +551,7 @@ pub(super) struct UsageEventRow {
     id: EntryId,
     account: AccountId,
     sid: String,
-    message: MessageId,
+    pub message: MessageId,
     kind: UsageKind,
     direction: Direction,
     #[serde(skip_serializing_if = "Option::is_none")]

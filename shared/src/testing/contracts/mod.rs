@@ -20,6 +20,7 @@ pub mod quarantine;
 pub mod rotation;
 pub mod sending;
 pub mod sessions;
+pub mod settling;
 pub mod usage;
 pub mod velocity;
 
@@ -190,7 +191,21 @@ macro_rules! contracts {
                 an_outcome_moves_a_message_to_its_next_time,
                 a_claim_is_due_when_its_lease_ends,
                 a_lease_ends_once_and_not_early,
-                a_later_look_needs_the_same_revision;
+                a_later_look_needs_the_same_revision,
+                what_nothing_has_to_be_done_about_leaves_the_list;
+            settling:
+                what_is_not_known_keeps_its_payload_and_says_since_when,
+                a_listing_is_recorded_on_the_revision_that_it_read_and_keeps_the_payload,
+                an_adopted_sid_is_the_messages_and_the_payload_is_gone,
+                of_identical_messages_at_once_one_adopts_a_sid,
+                of_an_adoption_and_a_callback_at_once_one_is_written,
+                a_sid_that_was_charged_for_or_arrived_is_not_free,
+                what_is_given_up_keeps_its_payload_and_a_late_answer_still_counts,
+                what_is_given_up_is_released_and_looked_at_again_when_the_time_to_decide_is_over,
+                a_resend_replaces_the_message_whole,
+                of_decisions_and_a_callback_at_once_one_counts,
+                a_resend_that_is_not_covered_leaves_the_decision_open,
+                what_was_not_known_and_waits_again_begins_anew;
             posting:
                 a_charge_is_posted_once_and_no_credit_appears_or_vanishes,
                 a_release_gives_the_hold_back_once,
@@ -269,6 +284,7 @@ mod tests {
             include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
+            include_str!("settling.rs"),
             include_str!("usage.rs"),
             include_str!("velocity.rs"),
         ];

@@ -431,7 +431,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 87] = [
+const METHODS: [&str; 94] = [
+    "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -456,8 +457,10 @@ const METHODS: [&str; 87] = [
     "find_due_connections",
     "find_hook",
     "find_user",
+    "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_at_carrier",
     "list_connections",
     "list_messages",
     "list_numbers",
@@ -481,6 +484,7 @@ const METHODS: [&str; 87] = [
     "load_sender",
     "load_session",
     "load_user",
+    "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "mint_key",
@@ -499,8 +503,10 @@ const METHODS: [&str; 87] = [
     "record_chunk",
     "record_consent",
     "record_inbound",
+    "record_listing",
     "record_message",
     "record_outcome",
+    "record_resend",
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
@@ -512,6 +518,7 @@ const METHODS: [&str; 87] = [
     "save_policy",
     "send_mail",
     "start_session",
+    "stop_looking",
     "stop_sending",
     "stop_told",
     "touch_session",
