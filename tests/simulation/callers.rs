@@ -1,5 +1,7 @@
 //! Who calls: programs that send messages and repeat what they got no answer to, people who take them back, Twilio.
 
+use std::collections::BTreeMap;
+
 use http::{HeaderName, Method, header};
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
@@ -28,14 +30,27 @@ const AREAS: [&str; 12] = ["206", "212", "303", "310", "312", "404", "415", "503
 /// Repeats of one request, at most; in calm weather the first is answered.
 const MOST_TRIES: u32 = 40;
 
-/// A request for messages, and how far it has come.
+/// What a request asks for.
+#[derive(Clone, PartialEq, Eq)]
+enum Wish {
+    /// Messages with this text to these.
+    Send { to: Vec<String>, text: String },
+    /// That this message is sent again.
+    Resend(MessageId),
+    /// That it is not.
+    Drop(MessageId),
+}
+
+/// A request, and how far it has come.
 struct Ask {
     customer: usize,
     key: String,
+    wish: Wish,
     body: String,
-    /// When it is made, and how long after its answer somebody takes its messages back, if so.
     at: Timestamp,
+    /// It is made twice at the same time.
     twice: bool,
+    /// Its first message is taken back so long after the answer.
     cancel_after: Option<SignedDuration>,
     tries: u32,
     open: u32,
@@ -60,6 +75,8 @@ pub struct Callers {
     customers: Vec<Customer>,
     asks: Vec<Ask>,
     texts: Vec<Text>,
+    /// Whether some messages say the same to the same.
+    alike: bool,
 }
 
 /// A number in the United States, far from the others: neighbours would look like pumping.
@@ -91,7 +108,8 @@ impl Callers {
             world.change_gate(customer.account, |gate| gate.daily_ceiling = 1_000_000);
         }
         let span = i64::try_from(n_messages).unwrap() * 1_500;
-        let mut callers = Self { customers, asks: Vec::new(), texts: Vec::new() };
+        let alike = dice.random_range(0..3) == 0;
+        let mut callers = Self { customers, asks: Vec::new(), texts: Vec::new(), alike };
         let mut left = n_messages;
         while left > 0 {
             let many = dice.random_range(0..5) == 0 && left > 1;
@@ -114,12 +132,22 @@ impl Callers {
 
     fn new_ask(&self, n: usize, many: bool, at: Timestamp, dice: &mut Dice) -> Ask {
         let mut to: Vec<_> = (0..n).map(|_| number(dice)).collect();
+        let mut text = words(dice, self.asks.len());
+        let mut customer = dice.random_range(0..self.customers.len());
         if many && dice.random_range(0..4) == 0 {
             to.push(to[0].clone());
             to.push("no number".to_owned());
         }
-        let to = if many { json!(to) } else { json!(to[0]) };
-        let mut body = json!({"to": to, "from": OWN, "body": words(dice, self.asks.len())});
+        // The same to the same, under another key: that is another message.
+        if self.alike
+            && !many
+            && dice.random_range(0..3) == 0
+            && let Some(Ask { wish: Wish::Send { to: before, text: said }, customer: who, .. }) = self.asks.last()
+        {
+            (to, text, customer) = (vec![before[0].clone()], said.clone(), *who);
+        }
+        let mut body = json!({"from": OWN, "body": text});
+        body["to"] = if many { json!(to) } else { json!(to[0]) };
         if dice.random_range(0..6) == 0 {
             let until = at + SignedDuration::from_secs(dice.random_range(60..2_000));
             body["send_at"] = json!(until.to_string());
@@ -129,8 +157,9 @@ impl Callers {
         }
         let cancel = dice.random_range(0..8) == 0;
         Ask {
-            customer: dice.random_range(0..self.customers.len()),
+            customer,
             key: format!("key-{}", self.asks.len()),
+            wish: Wish::Send { to, text },
             body: body.to_string(),
             at,
             twice: dice.random_range(0..10) == 0,
@@ -140,6 +169,65 @@ impl Callers {
             answer: None,
             refused: None,
         }
+    }
+
+    /// People decide about what could not be confirmed: again, or not; or they leave it. Some click twice.
+    pub fn decide(state: &mut State) {
+        for (account, message) in std::mem::take(&mut state.watch.to_decide) {
+            let customer = state.callers.customers.iter().position(|customer| customer.account == account).unwrap();
+            for _ in 0..state.dice.random_range(0..3) {
+                let wish = if state.dice.random() { Wish::Resend(message) } else { Wish::Drop(message) };
+                let word = if wish == Wish::Resend(message) { "resend" } else { "drop" };
+                let (key, at) = (format!("key-{}", state.callers.asks.len()), state.now);
+                let body = json!({"decision": word}).to_string();
+                let twice = state.dice.random();
+                let n = state.callers.asks.len();
+                state.callers.asks.push(Ask {
+                    customer,
+                    key,
+                    wish,
+                    body,
+                    at,
+                    twice,
+                    cancel_after: None,
+                    tries: 0,
+                    open: 0,
+                    answer: None,
+                    refused: None,
+                });
+                Self::plan_ask(state, n);
+            }
+        }
+    }
+
+    /// What was asked for with a message: for whom, to whom, with what text.
+    pub fn intents(&self) -> BTreeMap<MessageId, (AccountId, String, String)> {
+        let mut intents = BTreeMap::new();
+        // A resend comes after what it sends again.
+        for ask in &self.asks {
+            let account = self.customers[ask.customer].account;
+            for (at, id) in ask.answer.iter().flatten().enumerate().filter_map(|(at, id)| Some((at, (*id)?))) {
+                let intent = match &ask.wish {
+                    Wish::Send { to, text } => (account, to[at].clone(), text.clone()),
+                    Wish::Resend(before) | Wish::Drop(before) => {
+                        intents.get(before).cloned().unwrap_or((account, String::new(), String::new()))
+                    }
+                };
+                intents.insert(id, intent);
+            }
+        }
+        intents
+    }
+
+    /// Messages that more than one request was told to have sent again.
+    pub fn resent_twice(&self) -> Vec<MessageId> {
+        let mut resent: BTreeMap<MessageId, usize> = BTreeMap::new();
+        for ask in self.asks.iter().filter(|ask| ask.answer.is_some()) {
+            if let Wish::Resend(before) = ask.wish {
+                *resent.entry(before).or_default() += 1;
+            }
+        }
+        resent.into_iter().filter(|(_, n)| *n > 1).map(|(message, _)| message).collect()
     }
 
     /// The last request that is made.
@@ -173,13 +261,8 @@ impl Callers {
 
     /// Puts the first request of each into the queue of events.
     pub fn plan(state: &mut State) {
-        let asks: Vec<_> = state.callers.asks.iter().map(|ask| (ask.at, ask.twice)).collect();
-        for (n, (at, twice)) in asks.into_iter().enumerate() {
-            for _ in 0..=u8::from(twice) {
-                state.callers.asks[n].open += 1;
-                let wait = state.millis(0, 50);
-                state.at(at + wait, Event::Ask(n));
-            }
+        for n in 0..state.callers.asks.len() {
+            Self::plan_ask(state, n);
         }
         let texts: Vec<_> = state.callers.texts.iter().map(|text| (text.at, text.times)).collect();
         for (n, (at, times)) in texts.into_iter().enumerate() {
@@ -188,6 +271,15 @@ impl Callers {
                 let wait = state.millis(0, 60_000 * i64::from(time));
                 state.at(at + wait, Event::Text(n));
             }
+        }
+    }
+
+    fn plan_ask(state: &mut State, n: usize) {
+        let Ask { at, twice, .. } = state.callers.asks[n];
+        for _ in 0..=u8::from(twice) {
+            state.callers.asks[n].open += 1;
+            let wait = state.millis(0, 50);
+            state.at(at + wait, Event::Ask(n));
         }
     }
 
@@ -207,13 +299,17 @@ impl Callers {
     }
 
     pub fn ask(hub: &Hub, n: usize) -> Request {
-        let (customer, key, body) = {
+        let (customer, key, body, path) = {
             let mut state = hub.state();
             let ask = &mut state.callers.asks[n];
             ask.tries += 1;
-            (ask.customer, ask.key.clone(), ask.body.clone())
+            let path = match &ask.wish {
+                Wish::Send { .. } => "/v1/messages".to_owned(),
+                Wish::Resend(message) | Wish::Drop(message) => format!("/v1/messages/{message}/decision"),
+            };
+            (ask.customer, ask.key.clone(), ask.body.clone(), path)
         };
-        let request = Self::request(hub, customer, Method::POST, "/v1/messages", &body);
+        let request = Self::request(hub, customer, Method::POST, &path, &body);
         with_header(request, HeaderName::from_static("idempotency-key"), &key)
     }
 
@@ -241,6 +337,12 @@ impl Callers {
                 state.callers.asks[n].open += 1;
                 let wait = state.millis(500, 30_000);
                 state.after(wait, Event::Ask(n));
+            }
+            (Some(200), _) if matches!(state.callers.asks[n].wish, Wish::Drop(_)) => {
+                state.callers.asks[n].answer = Some(Vec::new());
+            }
+            (Some(status @ 409), _) if !matches!(state.callers.asks[n].wish, Wish::Send { .. }) => {
+                state.callers.asks[n].refused = Some(status);
             }
             (Some(status @ (402 | 422)), _) => state.callers.asks[n].refused = Some(status),
             (status, _) => state.violated(Invariant::SameAnswer, None, format!("ask {n}: {status:?}")),

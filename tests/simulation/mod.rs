@@ -98,6 +98,7 @@ fn nothing_is_doubled_or_lost_whatever_the_weather() {
         faults: sum(|counts| counts.faults),
         crashes: sum(|counts| counts.crashes),
         redelivered: sum(|counts| counts.redelivered),
+        shared_sids: sum(|counts| counts.shared_sids),
     };
     println!("{seeds} seeds: {counts:?}");
     // No walk in the park.
@@ -158,25 +159,24 @@ fn a_crash_at_any_await_point_loses_nothing() {
         Weather { purge: 10_000, ..calm.clone() },
         Weather { post: 10_000, callback_lost: 5_000, ..calm.clone() },
     ];
-    let mut points = 0;
-    for function in Function::ALL {
+    let mut points = Function::ALL.map(|function| (function, 0));
+    for (function, n) in &mut points {
         for weather in &weathers {
             for seed in 0..4 {
                 for at in 1.. {
-                    let plan = Plan { weather: Some(weather.clone()), crash: Some((function, at)), ..plan(seed, 1) };
+                    let plan = Plan { weather: Some(weather.clone()), crash: Some((*function, at)), ..plan(seed, 1) };
                     let outcome = run(&plan);
                     if let Some(violation) = outcome.violation {
                         panic!("{function:?} at {at}, {weather:?}: {}", report(&plan, &violation));
                     }
                     if !outcome.crashed {
-                        assert!(at > 1 || weather.post > 0, "{function:?} does not run");
                         break;
                     }
-                    points += 1;
+                    *n += 1;
                 }
             }
         }
     }
-    println!("{points} crashes");
-    assert!(points > 500, "{points}");
+    println!("crashes of each function: {points:?}");
+    assert!(points.iter().all(|(_, n)| *n > 10), "{points:?}");
 }

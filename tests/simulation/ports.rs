@@ -8,21 +8,24 @@ use std::task::{Context, Poll, Waker};
 
 use jiff::{SignedDuration, Timestamp};
 use telbuddy::account::{Gate, LoadGate, Stop, StopSending, Stopped};
-use telbuddy::connection::{FindDueConnections, Target};
-use telbuddy::credential::{Carrier, FindHook, FoundHook, LoadKeys, OpenKey};
+use telbuddy::connection::{FindDueConnections, PageMark, Target, Trouble};
+use telbuddy::credential::{
+    Carrier, FindHook, FoundHook, History, KeepCredential, LoadKeys, OpenKey, SaveCredential, Saved, StoredCredential,
+};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId, SessionId};
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::{JournalItem, PostOutcome, Posted, RollUpUsage, UsageSlot, UsageSums};
 use telbuddy::message::{
-    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence,
-    FindDue, Guard, Idempotency, IdempotencyKey, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing, Payload,
-    ReadMessages, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Seen, Status, UpdateMessage,
+    Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, CreateMessage, Created,
+    Fence, FindDue, Guard, Idempotency, IdempotencyKey, ListAtCarrier, ListedPage, LoadGuards, LoadSender, Loaded,
+    Message, Outcome, Outgoing, Payload, ReadMessages, RecordBatch, RecordInbound, RecordMessage, RecordOutcome,
+    RecordResend, Recorded, Resent, Seen, SettleMessage, Status, UpdateMessage,
 };
 use telbuddy::opt_out::{Heard, RecordConsent};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 use telbuddy::quarantine::{Cause, Failure, Noted, QuarantineWebhook};
-use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
+use telbuddy::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use telbuddy::secret::{HookId, TokenHash};
 use telbuddy::session::{KeepSessions, Session};
 use telbuddy::velocity::{CountPassing, Mark, Minute};
@@ -197,6 +200,22 @@ ports! {
         fn find_due((shard: u8), (now: Timestamp), (limit: u16)) -> Vec<(AccountId, MessageId)>;
         fn end_lease((message: &Message), (now: Timestamp)) -> bool, of message.account, message.id;
         fn look_again((message: &Message), (at: Timestamp)) -> bool, of message.account, message.id;
+        fn stop_looking((message: &Message)) -> (), of message.account, message.id;
+    }
+    SettleMessage {
+        fn load_with_payload((account: AccountId), (message: MessageId)) -> Option<(Message, Option<Sealed>)>;
+        fn free_sids((account: AccountId), (sids: Vec<String>)) -> Vec<String>;
+        fn adopt_sid((message: &Message), (due: Option<Timestamp>)) -> Adopted, of message.account, message.id;
+        fn record_listing((message: &Message), (due: Timestamp)) -> bool, of message.account, message.id;
+    }
+    RecordResend {
+        fn record_resend((outgoing: &Outgoing), (dropped: &Message)) -> Resent, of dropped.account, dropped.id;
+    }
+    KeepCredential {
+        fn load_credential((account: AccountId)) -> Option<StoredCredential>;
+        fn credential_history((account: AccountId)) -> History;
+        fn save_credential((save: SaveCredential)) -> Saved;
+        fn remove_credential((stored: &StoredCredential), (sid_hash: &str), (numbers: u32)) -> bool;
     }
     FindDueConnections {
         fn find_due_connections((now: Timestamp), (limit: u16)) -> Vec<(AccountId, Target)>;
@@ -337,6 +356,22 @@ impl CreateMessage for Env {
             Created::Unknown if self.hub.has(Bug::RetryOnTimeout) => Created::NotProcessed { retry_after_secs: None },
             created => created,
         }
+    }
+}
+
+impl ListAtCarrier for Env {
+    async fn list_at_carrier(
+        &self,
+        carrier: &Carrier,
+        to: &str,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> Result<ListedPage, Trouble> {
+        let fate = self.hub.fate(self.task, "list_at_carrier");
+        self.sleep(fate.before).await;
+        let page = self.hub.list(carrier.account_sid.as_str(), to, limit, from);
+        self.sleep(fate.after).await;
+        page
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus as Dice;
+use telbuddy::connection::PageMark;
 use telbuddy::ids::MessageId;
-use telbuddy::message::{Created, Payload};
+use telbuddy::message::{Created, Direction, Listed, ListedPage, Payload};
 
 use super::weather::Weather;
 
@@ -17,7 +18,11 @@ pub struct Taken {
     pub account_sid: String,
     /// Our id, from the path of the callback.
     pub message: MessageId,
+    pub own: String,
+    pub to: String,
+    pub body: String,
     pub callback: String,
+    pub at: Timestamp,
     /// Where it stands, in Twilio's word.
     pub word: &'static str,
     /// How it will end.
@@ -64,6 +69,8 @@ pub struct SimulatedTwilio {
     posts: BTreeMap<u64, Post>,
     sids: BTreeMap<u64, String>,
     pub taken: BTreeMap<String, Taken>,
+    /// How much later than it took them Twilio lists messages.
+    lag: SignedDuration,
 }
 
 /// Our client waits so long for an answer.
@@ -74,11 +81,16 @@ fn millis(dice: &mut Dice, from: i64, to: i64) -> SignedDuration {
 }
 
 impl SimulatedTwilio {
+    pub fn that_lists_after(lag: SignedDuration) -> Self {
+        Self { lag, ..Self::default() }
+    }
+
     /// A POST goes on the wire. Whether it arrives is decided, and no longer depends on its caller.
     pub fn post(
         &mut self,
-        (account_sid, _, _, callback): (&str, &str, &Payload, &str),
+        (account_sid, own, payload, callback): (&str, &str, &Payload, &str),
         weather: &Weather,
+        now: Timestamp,
         dice: &mut Dice,
     ) -> Course {
         let message = callback.split_once('#').map_or(callback, |(url, _)| url).rsplit('/').next().unwrap();
@@ -86,7 +98,11 @@ impl SimulatedTwilio {
         let taken = Taken {
             account_sid: account_sid.to_owned(),
             message: message.parse().unwrap(),
+            own: own.to_owned(),
+            to: payload.to.clone(),
+            body: payload.body.clone(),
             callback: callback.to_owned(),
+            at: now,
             word: "accepted",
             end: end[dice.random_range(0..end.len())],
             heard: Vec::new(),
@@ -123,9 +139,9 @@ impl SimulatedTwilio {
     }
 
     /// A POST arrives: from here on its recipient gets the message.
-    pub fn arrive(&mut self, post: u64, dice: &mut Dice) -> (String, Taken) {
+    pub fn arrive(&mut self, post: u64, now: Timestamp, dice: &mut Dice) -> (String, Taken) {
         let sid = format!("SM{:032x}", dice.random::<u128>());
-        let taken = self.posts[&post].taken.clone();
+        let taken = Taken { at: now, ..self.posts[&post].taken.clone() };
         self.sids.insert(post, sid.clone());
         self.taken.insert(sid.clone(), taken.clone());
         (sid, taken)
@@ -153,6 +169,30 @@ impl SimulatedTwilio {
         };
         taken.word = next;
         Some(next)
+    }
+
+    /// A page of what went to a number, newest first.
+    pub fn list(&self, (account_sid, to): (&str, &str), limit: u16, page: u32, now: Timestamp) -> ListedPage {
+        let shown = |taken: &&Taken| taken.account_sid == account_sid && taken.to == to && taken.at + self.lag <= now;
+        let mut all: Vec<_> = self.taken.iter().filter(|(_, taken)| shown(taken)).collect();
+        all.sort_by_key(|(_, taken)| std::cmp::Reverse(taken.at));
+        let (limit, page_at) = (usize::from(limit), usize::try_from(page).unwrap());
+        let listed = |(sid, taken): &(&String, &Taken)| Listed {
+            sid: (*sid).clone(),
+            to: taken.to.clone(),
+            from: Some(taken.own.clone()),
+            service: None,
+            body: taken.body.clone(),
+            n_media: 0,
+            direction: Direction::Outbound,
+            status: taken.word.to_owned(),
+            error_code: Self::error_code(taken.word),
+            // As Twilio gives it: to the second.
+            created: Timestamp::from_second(taken.at.as_second()).unwrap(),
+        };
+        let more = all.len() > (page_at + 1) * limit;
+        let messages = all.iter().skip(page_at * limit).take(limit).map(listed).collect();
+        ListedPage { messages, next: PageMark::new(page + 1, "PA").filter(|_| more) }
     }
 
     /// Twilio's error for a word.

@@ -22,6 +22,8 @@ pub struct Weather {
     pub crash: u32,
     /// Twilio does not answer a POST as it should.
     pub post: u32,
+    /// Twilio cannot be asked for its list.
+    pub list: u32,
     /// A callback never comes.
     pub callback_lost: u32,
     /// A callback comes up to two hours later.
@@ -58,6 +60,7 @@ impl Weather {
             slow: often(60),
             crash: often(12),
             post: often(800),
+            list: often(1_500),
             callback_lost: often(600),
             callback_late: often(600),
             callback_twice: often(1_000),
