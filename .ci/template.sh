@@ -89,7 +89,7 @@ for folder in sorted(pathlib.Path("functions").iterdir()):
         "queue": queue and queue.group(1),
         "http": "serve::http" in read(folder / "src/main.rs"),
         "mail": "site.app" in text,
-        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.token\(", text) is not None,
+        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.proof\(", text) is not None,
     }
 
 # Tables, queues, index.

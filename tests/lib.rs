@@ -4,6 +4,7 @@
 
 mod access_log;
 mod api;
+mod api_keys;
 mod canary;
 mod canary_secrets;
 mod contracts;

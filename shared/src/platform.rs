@@ -2,7 +2,7 @@
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -220,6 +220,9 @@ pub enum Handled {
     /// The queue should give it again.
     Again,
 }
+
+/// The longest that SQS delays a job.
+pub const MOST_DELAY: SignedDuration = SignedDuration::from_secs(900);
 
 /// Puts work into queues.
 pub trait EnqueueJob {

@@ -21,6 +21,7 @@ use telbuddy::platform::{Chance, EnqueueJob, Job};
 use telbuddy::seal::{DataKey, Purpose};
 use telbuddy::session::{KeepSessions, Site, admit, not_signed_in};
 
+use crate::ROUTES;
 use crate::ask::{Recipients, SendMessage, parse};
 
 /// Waits beyond this belong to the sweeper: SQS delays no longer.
@@ -95,7 +96,8 @@ pub struct RowError {
     (status = 400, description = "No Idempotency-Key, or not JSON", body = telbuddy::edge::ProblemBody),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 402, description = "The credit is used up", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "Sending is stopped, or not to there", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "Sending is stopped, or not to there, or the API key lacks the scope",
+        body = telbuddy::edge::ProblemBody),
     (status = 409, description = "No Twilio account is connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or the key was used for another request",
         body = telbuddy::edge::ProblemBody)))]
@@ -103,20 +105,19 @@ pub(crate) async fn accept<W>(world: &W, site: &Site, request: &Request) -> Resu
 where
     W: KeepSessions + LoadSender + RecordMessage + RecordBatch + OpenKey + EnqueueJob + Chance + Sync,
 {
-    let token = site.token(request)?;
+    let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
-    let account = token.account();
+    let account = proof.account;
     let remembered = [Purpose::Payload, Purpose::Match].map(|purpose| world.remembered_key(account, purpose, None));
     let wanted: Vec<_> = [Purpose::Payload, Purpose::Match]
         .into_iter()
         .zip(&remembered)
         .filter_map(|(purpose, key)| key.is_none().then_some(purpose))
         .collect();
-    let loaded = world.load_sender(account, &token.hash(), &key, &wanted).await?;
+    let loaded = world.load_sender(&proof, &key, &wanted).await?;
 
-    let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session, request.now).await?;
-    let facts = loaded.facts.clone().ok_or_else(not_signed_in)?;
+    admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
+    let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
     let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
     let first_time = earlier.is_none().then_some(request.now);
     let (recipients, draft) = parse(request.json()?, facts.gate.home, first_time)?;

@@ -7,15 +7,16 @@ use telbuddy::edge::{Kind, Problem, Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::message::{
-    IdempotencyKey, LoadSender, Loaded, Message, Payload, ReadMessages, RecordResend, Recorded, Resent, SettleMessage,
-    Status, UpdateMessage, decidable_until, decide as decide_sending, draft_again, dropped, due_after_decision,
+    IdempotencyKey, LoadSender, Loaded, Message, Payload, ReadMessages, RecordResend, Recorded, Resent, SenderFacts,
+    SettleMessage, Status, UpdateMessage, decidable_until, decide as decide_sending, draft_again, dropped,
+    due_after_decision,
 };
 use telbuddy::platform::{Chance, EnqueueJob, Job};
 use telbuddy::seal::{DataKey, Purpose};
 use telbuddy::session::{KeepSessions, Site, admit, caller, not_signed_in};
 
 use crate::accept::{Accepting, again, key_of, same_request};
-use crate::{Accepted, MessageView, missing};
+use crate::{Accepted, MessageView, ROUTES, missing};
 
 /// A row may be written meanwhile without settling anything: its hold is given back, say. So often it is read again.
 const TRIES: usize = 4;
@@ -50,7 +51,7 @@ pub enum Decision {
     (status = 400, description = "No Idempotency-Key, or not JSON", body = telbuddy::edge::ProblemBody),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 402, description = "The credit is used up", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "Sending is stopped, or not to there", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "Sending is stopped, or not to there, or the API key lacks the scope", body = telbuddy::edge::ProblemBody),
     (status = 404, description = "No such message", body = telbuddy::edge::ProblemBody),
     (status = 409, description = "There is nothing to decide about it, or no Twilio account is connected",
         body = telbuddy::edge::ProblemBody),
@@ -69,20 +70,21 @@ where
         + Chance
         + Sync,
 {
-    site.token(request)?;
-    let Decide { decision } = request.json()?;
-    let id: MessageId = id.parse().map_err(|_| missing())?;
-    match decision {
-        Decision::Drop => drop_it(world, site, request, id).await,
-        Decision::Resend => resend(world, site, request, id).await,
+    // What does not fit is told to those who are let in.
+    match request.json() {
+        Ok(Decide { decision: Decision::Resend }) => resend(world, site, request, id).await,
+        other => {
+            let account = caller(world, site, request, ROUTES).await?.account;
+            other?;
+            drop_it(world, account, request, id.parse().map_err(|_| missing())?).await
+        }
     }
 }
 
-async fn drop_it<W>(world: &W, site: &Site, request: &Request, id: MessageId) -> Result<Reply, Problem>
+async fn drop_it<W>(world: &W, account: AccountId, request: &Request, id: MessageId) -> Result<Reply, Problem>
 where
-    W: KeepSessions + ReadMessages + UpdateMessage + EnqueueJob + Sync,
+    W: ReadMessages + UpdateMessage + EnqueueJob + Sync,
 {
-    let account = caller(world, site, request).await?.account;
     for _ in 0..TRIES {
         let held = world.load_message(account, id).await?.ok_or_else(missing)?;
         if held.status == Status::Dropped && held.settling().resent_as.is_none() {
@@ -99,23 +101,24 @@ where
     Err(kept_changing())
 }
 
-async fn resend<W>(world: &W, site: &Site, request: &Request, id: MessageId) -> Result<Reply, Problem>
+async fn resend<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<Reply, Problem>
 where
     W: KeepSessions + LoadSender + SettleMessage + RecordResend + OpenKey + EnqueueJob + Chance + Sync,
 {
-    let token = site.token(request)?;
+    let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
-    let account = token.account();
-    let loaded = world.load_sender(account, &token.hash(), &key, &[Purpose::Payload, Purpose::Match]).await?;
-    let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session, request.now).await?;
+    let account = proof.account;
+    let loaded = world.load_sender(&proof, &key, &[Purpose::Payload, Purpose::Match]).await?;
+    admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
+    let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
+    let id: MessageId = id.parse().map_err(|_| missing())?;
     let match_key = key_of(world, &loaded, Purpose::Match, None).await?;
     let fingerprint = match_key.keyed_hash("request", &format!("resend {id}"));
     if let Some(earlier) = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now) {
         same_request(earlier, &fingerprint)?;
         return Ok(again(earlier));
     }
-    let asked = Asked { account, id, key, fingerprint, match_key, loaded };
+    let asked = Asked { account, id, key, fingerprint, match_key, facts, loaded };
     for _ in 0..TRIES {
         if let Some(reply) = asked.resend(world, request).await? {
             return Ok(reply);
@@ -131,6 +134,7 @@ struct Asked {
     key: IdempotencyKey,
     fingerprint: String,
     match_key: DataKey,
+    facts: SenderFacts,
     loaded: Loaded,
 }
 
@@ -149,7 +153,7 @@ impl Asked {
         let key = world.open_key(keys, Some(sealed.key_version().map_err(Fault::from)?)).await?;
         let payload = Payload::open(&sealed, &key, held.id)?;
         let (to, draft) = draft_again(&held, &payload)?;
-        let (facts, quote) = (self.loaded.facts.clone().ok_or_else(not_signed_in)?, draft.quote());
+        let (facts, quote) = (self.facts.clone(), draft.quote());
         decide_sending(&facts, &to, quote, request.now)?;
         let accepting = Accepting {
             account: self.account,

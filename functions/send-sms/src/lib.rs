@@ -8,8 +8,9 @@ mod decision;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
+use telbuddy::api_key::Scope;
 use telbuddy::credential::OpenKey;
-use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::MessageId;
 use telbuddy::ledger::MicroCredits;
 use telbuddy::live::Need;
@@ -28,11 +29,11 @@ pub use accept::{Accepted, AcceptedBatch};
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages/{id}" },
-    Route { method: "DELETE", path: "/v1/messages/{id}" },
-    Route { method: "POST", path: "/v1/messages/{id}/decision" },
+    Route { method: "POST", path: "/v1/messages", access: Access::Scope(Scope::MessagesSend) },
+    Route { method: "GET", path: "/v1/messages", access: Access::Scope(Scope::MessagesRead) },
+    Route { method: "GET", path: "/v1/messages/{id}", access: Access::Scope(Scope::MessagesRead) },
+    Route { method: "DELETE", path: "/v1/messages/{id}", access: Access::Scope(Scope::MessagesSend) },
+    Route { method: "POST", path: "/v1/messages/{id}/decision", access: Access::Scope(Scope::MessagesSend) },
 ];
 
 /// The services that it calls. It may open the purposes payload and match, and neither calls Twilio nor could.
@@ -179,7 +180,7 @@ impl From<Message> for MessageView {
 /// Answers one request.
 ///
 /// Accepting one, AWS calls: 1 batch read, 1 transaction of 3 items, 1 queue message; once in five minutes and key 1 KMS
-/// call with its entry in the access log; once a minute 1 write for the session's idle limit. Accepting many: the same
+/// call with its entry in the access log; once a minute 1 write of the caller's last call. Accepting many: the same
 /// read, 1 write, and for each 90 messages 1 transaction and 9 calls to the queue. Reading: 2 reads. Canceling: 1 read,
 /// 1 write, 1 queue message. Deciding: to drop 2 reads, 1 write; to send again 2 reads, 1 transaction of 4 items, 1 queue
 /// message; either 1 queue message more while the hold is not given back.
@@ -224,7 +225,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadMessages + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(20, 100)?;
     let before = query.get("cursor").map(str::parse::<MessageId>).transpose();
@@ -247,7 +248,7 @@ async fn show<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<
 where
     W: KeepSessions + ReadMessages + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     let id: MessageId = id.parse().map_err(|_| missing())?;
     let message = world.load_message(account, id).await?.ok_or_else(missing)?;
@@ -265,7 +266,7 @@ async fn cancel<W>(world: &W, site: &Site, request: &Request, id: &str) -> Resul
 where
     W: KeepSessions + CancelMessage + EnqueueJob + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let id: MessageId = id.parse().map_err(|_| missing())?;
     match world.cancel_message(account, id, request.now).await? {
         Canceled::Canceled(message) => {

@@ -6,10 +6,12 @@ use http::{Method, header};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use telbuddy::account::Stop;
+use telbuddy::api_key::{ApiKey, CheckApiKey, KEY_PREFIX, KeepApiKeys};
 use telbuddy::fault::Fault;
 use telbuddy::message::{Outcome, RecordOutcome, VALIDITY};
 use telbuddy::platform::Clock;
 use telbuddy::seal::Purpose;
+use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -194,6 +196,106 @@ async fn a_session_that_is_over_or_revoked_sends_nothing_though_its_keys_are_war
     world.advance(telbuddy::session::IDLE_LIFE);
     assert_eq!(sent(&world, &idle, "a").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(world.jobs().len(), 1);
+}
+
+/// The same with an API key in place of the cookie.
+fn by_key(mut request: Request, bearer: &str) -> Request {
+    request.headers.remove(header::COOKIE);
+    with_header(request, header::AUTHORIZATION, bearer)
+}
+
+#[tokio::test]
+async fn an_api_key_sends_by_the_same_calls_as_a_session() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (key, bearer) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+    let each = BTreeMap::from([("load_sender", 1), ("record_message", 1), ("enqueue", 1)]);
+    let with = |more: &[(&'static str, u32)]| each.clone().into_iter().chain(more.iter().copied()).collect();
+    let plan: [(&str, i64, BTreeMap<_, _>); 3] = [
+        ("a", 0, with(&[("open_key", 2), ("touch_api_key", 1)])),
+        ("b", 59, with(&[])),
+        ("c", 1, with(&[("touch_api_key", 1)])),
+    ];
+    for (idempotency, later, calls) in plan {
+        world.advance(fresh::secs(later));
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, idempotency, BODY), &bearer)).await;
+        assert_eq!((reply.status, called(&world)), (StatusCode::ACCEPTED, calls), "{idempotency}");
+    }
+    let used = world.load_api_key(customer.account, &key.hash).await.unwrap().unwrap().used;
+    assert_eq!(used, Some(world.now()));
+    assert!(!world.holds_in_clear(&bearer[40..]), "the key is in a table");
+}
+
+#[tokio::test]
+async fn a_key_without_the_scope_sends_nothing_and_learns_no_earlier_answer() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    sent(&world, &customer, "a").await;
+    let (_, bearer) = customer.api_key(&world, &[Scope::MessagesRead]).await;
+    for idempotency in ["a", "b"] {
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, idempotency, BODY), &bearer)).await;
+        assert_eq!((reply.status, called(&world)), (StatusCode::FORBIDDEN, [("load_sender", 1)].into_iter().collect()));
+        assert!(reply.body.contains("scope-missing") && reply.body.contains("messages:send"), "{}", reply.body);
+    }
+    let list = by_key(customer.request(&world, Method::GET, "/v1/messages", ""), &bearer);
+    assert_eq!(handle(&world, &site(), list).await.status, StatusCode::OK);
+    assert_eq!(world.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_expired_and_revoked_keys_get_the_same_answer_by_the_same_calls() {
+    let world = World::new(1);
+    let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+    let (_, good) = customer.api_key(&world, &Scope::ALL).await;
+    let (revoked, by_revoked) = customer.api_key(&world, &Scope::ALL).await;
+    world.revoke_api_key(customer.account, revoked.id).await.unwrap();
+    let token = Token::new(customer.account, world.random().unwrap());
+    let expires = Some(world.now() + fresh::secs(60));
+    let short = ApiKey { hash: token.hash(), expires, ..fresh::api_key(&world, customer.account) };
+    assert_eq!(world.create_api_key(short).await, Ok(true));
+    let by_expired = format!("Bearer {}", token.reveal(KEY_PREFIX).expose_secret());
+    world.advance(fresh::secs(60));
+    let unknown = Token::new(customer.account, world.random().unwrap());
+    let by_unknown = format!("Bearer {}", unknown.reveal(KEY_PREFIX).expose_secret());
+    // The random part of one account's key with another account in front.
+    let start = "Bearer tb_live_".len();
+    let strange = format!("{}{}{}", &good[..start], &other.account.to_string()["acct_".len()..], &good[start + 26..]);
+    let mut answers = Vec::new();
+    for bearer in [by_revoked, by_expired, by_unknown, strange] {
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, "a", BODY), &bearer)).await;
+        let id = reply.headers["x-request-id"].to_str().unwrap();
+        assert_eq!(reply.headers["www-authenticate"], "Bearer");
+        answers.push((reply.status, reply.body.replace(id, ""), called(&world)));
+    }
+    assert_eq!(answers[0].0, StatusCode::UNAUTHORIZED);
+    assert_eq!(answers[0].2, [("load_sender", 1)].into_iter().collect());
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    let reply = handle(&world, &site(), by_key(asking(&world, &customer, "a", BODY), &good)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_key_revoked_while_a_message_comes_in_sends_it_whole_or_not_at_all() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let (key, bearer) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+        let (site, request) = (site(), by_key(asking(&world, &customer, "a", BODY), &bearer));
+        let (reply, revoked) =
+            tokio::join!(handle(&world, &site, request), world.revoke_api_key(customer.account, key.id));
+        assert_eq!(revoked, Ok(true));
+        assert_eq!(world.load_api_key(customer.account, &key.hash).await, Ok(None), "no touch brings it back");
+        let sent = world.jobs().len();
+        assert_eq!(sent, usize::from(reply.status == StatusCode::ACCEPTED));
+        assert_eq!((reserved(&world, &customer), world.messages_of(customer.account).len()), (sent as u64, sent));
+        seen.insert((reply.status.as_u16(), world.calls().contains_key("touch_api_key")));
+    }
+    // It came first; it was gone when it was looked up; it was gone when its call was written down.
+    assert_eq!(seen, [(202, true), (401, false), (401, true)].into_iter().collect());
 }
 
 #[tokio::test]
@@ -604,6 +706,31 @@ mod deciding {
         keyless.headers.remove("idempotency-key");
         assert_eq!(handle(&world, &site(), keyless).await.status, StatusCode::BAD_REQUEST);
         assert_eq!(row(&world, &second).status, Status::Unconfirmed);
+    }
+
+    #[tokio::test]
+    async fn an_api_key_decides_with_the_scope_to_send_and_about_its_own_accounts_messages_only() {
+        let world = World::new(1);
+        let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+        let message = given_up(&world, &customer, true).await;
+        let (_, reads) = customer.api_key(&world, &[Scope::MessagesRead]).await;
+        let (_, strange) = other.api_key(&world, &Scope::ALL).await;
+        let (_, sends) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+        for (bearer, expected) in [(&reads, StatusCode::FORBIDDEN), (&strange, StatusCode::NOT_FOUND)] {
+            for what in ["resend", "drop"] {
+                let request = by_key(decision(&world, &customer, &message, what, "k"), bearer);
+                assert_eq!(handle(&world, &site(), request).await.status, expected, "{what}");
+            }
+        }
+        // What does not fit is told to those who are let in.
+        for (bearer, expected) in [(&reads, StatusCode::FORBIDDEN), (&sends, StatusCode::UNPROCESSABLE_ENTITY)] {
+            let request = by_key(decision(&world, &customer, &message, "both", "k"), bearer);
+            assert_eq!(handle(&world, &site(), request).await.status, expected);
+        }
+        assert_eq!(row(&world, &message).status, Status::Unconfirmed);
+        let resend = by_key(decision(&world, &customer, &message, "resend", "k"), &sends);
+        assert_eq!(handle(&world, &site(), resend).await.status, StatusCode::ACCEPTED);
+        assert_eq!(row(&world, &message).status, Status::Dropped);
     }
 
     #[tokio::test]

@@ -13,16 +13,15 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::Allowance;
 use crate::seal::{Purpose, Sealed, WrappedKeys};
-use crate::secret::TokenHash;
-use crate::session::Session;
+use crate::session::{Pass, Proof};
 
 /// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
 pub trait LoadSender {
-    /// Session, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes named.
+    /// Session or API key, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes
+    /// named, of the account that the proof claims.
     fn load_sender(
         &self,
-        account: AccountId,
-        session: &TokenHash,
+        proof: &Proof,
         key: &IdempotencyKey,
         keys: &[Purpose],
     ) -> impl Future<Output = Result<Loaded, Fault>> + Send;
@@ -31,8 +30,8 @@ pub trait LoadSender {
 /// What [`LoadSender`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// The session, ended or not.
-    pub session: Option<Session>,
+    /// The session or API key of the proof, ended or not.
+    pub pass: Option<Pass>,
     /// Gate and allowance; `None` if the account is gone.
     pub facts: Option<SenderFacts>,
     /// An earlier request with the same key, expired or not.
@@ -149,8 +148,10 @@ pub enum Claim {
     Mine(Box<Claimed>),
     /// There is nothing to send: it was handed over, ended, or is not there.
     Done,
-    /// Another worker has it, or it has to wait until then.
-    NotNow(Timestamp),
+    /// Another worker has it until then.
+    Busy(Timestamp),
+    /// It has to wait until then.
+    TooEarly(Timestamp),
 }
 
 /// A claimed message.
@@ -164,6 +165,8 @@ pub struct Claimed {
     pub fence: Fence,
     /// Whether it was counted when it was about to be handed over; a message that waits again is not counted again.
     pub counted: bool,
+    /// Whether it has a slot in its sender's line, the one that it waited for.
+    pub in_line: bool,
 }
 
 /// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
@@ -187,6 +190,8 @@ pub struct Guard {
     pub daily_ceiling: u64,
     /// What is sent is counted from here on.
     pub counts_from: Timestamp,
+    /// Segments a second that its sender may send; `None`: as they come.
+    pub rate: Option<u32>,
     /// The credential that counts; `None` if none is connected.
     pub credential: Option<StoredCredential>,
     /// The wrapped keys that were asked for.
@@ -195,8 +200,8 @@ pub struct Guard {
 
 /// Records what came of a claim.
 pub trait RecordOutcome {
-    /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
-    /// is known or given up). A retry remembers whether the message was counted. Only the holder of the fence may, and
+    /// One write that removes the payload (but for what is sent later, which needs it again, and for an unknown outcome,
+    /// until it is known or given up). What is sent later remembers whether it was counted. Only the holder of the fence may, and
     /// nothing that a callback told already is undone: the answer is the message's status afterwards.
     fn record_outcome(
         &self,

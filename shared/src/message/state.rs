@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! held(until) ──┐
-//! accepted ─> dispatching(attempt, fence, lease) ─> sent(sid) ─> sending ─> delivered | undelivered | failed
+//! accepted <─> dispatching(attempt, fence, lease) ─> sent(sid) ─> sending ─> delivered | undelivered | failed
 //!    │ │            │ 429, or no byte was written ─> retryable(not_before) ─> dispatching
 //!    │ └> expired   │ 4xx ─> rejected(code)     the last check says no ─> refused(reason)
 //!    └> canceled    └ time-out, reset, 408, 5xx, unreadable 201, lease over ─> unknown ─> sent, by a signed callback
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FIRST_LISTING, LOOK_AGAIN, Message, Settling};
 use crate::account::Stop;
+use crate::platform::MOST_DELAY;
 
 /// How long a claim holds. HTTP 10 s < function 30 s < lease 60 s < visibility 180 s.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(60);
@@ -179,11 +180,24 @@ pub enum Outcome {
         /// Not before.
         not_before: Timestamp,
     },
+    /// It has a slot in its sender's line, later: nobody tried it.
+    InLine {
+        /// The slot.
+        not_before: Timestamp,
+    },
     /// Not known.
     Unknown,
 }
 
 impl Outcome {
+    /// Whether it is still to be sent, or might have been: the payload is needed.
+    pub fn keeps_payload(&self) -> bool {
+        match self {
+            Self::Retry { .. } | Self::InLine { .. } | Self::Unknown => true,
+            Self::Sent { .. } | Self::Rejected { .. } | Self::Refused(_) | Self::Expired => false,
+        }
+    }
+
     /// The status that it leads to.
     pub fn status(&self) -> Status {
         match self {
@@ -192,6 +206,7 @@ impl Outcome {
             Self::Refused(_) => Status::Refused,
             Self::Expired => Status::Expired,
             Self::Retry { .. } => Status::Retryable,
+            Self::InLine { .. } => Status::Accepted,
             Self::Unknown => Status::Unknown,
         }
     }
@@ -201,7 +216,7 @@ impl Outcome {
 /// to know still is no news, and what a person has to decide about by now is not sent again.
 pub fn open_to(outcome: &Outcome) -> &'static [Status] {
     match outcome {
-        Outcome::Unknown => &[Status::Dispatching],
+        Outcome::Unknown | Outcome::InLine { .. } => &[Status::Dispatching],
         Outcome::Retry { .. } => &[Status::Dispatching, Status::Unknown],
         Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
             &[Status::Dispatching, Status::Unknown, Status::Unconfirmed]
@@ -213,6 +228,9 @@ pub fn open_to(outcome: &Outcome) -> &'static [Status] {
 pub fn due(message: &Message, outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Retry { not_before } => Some(*not_before),
+        // Woken by a delayed hint, which may get lost; what SQS cannot delay is woken a little early and delayed then.
+        Outcome::InLine { not_before } if *not_before - now <= MOST_DELAY => Some(*not_before + LOOK_AGAIN),
+        Outcome::InLine { not_before } => Some(*not_before - LOOK_AGAIN),
         // A signed callback settles it; if none comes, it is looked for.
         Outcome::Unknown => Some(now + FIRST_LISTING),
         Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{World, fresh};
 use crate::account::{CreateAccount, SignedUp};
+use crate::api_key::{ApiKey, KEY_PREFIX, KeepApiKeys, Scope};
 use crate::credential::{KeepCredential, Saved, StoredCredential};
 use crate::edge::Request;
 use crate::ids::{AccountId, MessageId, RequestId, SessionId, UserId};
@@ -85,6 +86,16 @@ impl Customer {
         assert_eq!(world.record_message(&outgoing).await, Ok(Recorded::Accepted));
         world.forget_calls();
         outgoing.message
+    }
+
+    /// An API key with these scopes, and its header `Authorization`; its calls are not counted.
+    pub async fn api_key(&self, world: &World, scopes: &[Scope]) -> (ApiKey, String) {
+        let token = Token::new(self.account, world.random().unwrap());
+        let scopes = scopes.to_vec();
+        let key = ApiKey { hash: token.hash(), scopes, ..fresh::api_key(world, self.account) };
+        assert_eq!(world.create_api_key(key.clone()).await, Ok(true));
+        world.forget_calls();
+        (key, format!("Bearer {}", token.reveal(KEY_PREFIX).expose_secret()))
     }
 
     /// A request in this customer's session.

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
-use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
+use super::rows::{
+    AllowanceRow, ApiKeyRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
+};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
@@ -19,25 +21,27 @@ use crate::message::{
     Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// The route that idempotency keys of messages belong to.
 const ROUTE: &str = "POST /v1/messages";
 
 impl LoadSender for Live {
-    async fn load_sender(
-        &self,
-        account: AccountId,
-        session: &TokenHash,
-        key: &IdempotencyKey,
-        purposes: &[Purpose],
-    ) -> Result<Loaded, Fault> {
-        let [session, gate] = [keys::session(account, session), keys::gate(account)];
+    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
+        let account = proof.account;
+        let pass = match proof.way {
+            Way::Session => keys::session(account, &proof.hash),
+            Way::ApiKey => keys::api_key(account, &proof.hash),
+        };
+        let gate = keys::gate(account);
         let (allowance, earlier) = (keys::allowance(account), keys::idempotency(account, ROUTE, key));
-        let mut wanted = vec![session.clone(), gate.clone(), allowance.clone(), earlier.clone()];
+        let mut wanted = vec![pass.clone(), gate.clone(), allowance.clone(), earlier.clone()];
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
-        let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
+        let pass = found.remove(&pass).map(|item| match proof.way {
+            Way::Session => from_item::<SessionRow>(item)?.session(account).map(Pass::Session),
+            Way::ApiKey => from_item::<ApiKeyRow>(item)?.api_key(account).map(Pass::ApiKey),
+        });
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
@@ -48,7 +52,7 @@ impl LoadSender for Live {
             }
         }
         Ok(Loaded {
-            session: session.map(|row| row.session(account)).transpose()?,
+            pass: pass.transpose()?,
             facts: gate
                 .zip(allowance)
                 .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
@@ -318,8 +322,8 @@ impl ClaimMessage for Live {
                 &keys::message(account, id),
                 "SET #status = :dispatching, fence = :fence, lease = :lease, attempts = attempts + :one, \
                  revision = revision + :one, updated = :now, due_shard = :shard, due_at = :lease REMOVE not_before",
-                "attribute_exists(payload) AND (#status = :accepted \
-                 OR (#status IN (:retryable, :held) AND not_before <= :now))",
+                "attribute_exists(payload) AND #status IN (:accepted, :retryable, :held) \
+                 AND (attribute_not_exists(not_before) OR not_before <= :now)",
                 &[
                     (":dispatching", word(Status::Dispatching)?),
                     (":accepted", word(Status::Accepted)?),
@@ -344,20 +348,23 @@ impl ClaimMessage for Live {
             }
             Err(None) => return Ok(Claim::Done),
             Err(Some(item)) => {
-                let wait =
-                    item.get("not_before").or_else(|| item.get("lease")).and_then(|at| at.as_n().ok()?.parse().ok());
-                let wait = wait.and_then(|at| Timestamp::from_millisecond(at).ok());
-                let held = message(item)?;
-                return Ok(match (held.status, wait) {
-                    (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+                let time = |name: &str| {
+                    let ms = item.get(name).and_then(|at| at.as_n().ok()?.parse().ok())?;
+                    Timestamp::from_millisecond(ms).ok()
+                };
+                let (not_before, lease) = (time("not_before"), time("lease"));
+                return Ok(match (message(item)?.status, not_before, lease) {
+                    (Status::Accepted | Status::Retryable | Status::Held, Some(at), _) => Claim::TooEarly(at),
+                    (Status::Dispatching, _, Some(at)) => Claim::Busy(at),
                     _ => Claim::Done,
                 });
             }
         };
         let payload = item.get("payload").and_then(|payload| payload.as_b().ok());
         let payload = Sealed(payload.ok_or(Fault::permanent("a message to send has no payload"))?.as_ref().to_vec());
-        let counted = item.get("counted") == Some(&AttributeValue::Bool(true));
-        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted })))
+        let is = |name: &str| item.get(name) == Some(&AttributeValue::Bool(true));
+        let (counted, in_line) = (is("counted"), is("in_line"));
+        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted, in_line })))
     }
 }
 
@@ -430,6 +437,7 @@ impl LoadGuards for Live {
                 stopped: gate.as_ref().and_then(Gate::stopped),
                 daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
                 counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
+                rate: gate.as_ref().and_then(|gate| gate.rate_of(&one.message.own)),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -463,9 +471,14 @@ impl RecordOutcome for Live {
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
-            Outcome::Retry { not_before } => {
+            Outcome::Retry { not_before } | Outcome::InLine { not_before } => {
+                let in_line = matches!(outcome, Outcome::InLine { .. });
                 assign(", not_before = :not_before", ":not_before", millis(*not_before));
                 assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
+                assign(", in_line = :in_line", ":in_line", AttributeValue::Bool(in_line));
+                // Nobody tried it.
+                let attempts = held.attempts.saturating_sub(u32::from(in_line));
+                assign(", attempts = :attempts", ":attempts", n(attempts));
             }
             Outcome::Unknown => {
                 assign(", unknown_since = :now, clean_listings = :none", ":none", n(0));
@@ -479,7 +492,7 @@ impl RecordOutcome for Live {
             }
             None => remove.extend(["due_shard", "due_at"]),
         }
-        if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
+        if !outcome.keeps_payload() {
             remove.extend(["payload", "decide_until"]);
         }
         let expression = format!("{set} REMOVE {}", remove.join(", "));

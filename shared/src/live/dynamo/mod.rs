@@ -2,6 +2,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 pub mod keys;

@@ -17,7 +17,7 @@ use crate::message::{
     due_after_decision, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// A message with what lies beside it.
 struct Row {
@@ -28,11 +28,21 @@ struct Row {
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
     counted: bool,
+    in_line: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
+        Self {
+            message,
+            payload,
+            fence: None,
+            lease: None,
+            not_before: None,
+            due: Some(due),
+            counted: false,
+            in_line: false,
+        }
     }
 
     fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
@@ -93,19 +103,18 @@ impl Messages {
 }
 
 impl LoadSender for World {
-    async fn load_sender(
-        &self,
-        account: AccountId,
-        session: &TokenHash,
-        key: &IdempotencyKey,
-        purposes: &[Purpose],
-    ) -> Result<Loaded, Fault> {
+    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
         self.call("load_sender", |state| {
+            let (account, token) = (proof.account, (proof.account, proof.hash.clone()));
+            let pass = match proof.way {
+                Way::Session => state.accounts.sessions.get(&token).cloned().map(Pass::Session),
+                Way::ApiKey => state.accounts.api_keys.get(&token).cloned().map(Pass::ApiKey),
+            };
             let gate = state.accounts.gates.get(&account).cloned();
             let allowance = state.ledger.allowances.get(&account).cloned();
             let keys = purposes.iter().filter_map(|purpose| state.credentials.keys.get(&(account, *purpose)).cloned());
             Ok(Loaded {
-                session: state.accounts.sessions.get(&(account, session.clone())).cloned(),
+                pass,
                 facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
                 earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
                 keys: keys.collect(),
@@ -205,12 +214,11 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                let (message, counted) = (row.message.clone(), row.counted);
-                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
+                let (message, counted, in_line) = (row.message.clone(), row.counted, row.in_line);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted, in_line })))
             };
             let ready = match row.message.status {
-                Status::Accepted => true,
-                Status::Retryable | Status::Held => row.not_before.is_some_and(|at| at <= now),
+                Status::Accepted | Status::Retryable | Status::Held => row.not_before.is_none_or(|at| at <= now),
                 _ => false,
             };
             if ready && row.payload.is_some() {
@@ -223,8 +231,9 @@ impl ClaimMessage for World {
             if row.fence == Some(fence) && row.message.status == Status::Dispatching {
                 return mine(row);
             }
-            Ok(match (row.message.status, row.not_before.or(row.lease)) {
-                (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+            Ok(match (row.message.status, row.not_before, row.lease) {
+                (Status::Accepted | Status::Retryable | Status::Held, Some(at), _) => Claim::TooEarly(at),
+                (Status::Dispatching, _, Some(at)) => Claim::Busy(at),
                 _ => Claim::Done,
             })
         })
@@ -260,6 +269,7 @@ impl LoadGuards for World {
                     stopped: gate.and_then(Gate::stopped),
                     daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
                     counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
+                    rate: gate.and_then(|gate| gate.rate_of(own)),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -282,7 +292,7 @@ impl RecordOutcome for World {
             row.written(outcome.status(), now);
             row.lease = None;
             row.due = due(held, outcome, now);
-            if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
+            if !outcome.keeps_payload() {
                 row.payload = None;
                 row.message.settling = row.message.settling.map(Settling::decided);
             }
@@ -292,7 +302,11 @@ impl RecordOutcome for World {
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
                 Outcome::Retry { not_before } => {
-                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, false);
+                }
+                Outcome::InLine { not_before } => {
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, true);
+                    row.message.attempts = row.message.attempts.saturating_sub(1);
                 }
                 Outcome::Unknown => row.message.settling = Some(Settling::begin(now)),
                 Outcome::Rejected { code: None } => {}

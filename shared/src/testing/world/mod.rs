@@ -5,6 +5,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 mod ledger;
@@ -431,7 +432,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 94] = [
+const METHODS: [&str; 100] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -445,6 +446,7 @@ const METHODS: [&str; 94] = [
     "count_prefix",
     "count_try",
     "create_account",
+    "create_api_key",
     "create_message",
     "credential_history",
     "end_connection",
@@ -460,6 +462,7 @@ const METHODS: [&str; 94] = [
     "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_api_keys",
     "list_at_carrier",
     "list_connections",
     "list_messages",
@@ -469,6 +472,7 @@ const METHODS: [&str; 94] = [
     "list_services",
     "list_sessions",
     "load_allowance",
+    "load_api_key",
     "load_connection",
     "load_credential",
     "load_gate",
@@ -513,6 +517,7 @@ const METHODS: [&str; 94] = [
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "revoke_api_key",
     "rewrap_key",
     "save_credential",
     "save_policy",
@@ -521,6 +526,8 @@ const METHODS: [&str; 94] = [
     "stop_looking",
     "stop_sending",
     "stop_told",
+    "take_slots",
+    "touch_api_key",
     "touch_session",
     "update_connection",
     "update_message",
