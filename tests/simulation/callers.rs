@@ -105,7 +105,11 @@ impl Callers {
         for customer in &customers {
             let credit = if dice.random_range(0..5) == 0 { plenty / 20 } else { plenty };
             world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(credit));
-            world.change_gate(customer.account, |gate| gate.daily_ceiling = 1_000_000);
+            let rate = if dice.random() { 1 } else { 100 };
+            world.change_gate(customer.account, |gate| {
+                gate.daily_ceiling = 1_000_000;
+                gate.sender_rates.insert(OWN.to_owned(), rate);
+            });
         }
         let span = i64::try_from(n_messages).unwrap() * 1_500;
         let alike = dice.random_range(0..3) == 0;

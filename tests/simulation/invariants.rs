@@ -71,7 +71,17 @@ fn may_follow(before: Status, after: Status) -> bool {
         Held | Accepted | Retryable => matches!(after, Dispatching | Canceled),
         Dispatching => matches!(
             after,
-            Retryable | Unknown | Sent | Sending | Delivered | Undelivered | Failed | Rejected | Refused | Expired
+            Accepted
+                | Retryable
+                | Unknown
+                | Sent
+                | Sending
+                | Delivered
+                | Undelivered
+                | Failed
+                | Rejected
+                | Refused
+                | Expired
         ),
         Unknown => matches!(
             after,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use jiff::{SignedDuration, Timestamp};
 use telbuddy::account::{Gate, LoadGate, Stop, StopSending, Stopped};
+use telbuddy::api_key::{ApiKey, CheckApiKey};
 use telbuddy::connection::{FindDueConnections, PageMark, Target, Trouble};
 use telbuddy::credential::{
     Carrier, FindHook, FoundHook, History, KeepCredential, LoadKeys, OpenKey, SaveCredential, Saved, StoredCredential,
@@ -23,11 +24,12 @@ use telbuddy::message::{
     RecordResend, Recorded, Resent, Seen, SettleMessage, Status, UpdateMessage,
 };
 use telbuddy::opt_out::{Heard, RecordConsent};
+use telbuddy::pace::TakeSlots;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 use telbuddy::quarantine::{Cause, Failure, Noted, QuarantineWebhook};
 use telbuddy::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use telbuddy::secret::{HookId, TokenHash};
-use telbuddy::session::{KeepSessions, Session};
+use telbuddy::session::{KeepSessions, Proof, Session};
 use telbuddy::velocity::{CountPassing, Mark, Minute};
 
 use super::machine::{Bug, Hub, Kind, TaskId};
@@ -162,8 +164,12 @@ ports! {
         fn list_sessions((account: AccountId), (now: Timestamp)) -> Vec<Session>;
         fn end_session((account: AccountId), (session: SessionId)) -> bool;
     }
+    CheckApiKey {
+        fn load_api_key((account: AccountId), (hash: &TokenHash)) -> Option<ApiKey>;
+        fn touch_api_key((account: AccountId), (hash: &TokenHash), (now: Timestamp)) -> bool;
+    }
     LoadSender {
-        fn load_sender((account: AccountId), (session: &TokenHash), (key: &IdempotencyKey), (keys: &[Purpose])) -> Loaded;
+        fn load_sender((proof: &Proof), (key: &IdempotencyKey), (keys: &[Purpose])) -> Loaded;
     }
     RecordMessage {
         fn record_message((outgoing: &Outgoing)) -> Recorded, of outgoing.message.account, outgoing.message.id;
@@ -231,6 +237,10 @@ ports! {
     StopSending {
         fn stop_sending((account: AccountId), (stop: Stop), (version: u32), (now: Timestamp)) -> Stopped;
         fn stop_told((account: AccountId), (stop: Stop), (since: Timestamp)) -> ();
+    }
+    TakeSlots {
+        fn take_slots((account: AccountId), (own: &str), (takes: SignedDuration), (now: Timestamp),
+            (latest: Timestamp)) -> Option<Timestamp>;
     }
     CountPassing {
         fn count_prefix((minute: Minute), (prefix: &str), (marks: &BTreeSet<Mark>)) -> BTreeSet<Mark>;
