@@ -204,6 +204,8 @@ pub struct State {
     callbacks: BTreeMap<u64, Callback>,
     events: BinaryHeap<Reverse<(Timestamp, u32, u64, Event)>>,
     last_id: u64,
+    /// The next look into each queue.
+    looks: BTreeMap<Queue, Timestamp>,
     late: BTreeMap<u64, Effect<()>>,
     /// Things under way that are no task: POSTs, Twilio's steps, callbacks, late effects.
     under_way: u64,
@@ -264,6 +266,14 @@ impl State {
         }
     }
 
+    /// Plans a look into a queue, unless there is one by then.
+    fn look_into(&mut self, queue: Queue, at: Timestamp) {
+        if self.looks.get(&queue).is_none_or(|planned| *planned > at) {
+            self.looks.insert(queue, at);
+            self.at(at, Event::Receive(queue));
+        }
+    }
+
     pub fn shared_sid(&mut self) {
         self.counts.shared_sids += 1;
     }
@@ -276,7 +286,7 @@ impl State {
                 let queue = job.queue();
                 self.say(|| format!("queued {job:?}"));
                 self.queues.push(job.clone(), visible);
-                self.at(visible, Event::Receive(queue));
+                self.look_into(queue, visible);
             }
         }
     }
@@ -421,6 +431,7 @@ impl Machine {
             callbacks: BTreeMap::new(),
             events: BinaryHeap::new(),
             last_id: 0,
+            looks: BTreeMap::new(),
             late: BTreeMap::new(),
             under_way: 0,
             bug: plan.bug,
@@ -522,7 +533,7 @@ impl Machine {
                 let now = state.now;
                 state.queues.redrive(now);
                 for (queue, _) in CONSUMERS {
-                    state.after(secs(1), Event::Receive(queue));
+                    state.look_into(queue, now + secs(1));
                 }
                 state.after(secs(600), Event::Redrive);
             }
@@ -652,15 +663,20 @@ impl Machine {
         let busy = self.tasks.values().filter(|task| task.function == function).count();
         let batch = {
             let mut state = self.hub.state();
+            if state.looks.get(&queue).is_none_or(|at| *at > state.now) {
+                // Another look was planned, for an earlier time.
+                return;
+            }
+            state.looks.remove(&queue);
             if busy >= MOST_PLACES {
-                let wait = state.millis(100, 400);
-                state.after(wait, Event::Receive(queue));
+                let at = state.now + state.millis(100, 400);
+                state.look_into(queue, at);
                 return;
             }
             let State { queues, dice, now, .. } = &mut *state;
             let (batch, now) = (queues.receive(queue, *now, dice), *now);
             if let Some(next) = queues.next(queue) {
-                state.at(next.max(now), Event::Receive(queue));
+                state.look_into(queue, next.max(now));
             }
             if state.bug == Some(Bug::EarlyAck) {
                 for (receipt, _) in &batch {
