@@ -21,6 +21,7 @@ mod seal;
 mod sending;
 mod settling;
 mod sign_in;
+mod simulation;
 mod support;
 mod vectors;
 mod webhooks;

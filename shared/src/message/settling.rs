@@ -232,7 +232,7 @@ const TRIAL: &str = "Sent from your Twilio trial account - ";
 
 impl Listed {
     /// Whether it can be the message: the same recipient, sender, text and number of media, taken at a time when ours
-    /// was there. Identical messages are interchangeable, so nothing more is needed.
+    /// was there and could still arrive. Identical messages are interchangeable, so nothing more is needed.
     pub fn can_be(&self, message: &Message, payload: &Payload) -> bool {
         let sender = if Sid::parse("MG", &message.own).is_ok() { &self.service } else { &self.from };
         self.direction == Direction::Outbound
@@ -241,11 +241,17 @@ impl Listed {
             && (self.body == payload.body || self.body.strip_prefix(TRIAL) == Some(&payload.body))
             && self.n_media == payload.media_urls.len()
             && !self.is_before(message)
+            && !self.is_after(message)
     }
 
     /// Whether Twilio took it before ours can have come.
     pub fn is_before(&self, message: &Message) -> bool {
         self.created < earliest(message) - CLOCK_SKEW
+    }
+
+    /// Whether Twilio took it when nothing of ours can have been on its way any more: it is an identical message's.
+    fn is_after(&self, message: &Message) -> bool {
+        self.created > message.settling().since + FIRST_LISTING + CLOCK_SKEW
     }
 
     /// What it says about the message that it is.
@@ -383,7 +389,7 @@ mod tests {
     #[test]
     fn only_what_fits_in_everything_is_ours() {
         let at = |secs| but(|one| one.created = START - SignedDuration::from_secs(secs));
-        for ours in [listed(), but(|one| one.body = format!("{TRIAL}hello")), at(60)] {
+        for ours in [listed(), but(|one| one.body = format!("{TRIAL}hello")), at(60), at(-180)] {
             assert!(ours.can_be(&unknown(), &payload()), "{ours:?}");
         }
         let others = [
@@ -394,6 +400,7 @@ mod tests {
             but(|one| one.n_media = 1),
             but(|one| one.direction = Direction::Inbound),
             at(61),
+            at(-181),
         ];
         for other in others {
             assert!(!other.can_be(&unknown(), &payload()), "{other:?}");
