@@ -14,6 +14,7 @@ use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
 use crate::support::{Answer, Carrier, Client, Running, eventually, start};
+use crate::webhooks::Receiver;
 
 /// Every log line of this process, at the most talkative level that our own code has.
 pub fn logs() -> &'static Captured {
@@ -153,6 +154,14 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
+    let receiver = Receiver::start().await;
+    let ask = json!({ "url": receiver.url, "events": ["*"] });
+    let endpoint = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
+    let endpoint_path = format!("/v1/webhook-endpoints/{}", endpoint["id"].as_str().unwrap());
+    let rotated = client.post(&format!("{endpoint_path}/secret"), json!({})).await.expect(StatusCode::OK);
+    let [signing_secret_before, signing_secret] =
+        [&endpoint, &rotated].map(|answer| answer["secret"].as_str().unwrap().to_owned());
+
     let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
     let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
     client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
@@ -172,6 +181,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         Marker::new("the session token", &session_token[30..]),
         Marker::new("the API key", &api_key[34..]),
         Marker::new("the revoked API key", &revoked_key[34..]),
+        Marker::new("the signing secret", &signing_secret[6..]),
+        Marker::new("the signing secret before", &signing_secret_before[6..]),
         Marker::new("the Auth Token", &carrier.auth_token),
         Marker::new("the key secret", &key_secret),
     ];
@@ -240,7 +251,18 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 
+    let told = receiver.received();
+    assert!(told.len() > 10, "{} events", told.len());
+    let deliveries = client.hear(client.client.get(&format!("{endpoint_path}/deliveries")).await);
+    for delivery in deliveries.expect(StatusCode::OK)["data"].as_array().unwrap() {
+        let path = format!("{endpoint_path}/deliveries/{}", delivery["id"].as_str().unwrap());
+        client.hear(client.client.get(&path).await).expect(StatusCode::OK);
+    }
+
     let mut found = search(&running, &markers);
+    for one in told {
+        found.look("an event", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
+    }
     found.look("an answer", &client.heard.lock().unwrap(), &markers);
     assert_eq!(found.hits, Vec::<String>::new());
     assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");

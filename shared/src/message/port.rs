@@ -9,9 +9,10 @@ use super::{
 use crate::account::Stop;
 use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, StoredCredential};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::ledger::Allowance;
+use crate::ledger::{Allowance, JournalItem};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
 
@@ -277,11 +278,14 @@ pub trait SettleMessage {
     ) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
 
     /// Writes `message`, which has a SID now, if its row still has the revision before and the SID belongs to no other
-    /// message; binds the SID and removes the payload. One transaction.
+    /// message; binds the SID and removes the payload. One transaction, with what endpoints are `told` of it, and with
+    /// the `failure` to be counted.
     fn adopt_sid(
         &self,
         message: &Message,
         due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
 
     /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.
