@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use telbuddy::ids::{AccountId, MessageId};
-use telbuddy::ledger::{Granularity, MicroCredits, ReadUsage, RollUpUsage, UsageSums};
+use telbuddy::ledger::{About, Granularity, MicroCredits, ReadUsage, RollUpUsage, UsageSums};
 use telbuddy::message::{Direction, Message, ReadMessages, Standing, Status, status_of_twilio};
 use telbuddy::testing::World;
 
@@ -192,7 +192,7 @@ impl Watch {
         check_texts(&mut state, &rows);
         for account in accounts {
             check_ledger(&mut state, world, account, &rows);
-            check_usage(&mut state, world, account);
+            check_usage(&mut state, world, account, &rows);
         }
         if world.holds_in_clear(MARK) {
             state.violated(Invariant::NoPayloadLeft, None, "a text lies in clear");
@@ -335,21 +335,29 @@ fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Row
     }
 }
 
-/// Hours, days and months each add up to the entries, and nothing waits to be counted.
-fn check_usage(state: &mut State, world: &World, account: AccountId) {
-    let mut entries = UsageSums::default();
+/// Hours, days and months each add up to the entries, what failed to the messages that did, and nothing waits to be
+/// counted.
+fn check_usage(state: &mut State, world: &World, account: AccountId, rows: &Rows) {
+    let (mut entries, mut failed) = (UsageSums::default(), UsageSums::default());
     for entry in world.entries(account) {
         let event = entry.event;
         entries = entries.plus(UsageSums { events: 1, units: u64::from(event.units), credits: event.credits });
     }
-    for granularity in Granularity::ALL {
-        let there = world.clone();
-        let read = async move { there.read_usage(account, granularity, ("0", "9"), None, u16::MAX).await };
-        let rows = at_once(Box::pin(read)).unwrap().rows;
-        let counted = rows.into_iter().fold(UsageSums::default(), |sum, (_, row)| sum.plus(row));
-        if counted != entries {
-            let what = format!("{granularity:?}: {counted:?}, entries: {entries:?}");
-            state.violated(Invariant::UsageAddsUp, None, what);
+    for row in rows.values().filter(|row| row.account == account) {
+        if matches!(row.status, Status::Rejected | Status::Undelivered | Status::Failed) {
+            failed = failed.plus(UsageSums { events: 1, units: u64::from(row.segments), credits: MicroCredits(0) });
+        }
+    }
+    for (about, wanted) in [(About::Usage, entries), (About::Failures, failed)] {
+        for granularity in Granularity::ALL {
+            let there = world.clone();
+            let read = async move { there.read_usage(account, about, granularity, ("0", "9"), None, u16::MAX).await };
+            let rows = at_once(Box::pin(read)).unwrap().rows;
+            let counted = rows.into_iter().fold(UsageSums::default(), |sum, (_, row)| sum.plus(row));
+            if counted != wanted {
+                let what = format!("{about:?}, {granularity:?}: {counted:?} is not {wanted:?}");
+                state.violated(Invariant::UsageAddsUp, None, what);
+            }
         }
     }
     for shard in 0..telbuddy::ledger::JOURNAL_SHARDS {

@@ -13,8 +13,9 @@ use telbuddy::connection::{FindDueConnections, PageMark, Target, Trouble};
 use telbuddy::credential::{
     Carrier, FindHook, FoundHook, History, KeepCredential, LoadKeys, OpenKey, SaveCredential, Saved, StoredCredential,
 };
+use telbuddy::endpoint::{Delivery, FindDueDeliveries, Listeners, LoadToTell, UpdateAndTell};
 use telbuddy::fault::Fault;
-use telbuddy::ids::{AccountId, MessageId, SessionId};
+use telbuddy::ids::{AccountId, DeliveryId, EndpointId, MessageId, SessionId};
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::{JournalItem, PostOutcome, Posted, RollUpUsage, UsageSlot, UsageSums};
 use telbuddy::message::{
@@ -103,6 +104,9 @@ impl Env {
 
 /// What an argument is inside an effect: its own.
 macro_rules! own {
+    ($arg:ident Option<& $($of:tt)*) => {
+        $arg.cloned()
+    };
     ($arg:ident & $($of:tt)*) => {
         $arg.to_owned()
     };
@@ -113,6 +117,9 @@ macro_rules! own {
 
 /// And how it is handed on.
 macro_rules! lend {
+    ($arg:ident Option<& $($of:tt)*) => {
+        $arg.as_ref()
+    };
     ($arg:ident & $($of:tt)*) => {
         &$arg
     };
@@ -199,6 +206,18 @@ ports! {
     UpdateMessage {
         fn update_message((message: &Message), (due: Option<Timestamp>)) -> bool, of message.account, message.id;
     }
+    LoadToTell {
+        fn load_to_tell((account: AccountId), (message: MessageId)) -> Option<(Message, Listeners)>;
+    }
+    UpdateAndTell {
+        fn update_and_tell((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]),
+            (failure: Option<&JournalItem>)) -> bool, of message.account, message.id;
+    }
+    FindDueDeliveries {
+        fn find_due_deliveries((shard: u8), (now: Timestamp), (limit: u16)) -> Vec<(AccountId, EndpointId, DeliveryId)>;
+        fn look_at_delivery_again((account: AccountId), (endpoint: EndpointId), (delivery: DeliveryId),
+            (at: Timestamp)) -> ();
+    }
     RecordInbound {
         fn record_inbound((message: &Message), (due: Timestamp)) -> Seen, of message.account, message.id;
     }
@@ -211,7 +230,8 @@ ports! {
     SettleMessage {
         fn load_with_payload((account: AccountId), (message: MessageId)) -> Option<(Message, Option<Sealed>)>;
         fn free_sids((account: AccountId), (sids: Vec<String>)) -> Vec<String>;
-        fn adopt_sid((message: &Message), (due: Option<Timestamp>)) -> Adopted, of message.account, message.id;
+        fn adopt_sid((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]), (failure: Option<&JournalItem>))
+            -> Adopted, of message.account, message.id;
         fn record_listing((message: &Message), (due: Timestamp)) -> bool, of message.account, message.id;
     }
     RecordResend {
@@ -263,12 +283,20 @@ ports! {
 }
 
 impl PostOutcome for Env {
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
-        let (hub, message) = (self.hub.clone(), message.clone());
+    async fn post_charge(
+        &self,
+        message: &Message,
+        item: JournalItem,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Posted, Fault> {
+        let (hub, message, told, failure) = (self.hub.clone(), message.clone(), told.to_owned(), failure.cloned());
         self.call("post_charge", move || {
             let (hub, message, item) = (hub.clone(), message.clone(), item.clone());
+            let (told, failure) = (told.clone(), failure.clone());
             Box::pin(async move {
-                let done = hub.world.post_charge(&message, item, now).await;
+                let done = hub.world.post_charge(&message, item, now, &told, failure.as_ref()).await;
                 hub.observe(Some((message.account, message.id)));
                 done
             })
@@ -276,13 +304,19 @@ impl PostOutcome for Env {
         .await
     }
 
-    async fn post_release(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
-        let (hub, message) = (self.hub.clone(), message.clone());
+    async fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<bool, Fault> {
+        let (hub, message, told, failure) = (self.hub.clone(), message.clone(), told.to_owned(), failure.cloned());
         let unconditional = self.hub.has(Bug::ReleaseWithoutCondition);
         self.call("post_release", move || {
-            let (hub, message) = (hub.clone(), message.clone());
+            let (hub, message, told, failure) = (hub.clone(), message.clone(), told.clone(), failure.clone());
             Box::pin(async move {
-                let mut done = hub.world.post_release(&message, now).await;
+                let mut done = hub.world.post_release(&message, now, &told, failure.as_ref()).await;
                 if unconditional && done == Ok(false) {
                     hub.world.change_allowance(message.account, |allowance| {
                         allowance.held.0 = allowance.held.0.saturating_sub(message.held.0);
