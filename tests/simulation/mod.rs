@@ -1,8 +1,9 @@
 //! The simulation: the real handlers over the fake world, under weather, from one seed (docs/decisions/0020).
 //!
-//! Everything that the handlers ask of the world goes through [`ports::Env`]: a call is two await points, and at each the
-//! scheduler in [`machine`] may delay it, run others, let it fail before or after its effect, repeat it, let it take
-//! place late, or drop the whole task. SQS, Twilio, callers and clocks are simulated. See [`invariants`] for what holds.
+//! Everything that the handlers ask of the world goes through [`ports::Env`]: a call is two await points, and at each
+//! the scheduler in [`machine`] may delay it, run others, let it fail before or after its effect, repeat it, let it take
+//! place late, or drop the whole task. SQS, Twilio, callers and clocks are simulated. See [`invariants`] for what has to
+//! hold.
 //!
 //! A run that fails prints its seed and how to replay it.
 
@@ -21,7 +22,8 @@ use invariants::{Invariant, Violation};
 use machine::{Bug, Counts, Function, Machine, Outcome, Plan};
 use weather::Weather;
 
-/// Runs of the test, and messages of each. `TELBUDDY_SIMULATION_SEEDS` and `TELBUDDY_SIMULATION_MESSAGES` ask for others.
+/// Runs of the test, and messages of each. `TELBUDDY_SIMULATION_SEEDS` and `TELBUDDY_SIMULATION_MESSAGES` ask for
+/// others.
 const SEEDS: u64 = 200;
 const MESSAGES: usize = 50;
 
@@ -55,11 +57,16 @@ fn report(plan: &Plan, violation: &Violation) -> String {
     let lines: Vec<_> =
         again.log.iter().filter(|line| about.as_ref().is_none_or(|about| line.contains(about))).collect();
     let last = lines.iter().rev().take(60).rev().map(|line| line.as_str()).collect::<Vec<_>>().join("\n");
-    format!(
-        "seed {} of {} messages: {violation:?}\n{last}\nreplay: TELBUDDY_SIMULATION_SEED={} \
-         TELBUDDY_SIMULATION_MESSAGES={} cargo test -p telbuddy-tests simulation::a_seed_replays -- --nocapture",
-        plan.seed, plan.n_messages, plan.seed, plan.n_messages
-    )
+    let Plan { seed, n_messages, .. } = plan;
+    let replay = if plan.weather.is_some() || plan.bug.is_some() {
+        "this test again".to_owned()
+    } else {
+        format!(
+            "TELBUDDY_SIMULATION_SEED={seed} TELBUDDY_SIMULATION_MESSAGES={n_messages} \
+             cargo test -p telbuddy-tests simulation::a_seed_replays -- --nocapture"
+        )
+    };
+    format!("seed {seed} of {n_messages} messages: {violation:?}\n{last}\nreplay: {replay}")
 }
 
 /// Runs these, on every core; the first that fails is told in full.
@@ -107,6 +114,14 @@ fn nothing_is_doubled_or_lost_whatever_the_weather() {
         seeds < SEEDS || [counts.faults, counts.crashes, counts.redelivered].iter().all(|n| *n > seeds),
         "{counts:?}"
     );
+}
+
+/// The same for one run that has all of them at once, so that batches are full and queues are long.
+#[test]
+fn ten_thousand_messages_in_one_run_hold_too() {
+    let outcomes = all_hold(&[plan(0, 10_000)]);
+    println!("{:?}", outcomes[0].counts);
+    assert!(outcomes[0].counts.messages >= 9_000, "{:?}", outcomes[0].counts);
 }
 
 /// To look at one seed: `TELBUDDY_SIMULATION_SEED=… cargo test … -- --nocapture` prints all that happens. The same seed

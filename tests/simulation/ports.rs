@@ -1,5 +1,5 @@
-//! Every port as a function has it in one environment: the fake world behind weather. Each call is two await points, one
-//! before its effect and one after it, and the scheduler decides what happens at either.
+//! Every port as a function has it in one environment: the fake world behind weather. Each call is two await points,
+//! one before its effect and one after it, and the scheduler decides what happens at either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -190,7 +190,8 @@ ports! {
         fn list_messages((account: AccountId), (before: Option<MessageId>), (limit: u16)) -> Vec<Message>;
     }
     CancelMessage {
-        fn cancel_message((account: AccountId), (message: MessageId), (now: Timestamp)) -> Canceled, of account, message;
+        fn cancel_message((account: AccountId), (message: MessageId), (now: Timestamp)) -> Canceled,
+            of account, message;
     }
     ClaimMessage {
         fn claim_message((account: AccountId), (message: MessageId), (fence: Fence), (now: Timestamp)) -> Claim,
@@ -230,8 +231,8 @@ ports! {
     SettleMessage {
         fn load_with_payload((account: AccountId), (message: MessageId)) -> Option<(Message, Option<Sealed>)>;
         fn free_sids((account: AccountId), (sids: Vec<String>)) -> Vec<String>;
-        fn adopt_sid((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]), (failure: Option<&JournalItem>))
-            -> Adopted, of message.account, message.id;
+        fn adopt_sid((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]),
+            (failure: Option<&JournalItem>)) -> Adopted, of message.account, message.id;
         fn record_listing((message: &Message), (due: Timestamp)) -> bool, of message.account, message.id;
     }
     RecordResend {

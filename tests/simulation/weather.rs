@@ -1,4 +1,4 @@
-//! What goes wrong, and how often: drawn once for each seed, so that some seeds see much of one trouble and none of another.
+//! What goes wrong, and how often: drawn once for each seed, so that some see much of one trouble and none of another.
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus as Dice;
