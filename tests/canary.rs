@@ -220,7 +220,35 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("h", BODY, BODY, json!(BODY)).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
 
-    // Texts that arrive: good, STOP, forged.
+    texts(&client, &carrier, &hook).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
+    all_have_ended(&client).await;
+    opt_outs(&client, &carrier).await;
+    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
+    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
+        client.hear(client.client.get(path).await).expect(StatusCode::OK);
+    }
+
+    let told = receiver.received();
+    assert!(told.len() > 10, "{} events", told.len());
+    deliveries(&client, &endpoint_path).await;
+
+    let mut found = search(&running, &markers);
+    for one in told {
+        found.look("an event", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
+    }
+    found.look("an answer", &client.heard.lock().unwrap(), &markers);
+    assert_eq!(found.hits, Vec::<String>::new());
+    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
+    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
+
+    positive_control(&running, &markers).await;
+    running.stop().await;
+}
+
+/// Texts that arrive: good, STOP, forged.
+async fn texts(client: &Listening, carrier: &Carrier, hook: &str) {
     for (n, (from, body)) in [(TEXTER, BODY), (OPTED_OUT, "STOP")].into_iter().enumerate() {
         let sid = format!("SM{n:032}");
         let params: Vec<_> = [
@@ -235,41 +263,22 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec();
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
-        let signature = signature::sign(&carrier.auth_token, &hook, &params);
+        let signature = signature::sign(&carrier.auth_token, hook, &params);
         let path = hook.strip_prefix(&client.client.base).unwrap();
         for signature in [signature.as_str(), "AAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
             let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-twilio-signature", signature)];
             client.hear(client.client.send(Method::POST, path, Some(form.clone()), &headers).await);
         }
     }
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
-    all_have_ended(&client).await;
-    opt_outs(&client, &carrier).await;
-    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
-    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
-        client.hear(client.client.get(path).await).expect(StatusCode::OK);
-    }
+}
 
-    let told = receiver.received();
-    assert!(told.len() > 10, "{} events", told.len());
-    let deliveries = client.hear(client.client.get(&format!("{endpoint_path}/deliveries")).await);
-    for delivery in deliveries.expect(StatusCode::OK)["data"].as_array().unwrap() {
-        let path = format!("{endpoint_path}/deliveries/{}", delivery["id"].as_str().unwrap());
+/// What the log of deliveries shows.
+async fn deliveries(client: &Listening, endpoint: &str) {
+    let listed = client.hear(client.client.get(&format!("{endpoint}/deliveries")).await);
+    for delivery in listed.expect(StatusCode::OK)["data"].as_array().unwrap() {
+        let path = format!("{endpoint}/deliveries/{}", delivery["id"].as_str().unwrap());
         client.hear(client.client.get(&path).await).expect(StatusCode::OK);
     }
-
-    let mut found = search(&running, &markers);
-    for one in told {
-        found.look("an event", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
-    }
-    found.look("an answer", &client.heard.lock().unwrap(), &markers);
-    assert_eq!(found.hits, Vec::<String>::new());
-    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
-    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
-
-    positive_control(&running, &markers).await;
-    running.stop().await;
 }
 
 /// A key sends, lacks a scope, is revoked, and comes in the wrong place.

@@ -4,7 +4,12 @@
 //! is enough to see that their number does not matter). Of the times only their ratio says something.
 
 #![expect(clippy::print_stdout, reason = "a bench reports")]
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "what does not work here ends the bench")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what does not work here ends the bench"
+)]
 #![expect(dead_code, unreachable_pub, reason = "the stories' support, of which this uses a part")]
 
 #[path = "../support.rs"]
