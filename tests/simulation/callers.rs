@@ -128,7 +128,12 @@ impl Callers {
             let body = ["hello", "STOP", "START"][dice.random_range(0..3)];
             let customer = dice.random_range(0..callers.customers.len());
             let sid = format!("SM{:032x}", 0xffff_0000_0000_u64 + u64::try_from(n).unwrap());
-            let (from, times) = (number(dice), dice.random_range(1..=3));
+            // Often it is somebody who is written to.
+            let (mut from, times) = (number(dice), dice.random_range(1..=3));
+            let ask = &callers.asks[dice.random_range(0..callers.asks.len())];
+            if let (Wish::Send { to, .. }, true, true) = (&ask.wish, ask.customer == customer, dice.random()) {
+                from.clone_from(&to[0]);
+            }
             callers.texts.push(Text { customer, sid, from, body, at, times, open: 0, taken: false });
         }
         callers

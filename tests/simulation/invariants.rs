@@ -31,6 +31,8 @@ pub enum Invariant {
     NeverBackwards,
     /// No payload is left after an outcome.
     NoPayloadLeft,
+    /// A STOP that was stored before a message was claimed is kept.
+    StopKept,
     /// A repeated request gets the same answer.
     SameAnswer,
     /// Usage is the sum of the entries.
@@ -55,6 +57,10 @@ pub struct Watch {
     credit: BTreeMap<AccountId, u64>,
     statuses: BTreeMap<MessageId, Status>,
     taken: BTreeSet<MessageId>,
+    /// When a worker got a message, by true time.
+    claimed: BTreeMap<MessageId, Timestamp>,
+    /// Since when recipients are opted out, by true time.
+    stopped: BTreeMap<(AccountId, String), Timestamp>,
     /// Somebody was told that these are taken back.
     pub canceled: BTreeSet<MessageId>,
     /// These were given up, and nobody has decided yet.
@@ -116,6 +122,8 @@ impl Watch {
             accounts,
             statuses: BTreeMap::new(),
             taken: BTreeSet::new(),
+            claimed: BTreeMap::new(),
+            stopped: BTreeMap::new(),
             canceled: BTreeSet::new(),
             to_decide: Vec::new(),
         }
@@ -137,12 +145,37 @@ impl Watch {
         if row.status == Status::Unconfirmed && before != Some(row.status) {
             state.watch.to_decide.push((account, id));
         }
+        if row.status == Status::Dispatching && before != Some(row.status) {
+            let now = state.now;
+            state.watch.claimed.insert(id, now);
+        }
         if payload && !needs_payload(row.status) {
             state.violated(Invariant::NoPayloadLeft, Some(id), format!("{:?}", row.status));
         }
         let sum = allowance.available.0 + allowance.held.0 + allowance.used.0;
         if state.watch.credit.get(&account) != Some(&sum) {
             state.violated(Invariant::Conserved, Some(id), format!("{allowance:?}"));
+        }
+    }
+
+    /// After somebody said something about being texted by the customers' one number.
+    pub fn consented(hub: &Hub, account: AccountId, own: &str, other_hash: &str) {
+        let stands = hub.world.opt_out(account, own, other_hash).standing().is_some();
+        let mut state = hub.state();
+        let (who, now) = ((account, other_hash.to_owned()), state.now);
+        if stands {
+            state.watch.stopped.entry(who).or_insert(now);
+        } else {
+            state.watch.stopped.remove(&who);
+        }
+    }
+
+    /// A message is handed to Twilio.
+    pub fn posted(state: &mut State, world: &World, message: MessageId) {
+        let Some(row) = state.watch.accounts.iter().find_map(|account| row(world, *account, message)) else { return };
+        let stopped = state.watch.stopped.get(&(row.account, row.other_hash));
+        if stopped.is_some_and(|stopped| state.watch.claimed.get(&message).is_some_and(|claimed| stopped < claimed)) {
+            state.violated(Invariant::StopKept, Some(message), "its recipient had said STOP");
         }
     }
 

@@ -38,6 +38,8 @@ pub enum Bug {
     ReleaseWithoutCondition,
     /// A job leaves its queue when it is received, not when it is done.
     EarlyAck,
+    /// The last check does not look at opt-outs.
+    DeafToStops,
 }
 
 /// The functions that run here.
@@ -361,6 +363,8 @@ impl Hub {
         let mut state = self.state();
         let State { twilio, weather, dice, now, .. } = &mut *state;
         let course = twilio.post(what, weather, *now, dice);
+        let message = state.twilio.message_of(course.post);
+        Watch::posted(&mut state, &self.world, message);
         state.say(|| format!("task {task}: POST {} {} arrives {:?}", course.post, what.3, course.arrives));
         if let Some(wait) = course.arrives {
             state.after(wait, Event::Arrive(course.post));

@@ -164,6 +164,11 @@ fn an_early_ack_is_found_as_a_report_that_does_not_count() {
     finds(Bug::EarlyAck, Invariant::NothingSignedLost);
 }
 
+#[test]
+fn a_last_check_that_is_deaf_to_stops_is_found() {
+    finds(Bug::DeafToStops, Invariant::StopKept);
+}
+
 /// One message, nothing else wrong, and a crash at the first await point, the second, and so on to the last of each
 /// function; with hints, without any, and with a Twilio that took it and did not say so.
 #[test]

@@ -33,6 +33,7 @@ use telbuddy::secret::{HookId, TokenHash};
 use telbuddy::session::{KeepSessions, Proof, Session};
 use telbuddy::velocity::{CountPassing, Mark, Minute};
 
+use super::invariants::Watch;
 use super::machine::{Bug, Hub, Kind, TaskId};
 
 /// An effect that does not borrow: it can take place when its caller is gone.
@@ -197,9 +198,6 @@ ports! {
         fn claim_message((account: AccountId), (message: MessageId), (fence: Fence), (now: Timestamp)) -> Claim,
             of account, message;
     }
-    LoadGuards {
-        fn load_guards((claimed: &[Claimed]), (keys: &[(AccountId, Purpose)])) -> Vec<Guard>;
-    }
     RecordOutcome {
         fn record_outcome((claimed: &Claimed), (outcome: &Outcome), (now: Timestamp)) -> Status,
             of claimed.message.account, claimed.message.id;
@@ -267,10 +265,6 @@ ports! {
         fn count_prefix((minute: Minute), (prefix: &str), (marks: &BTreeSet<Mark>)) -> BTreeSet<Mark>;
         fn count_account((minute: Minute), (n_messages: u64)) -> u64;
     }
-    RecordConsent {
-        fn record_consent((account: AccountId), (own: &str), (other_hash: &str), (consent: Consent), (heard: &Heard),
-            (at: Timestamp)) -> ();
-    }
     FindHook {
         fn find_hook((hook: &HookId)) -> Option<FoundHook>;
     }
@@ -280,6 +274,47 @@ ports! {
     }
     LoadKeys {
         fn load_keys((account: AccountId), (purpose: Purpose)) -> Option<WrappedKeys>;
+    }
+}
+
+impl RecordConsent for Env {
+    async fn record_consent(
+        &self,
+        account: AccountId,
+        own: &str,
+        other_hash: &str,
+        consent: Consent,
+        heard: &Heard,
+        at: Timestamp,
+    ) -> Result<(), Fault> {
+        let (hub, own, other_hash, heard) = (self.hub.clone(), own.to_owned(), other_hash.to_owned(), heard.clone());
+        self.call("record_consent", move || {
+            let (hub, own, other_hash, heard) = (hub.clone(), own.clone(), other_hash.clone(), heard.clone());
+            Box::pin(async move {
+                let done = hub.world.record_consent(account, &own, &other_hash, consent, &heard, at).await;
+                Watch::consented(&hub, account, &own, &other_hash);
+                done
+            })
+        })
+        .await
+    }
+}
+
+impl LoadGuards for Env {
+    async fn load_guards(&self, claimed: &[Claimed], keys: &[(AccountId, Purpose)]) -> Result<Vec<Guard>, Fault> {
+        let (hub, claimed, keys) = (self.hub.clone(), claimed.to_owned(), keys.to_owned());
+        let deaf = self.hub.has(Bug::DeafToStops);
+        self.call("load_guards", move || {
+            let (hub, claimed, keys) = (hub.clone(), claimed.clone(), keys.clone());
+            Box::pin(async move {
+                let mut guards = hub.world.load_guards(&claimed, &keys).await?;
+                for guard in &mut guards {
+                    guard.opted_out &= !deaf;
+                }
+                Ok(guards)
+            })
+        })
+        .await
     }
 }
 

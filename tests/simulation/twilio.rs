@@ -138,6 +138,11 @@ impl SimulatedTwilio {
         Course { post: self.last_post, arrives, answered }
     }
 
+    /// The message that a POST is for.
+    pub fn message_of(&self, post: u64) -> MessageId {
+        self.posts[&post].taken.message
+    }
+
     /// A POST arrives: from here on its recipient gets the message.
     pub fn arrive(&mut self, post: u64, now: Timestamp, dice: &mut Dice) -> (String, Taken) {
         let sid = format!("SM{:032x}", dice.random::<u128>());
