@@ -37,8 +37,8 @@ const AGAIN_SECS: u16 = 60;
 ///
 /// AWS calls for a page: 1 scan, 1 queue message; for each of its rows: re-wrap: 1 KMS call for each version and 1
 /// write; re-seal of payload: 1 KMS call, 1 write; of profile: 6 reads, 3 KMS calls, 2 writes and 1 for each connected
-/// number and endpoint; of send and hook together: 6 reads, up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in
-/// the access log: 1 write.
+/// number and endpoint; of send and hook together: 6 reads, up to 7 KMS calls, 1 transaction. Each key that is opened
+/// is an entry in the access log: 1 write.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WalkKeys
