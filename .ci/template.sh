@@ -212,6 +212,7 @@ purposes = {
     "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),
     "credentials": ("kms:GenerateDataKey", {"send", "hook"}),
     "send-sms": ("kms:Decrypt", {"payload", "match"}),
+    "messages": ("kms:Decrypt", {"send"}),
     "sender": ("kms:Decrypt", {"send", "payload"}),
     "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
     "mailer": ("kms:Decrypt", {"profile"}),

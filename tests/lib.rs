@@ -5,6 +5,7 @@
 mod access_log;
 mod api;
 mod canary;
+mod content;
 mod contracts;
 mod credentials;
 mod inbound;

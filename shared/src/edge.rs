@@ -314,6 +314,8 @@ pub enum Kind {
     NumbersConnected,
     /// Somebody changed a connected number's configuration.
     NumberChanged,
+    /// What Twilio answers may not be passed on.
+    MediaRefused,
     /// What was to be taken back is with Twilio already.
     TooLate,
     /// The credit does not cover the message.
@@ -387,6 +389,7 @@ impl Kind {
             Self::NumberChanged => {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
+            Self::MediaRefused => ("media-refused", StatusCode::BAD_GATEWAY, "The media cannot be passed on"),
             Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
@@ -525,14 +528,16 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// `Set-Cookie` lines.
     pub cookies: Vec<String>,
-    /// Body; all our answers are text.
+    /// Body; all our answers but one are text.
     pub body: String,
+    /// A body that is no text, in place of `body`.
+    pub bytes: Vec<u8>,
 }
 
 impl Reply {
     /// An answer without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), cookies: Vec::new(), body: String::new() }
+        Self { status, headers: HeaderMap::new(), cookies: Vec::new(), body: String::new(), bytes: Vec::new() }
     }
 
     /// A JSON answer. A value that does not serialize (none of ours) answers 500.
@@ -548,6 +553,13 @@ impl Reply {
         let mut reply = Self::empty(status);
         reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         reply.body = body;
+        reply
+    }
+
+    /// An answer with bytes of a content type.
+    pub fn bytes(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Self {
+        let mut reply = Self::text(status, content_type, String::new());
+        reply.bytes = bytes;
         reply
     }
 

@@ -1,22 +1,14 @@
-//! POST, GET and DELETE /v1/messages: accepts (`accept.rs`), lists and shows what became of it, takes back.
+//! POST and DELETE /v1/messages: accepts (`accept.rs`), takes back.
 
 mod accept;
 mod ask;
 
 use http::StatusCode;
-use jiff::Timestamp;
-use serde::Serialize;
 use telbuddy::credential::OpenKey;
 use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::MessageId;
-use telbuddy::ledger::MicroCredits;
 use telbuddy::live::Need;
-use telbuddy::message::segments::Encoding;
-use telbuddy::message::{
-    CancelMessage, Canceled, Direction, Format, LoadSender, Message, ReadMessages, Reason, RecordBatch, RecordMessage,
-    Standing, Status,
-};
-use telbuddy::number::Country;
+use telbuddy::message::{CancelMessage, Canceled, LoadSender, MessageView, RecordBatch, RecordMessage};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
 use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
@@ -24,171 +16,30 @@ use utoipa::OpenApi;
 pub use accept::{Accepted, AcceptedBatch};
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages/{id}" },
-    Route { method: "DELETE", path: "/v1/messages/{id}" },
-];
+pub const ROUTES: &[Route] =
+    &[Route { method: "POST", path: "/v1/messages" }, Route { method: "DELETE", path: "/v1/messages/{id}" }];
 
 /// The services that it calls. It may open the purposes payload and match, and neither calls Twilio nor could.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
-
-/// A message's metadata. Its text and the other party's number are at Twilio only.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct MessageView {
-    /// Names the message.
-    #[schema(value_type = String, example = "msg_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
-    id: MessageId,
-    /// Which way.
-    direction: Direction,
-    /// SMS or MMS.
-    format: Format,
-    /// Where it stands.
-    status: Status,
-    /// Twilio's SID, once known.
-    twilio_sid: Option<String>,
-    /// Your number, name or messaging service.
-    own_sender: String,
-    /// Keyed hash of the other party: the same number has the same hash in your account, and another elsewhere.
-    other_party_hash: String,
-    /// The other party's country.
-    #[schema(value_type = Option<String>, example = "US")]
-    country: Option<Country>,
-    /// Segments.
-    segments: u32,
-    /// Alphabet of the segments.
-    encoding: Option<Encoding>,
-    /// The price, in millionths of a credit; 0 for what was never sent.
-    credits_micro: MicroCredits,
-    /// The price list that it was priced with.
-    price_version: String,
-    /// Twilio's error code, if it failed there.
-    error_code: Option<u32>,
-    /// Twilio's page about the error.
-    error_url: Option<String>,
-    /// Why it was not sent, if we did not.
-    reason: Option<Reason>,
-    /// When it goes out, if it was to wait; null otherwise.
-    #[schema(value_type = Option<String>, format = "date-time")]
-    held_until: Option<Timestamp>,
-    /// It expires unsent then.
-    #[schema(value_type = String, format = "date-time")]
-    valid_until: Timestamp,
-    /// When it was accepted or arrived.
-    #[schema(value_type = String, format = "date-time")]
-    created_at: Timestamp,
-    /// The last change.
-    #[schema(value_type = String, format = "date-time")]
-    updated_at: Timestamp,
-}
-
-/// A page of messages.
-#[derive(Serialize, utoipa::ToSchema)]
-pub struct MessageList {
-    /// Newest first.
-    data: Vec<MessageView>,
-    /// Give this as `cursor` for the next page; null at the end.
-    next_cursor: Option<String>,
-}
-
-impl From<Message> for MessageView {
-    fn from(message: Message) -> Self {
-        Self {
-            id: message.id,
-            direction: message.direction,
-            format: message.format,
-            status: message.status,
-            twilio_sid: message.sid,
-            own_sender: message.own,
-            other_party_hash: message.other_hash,
-            country: message.country,
-            segments: message.segments,
-            encoding: message.encoding,
-            credits_micro: if message.status.standing() == Standing::Over { MicroCredits(0) } else { message.held },
-            price_version: message.price_version,
-            error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
-            error_code: message.error_code,
-            reason: message.reason,
-            held_until: message.held_until,
-            valid_until: message.valid_until,
-            created_at: message.created,
-            updated_at: message.updated,
-        }
-    }
-}
 
 /// Answers one request.
 ///
 /// Accepting one, AWS calls: 1 batch read, 1 transaction of 3 items, 1 queue message; once in five minutes and key 1 KMS
 /// call with its entry in the access log; once a minute 1 write for the session's idle limit. Accepting many: the same
-/// read, 1 write, and for each 90 messages 1 transaction and 9 calls to the queue. Reading: 2 reads. Canceling: 1 read,
-/// 1 write, 1 queue message.
+/// read, 1 write, and for each 90 messages 1 transaction and 9 calls to the queue. Canceling: 1 read, 1 write, 1 queue
+/// message.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions
-        + LoadSender
-        + RecordMessage
-        + RecordBatch
-        + ReadMessages
-        + CancelMessage
-        + OpenKey
-        + EnqueueJob
-        + Chance
-        + Sync,
+    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + CancelMessage + OpenKey + EnqueueJob + Chance + Sync,
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
         match (route.method, segments.first()) {
             ("POST", _) => accept::accept(world, site, &request).await,
-            ("DELETE", id) => cancel(world, site, &request, id.copied().unwrap_or_default()).await,
-            (_, Some(id)) => show(world, site, &request, id).await,
-            _ => list(world, site, &request).await,
+            (_, id) => cancel(world, site, &request, id.copied().unwrap_or_default()).await,
         }
     })
     .await
-}
-
-/// List messages.
-#[utoipa::path(get, path = "/v1/messages", tag = "message",
-    params(("limit" = Option<u16>, Query, description = "1 to 100; 20 if left out"),
-        ("cursor" = Option<String>, Query, description = "From the page before")),
-    responses(
-    (status = 200, description = "Newest first", body = MessageList),
-    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
-async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
-where
-    W: KeepSessions + ReadMessages + Sync,
-{
-    let account = caller(world, site, request).await?.account;
-    let query = request.query(&["limit", "cursor"])?;
-    let limit = query.limit(20, 100)?;
-    let before = query.get("cursor").map(str::parse::<MessageId>).transpose();
-    let before = before.map_err(|_| Problem::field("cursor", "invalid", "give next_cursor of the page before"))?;
-    let mut messages = world.list_messages(account, before, limit + 1).await?;
-    let more = messages.len() > usize::from(limit);
-    messages.truncate(usize::from(limit));
-    let next_cursor = messages.last().filter(|_| more).map(|last| last.id.to_string());
-    let data = messages.into_iter().map(MessageView::from).collect();
-    Ok(Reply::json(StatusCode::OK, &MessageList { data, next_cursor }))
-}
-
-/// Show a message.
-#[utoipa::path(get, path = "/v1/messages/{id}", tag = "message",
-    params(("id" = String, Path, description = "The message's id")), responses(
-    (status = 200, description = "Its metadata", body = MessageView),
-    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 404, description = "No such message", body = telbuddy::edge::ProblemBody)))]
-async fn show<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<Reply, Problem>
-where
-    W: KeepSessions + ReadMessages + Sync,
-{
-    let account = caller(world, site, request).await?.account;
-    request.query(&[])?;
-    let id: MessageId = id.parse().map_err(|_| missing())?;
-    let message = world.load_message(account, id).await?.ok_or_else(missing)?;
-    Ok(Reply::json(StatusCode::OK, &MessageView::from(message)))
 }
 
 /// Take a message back that is not handed over to Twilio yet.
@@ -225,7 +76,7 @@ fn missing() -> Problem {
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(accept::accept, list, show, cancel), components(schemas(AcceptedBatch)))]
+#[openapi(paths(accept::accept, cancel), components(schemas(AcceptedBatch)))]
 struct Api;
 
 /// This function's part of the API's description.

@@ -12,5 +12,5 @@ pub fn start() {
 }
 
 /// Ours at `info`, others at `warn`.
-pub const FILTER: &str = "warn,telbuddy=info,signup=info,sessions=info,credentials=info,send_sms=info,sender=info,\
+pub const FILTER: &str = "warn,telbuddy=info,signup=info,sessions=info,credentials=info,send_sms=info,messages=info,sender=info,\
     twilio_webhook=info,twilio_events=info,mailer=info,poster=info,sweeper=info,numbers=info,number_watch=info,usage=info,usage_rollup=info,access_log=info,access_chain=info,meta=info";

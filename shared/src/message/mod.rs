@@ -1,9 +1,11 @@
 //! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
 
 mod batch;
+mod content;
 mod port;
 pub mod segments;
 mod state;
+mod view;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -19,8 +21,10 @@ use crate::number::{Country, E164, SenderId};
 use crate::seal::{DataKey, Sealed};
 
 pub use batch::*;
+pub use content::*;
 pub use port::*;
 pub use state::*;
+pub use view::*;
 
 /// Name of the sealed field.
 pub const PAYLOAD_FIELD: &str = "message-payload";

@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 
 use super::{
-    Batch, Chunk, Idempotency, IdempotencyKey, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
+    Batch, CarrierMedia, CarrierText, Chunk, FetchedMedia, Idempotency, IdempotencyKey, Message, MessageSid, Outcome,
+    Outgoing, Payload, Refusal, SenderFacts, Status,
 };
 use crate::account::Stop;
-use crate::credential::{Carrier, StoredCredential};
+use crate::connection::Trouble;
+use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::Allowance;
@@ -99,6 +101,31 @@ pub trait ReadMessages {
         before: Option<MessageId>,
         limit: u16,
     ) -> impl Future<Output = Result<Vec<Message>, Fault>> + Send;
+}
+
+/// Reads from Twilio what messages say. Nothing of it is stored or logged.
+pub trait ReadContent {
+    /// 1 GET: a message.
+    fn read_text(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+    ) -> impl Future<Output = Result<CarrierText, Trouble>> + Send;
+
+    /// 1 GET: what media it has, at most 10.
+    fn list_media(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+    ) -> impl Future<Output = Result<Vec<CarrierMedia>, Trouble>> + Send;
+
+    /// 1 GET at exactly this piece's address of Twilio's API, with the credential; no redirect is followed.
+    fn fetch_media(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+        media: &Sid,
+    ) -> impl Future<Output = Result<FetchedMedia, Trouble>> + Send;
 }
 
 /// Takes back what is not handed over yet.

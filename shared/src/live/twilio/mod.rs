@@ -1,5 +1,7 @@
-//! Twilio's API: checks credentials, creates messages; `numbers.rs` lists and configures numbers. The create client never repeats a request and follows no redirect.
+//! Twilio's API: checks credentials, creates messages; `content.rs` reads what they say, `numbers.rs` lists and configures
+//! numbers. The client never repeats a request and follows no redirect.
 
+mod content;
 mod numbers;
 
 use std::time::Duration;

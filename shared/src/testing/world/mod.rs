@@ -378,7 +378,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 67] = [
+const METHODS: [&str; 70] = [
     "begin_batch",
     "begin_connection",
     "cancel_message",
@@ -398,9 +398,11 @@ const METHODS: [&str; 67] = [
     "find_due",
     "find_due_connections",
     "find_hook",
+    "fetch_media",
     "find_user",
     "keep_mail_token",
     "list_connections",
+    "list_media",
     "list_messages",
     "list_numbers",
     "list_pool",
@@ -430,6 +432,7 @@ const METHODS: [&str; 67] = [
     "post_release",
     "random",
     "read_settings",
+    "read_text",
     "read_usage",
     "record_chunk",
     "record_consent",

@@ -1,0 +1,85 @@
+//! A message as the API shows it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::segments::Encoding;
+use super::{Direction, Format, Message, Reason, Standing, Status};
+use crate::ids::MessageId;
+use crate::ledger::MicroCredits;
+use crate::number::Country;
+
+/// A message's metadata. Its text and the other party's number are at Twilio only.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct MessageView {
+    /// Names the message.
+    #[schema(value_type = String, example = "msg_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
+    id: MessageId,
+    /// Which way.
+    direction: Direction,
+    /// SMS or MMS.
+    format: Format,
+    /// Where it stands.
+    status: Status,
+    /// Twilio's SID, once known.
+    twilio_sid: Option<String>,
+    /// Your number, name or messaging service.
+    own_sender: String,
+    /// Keyed hash of the other party: the same number has the same hash in your account, and another elsewhere.
+    other_party_hash: String,
+    /// The other party's country.
+    #[schema(value_type = Option<String>, example = "US")]
+    country: Option<Country>,
+    /// Segments.
+    segments: u32,
+    /// Alphabet of the segments.
+    encoding: Option<Encoding>,
+    /// The price, in millionths of a credit; 0 for what was never sent.
+    credits_micro: MicroCredits,
+    /// The price list that it was priced with.
+    price_version: String,
+    /// Twilio's error code, if it failed there.
+    error_code: Option<u32>,
+    /// Twilio's page about the error.
+    error_url: Option<String>,
+    /// Why it was not sent, if we did not.
+    reason: Option<Reason>,
+    /// When it goes out, if it was to wait; null otherwise.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    held_until: Option<Timestamp>,
+    /// It expires unsent then.
+    #[schema(value_type = String, format = "date-time")]
+    valid_until: Timestamp,
+    /// When it was accepted or arrived.
+    #[schema(value_type = String, format = "date-time")]
+    created_at: Timestamp,
+    /// The last change.
+    #[schema(value_type = String, format = "date-time")]
+    updated_at: Timestamp,
+}
+
+impl From<Message> for MessageView {
+    fn from(message: Message) -> Self {
+        Self {
+            id: message.id,
+            direction: message.direction,
+            format: message.format,
+            status: message.status,
+            twilio_sid: message.sid,
+            own_sender: message.own,
+            other_party_hash: message.other_hash,
+            country: message.country,
+            segments: message.segments,
+            encoding: message.encoding,
+            credits_micro: if message.status.standing() == Standing::Over { MicroCredits(0) } else { message.held },
+            price_version: message.price_version,
+            error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
+            error_code: message.error_code,
+            reason: message.reason,
+            held_until: message.held_until,
+            valid_until: message.valid_until,
+            created_at: message.created,
+            updated_at: message.updated,
+        }
+    }
+}
