@@ -142,9 +142,17 @@ DELETE /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
 GET /v1/numbers 401
 POST /v1/numbers/PN0123456789abcdef0123456789abcdef/connection?dry_run=true 401
 DELETE /v1/numbers/PN0123456789abcdef0123456789abcdef/connection 401
+GET /v1/sending-policy 401
+PUT /v1/sending-policy 401
+POST /v1/account/sending/unfreeze 401
 GET /v1/usage?granularity=day 401
 GET /v1/credits 401
 GET /v1/access-log 401
+GET /v1/quarantine 401
+GET /v1/opt-outs?limit=5 401
+POST /v1/opt-outs 401
+POST /v1/opt-outs/removals 401
+POST /v1/opt-outs/check 401
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 ROUTES

@@ -121,7 +121,9 @@ tables_of = {name: short(one["Properties"]["TableName"]) for name, one in resour
 roles = {short(one["Properties"]["RoleName"]): one for one in resource("AWS::IAM::Role").values()}
 same("roles", set(roles), set(functions))
 variables = {
-    "Tables": {"TABLE_PREFIX"}, "Keys": {"KMS_KEY", "TABLE_PREFIX"}, "PlatformSecret": {"PLATFORM_SECRET"},
+    "Tables": {"TABLE_PREFIX"},
+    "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
+    "PlatformSecret": {"PLATFORM_SECRET"},
     "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(),
 }
 config = read("shared/src/live/config.rs")
@@ -178,7 +180,7 @@ for found in FUNCTION.finditer(keys):
 ACTIONS = {
     "GetItem": r"\bget::<", "BatchGetItem": r"\.batch_get\(", "Query": r"\.query\(\)", "PutItem": r"\b(db|self|dynamo)\s*\.put",
     "UpdateItem": r"\b(db|dynamo)\s*\.update|\.update_one\(", "DeleteItem": r"\b(db|dynamo)\s*\.delete|\.delete_item\(",
-    "ConditionCheckItem": r"\b(db|dynamo)\s*\.check\(",
+    "ConditionCheckItem": r"\b(db|dynamo)\s*\.check\(", "Scan": r"\.scan\(\)",
 }
 # What all adapters share says nothing about one of them.
 shared = {"get", "batch_get", "transact", "update", "update_one", "put", "put_new", "delete", "check", "client", "name"}
@@ -208,16 +210,22 @@ for name in sorted(set(roles) & set(functions)):
     same(f"{name}, tables and actions", has, wanted)
 
 # Purposes (docs/ARCHITECTURE.md), in the role and again in the key's own policy.
+MOVES = {"send", "hook", "payload", "profile", "match"}
 purposes = {
-    "signup": ("kms:GenerateDataKey", {"profile", "payload", "match"}),
-    "credentials": ("kms:GenerateDataKey", {"send", "hook"}),
-    "send-sms": ("kms:Decrypt", {"payload", "match"}),
-    "messages": ("kms:Decrypt", {"send"}),
-    "sender": ("kms:Decrypt", {"send", "payload"}),
-    "twilio-webhook": ("kms:Decrypt", {"hook", "match"}),
-    "mailer": ("kms:Decrypt", {"profile"}),
-    "numbers": ("kms:Decrypt", {"send", "profile"}),
-    "number-watch": ("kms:Decrypt", {"send", "profile"}),
+    "signup": {"kms:GenerateDataKey": {"profile", "payload", "match"}},
+    "credentials": {"kms:GenerateDataKey": {"send", "hook"}},
+    "send-sms": {"kms:Decrypt": {"payload", "match"}},
+    "messages": {"kms:Decrypt": {"send"}},
+    "sender": {"kms:Decrypt": {"send", "payload", "match"}},
+    "twilio-webhook": {"kms:Decrypt": {"hook", "match"}},
+    "mailer": {"kms:Decrypt": {"profile"}},
+    "numbers": {"kms:Decrypt": {"send", "profile"}},
+    "opt-outs": {"kms:Decrypt": {"match"}},
+    "number-watch": {"kms:Decrypt": {"send", "profile"}},
+    "key-rotation": {
+        "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "profile"},
+        "kms:ReEncryptFrom": MOVES, "kms:ReEncryptTo": MOVES,
+    },
 }
 CONTEXT = "kms:EncryptionContext:purpose"
 
@@ -225,17 +233,21 @@ CONTEXT = "kms:EncryptionContext:purpose"
 def grants(statements, who):
     found = {}
     for s in statements:
-        if str(s["Action"]).startswith("kms:") and "Condition" in s:
-            found[who(s)] = (s["Action"], set(s["Condition"]["StringEquals"][CONTEXT]))
+        for action in [s["Action"]] if isinstance(s["Action"], str) else s["Action"]:
+            if action.startswith("kms:") and "Condition" in s:
+                own = found.setdefault(who(s), {})
+                own[action] = own.get(action, set()) | set(s["Condition"]["StringEquals"][CONTEXT])
     return found
 
 
 in_roles = {}
 for name, role in roles.items():
     in_roles |= grants([s for p in role["Properties"]["Policies"] for s in p["PolicyDocument"]["Statement"]], lambda s: name)
-vault = resources["VaultKey"]["Properties"]["KeyPolicy"]["Statement"]
+# By its alias: it gets another name when data keys move to another KMS key (docs/runbooks/keys.md).
+vault = resources[resources["VaultKeyAlias"]["Properties"]["TargetKeyId"]["Ref"]]
+vault = vault["Properties"]["KeyPolicy"]["Statement"]
 in_key = grants(vault, lambda s: s["Condition"]["ArnEquals"]["aws:PrincipalArn"]["Sub"].split("-${Stage}-")[1])
-words = lambda found: {f"{n} {action} {purpose}" for n, (action, several) in found.items() for purpose in several}
+words = lambda found: {f"{n} {a} {one}" for n, own in found.items() for a, several in own.items() for one in several}
 same("purposes in roles", words(in_roles), words(purposes))
 same("purposes in the vault's key policy", words(in_key), words(purposes))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
-use crate::support::{Answer, Client, Running, eventually, start};
+use crate::support::{Answer, Carrier, Client, Running, eventually, start};
 
 /// Every log line of this process, at the most talkative level that our own code has.
-fn logs() -> &'static Captured {
+pub fn logs() -> &'static Captured {
     static LOGS: OnceLock<Captured> = OnceLock::new();
     LOGS.get_or_init(|| {
         let captured = Captured::default();
@@ -29,7 +29,7 @@ fn logs() -> &'static Captured {
 }
 
 #[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
+pub struct Captured(pub Arc<Mutex<Vec<u8>>>);
 
 impl Write for Captured {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -43,13 +43,13 @@ impl Write for Captured {
 }
 
 /// A value that must be nowhere, in all the forms that a leak may have.
-struct Marker {
+pub struct Marker {
     name: &'static str,
     forms: Vec<Vec<u8>>,
 }
 
 impl Marker {
-    fn new(name: &'static str, value: &str) -> Self {
+    pub fn new(name: &'static str, value: &str) -> Self {
         let bytes = value.as_bytes();
         let mut forms = vec![bytes.to_vec(), HEXLOWER.encode(bytes).into_bytes(), HEXUPPER.encode(bytes).into_bytes()];
         let url_encoded: String = form_urlencoded::byte_serialize(bytes).collect();
@@ -65,6 +65,9 @@ impl Marker {
             }
         }
         forms.push(value.chars().rev().collect::<String>().into_bytes());
+        // As `Debug` shows bytes.
+        let numbers: Vec<_> = bytes.iter().map(u8::to_string).collect();
+        forms.push(numbers.join(", ").into_bytes());
         Self { name, forms }
     }
 
@@ -75,14 +78,14 @@ impl Marker {
 
 /// Where a search looked and what it found.
 #[derive(Debug, Default)]
-struct Search {
-    bytes: usize,
-    places: usize,
-    hits: Vec<String>,
+pub struct Search {
+    pub bytes: usize,
+    pub places: usize,
+    pub hits: Vec<String>,
 }
 
 impl Search {
-    fn look(&mut self, place: &str, haystack: &[u8], markers: &[Marker]) {
+    pub fn look(&mut self, place: &str, haystack: &[u8], markers: &[Marker]) {
         self.places += 1;
         self.bytes += haystack.len();
         self.hits.extend(markers.iter().filter(|m| m.is_in(haystack)).map(|m| format!("{} in {place}", m.name)));
@@ -91,7 +94,7 @@ impl Search {
 
 /// Every file of the AWS double: tables, queues and dead letters with their journals. Deleted rows included, as far as
 /// SQLite keeps them.
-fn search(running: &Running, markers: &[Marker]) -> Search {
+pub fn search(running: &Running, markers: &[Marker]) -> Search {
     let mut search = Search::default();
     let ours = |path: &Path| {
         let name = path.to_string_lossy();
@@ -224,7 +227,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     all_have_ended(&client).await;
-    for path in ["/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
+    opt_outs(&client, &carrier).await;
+    for path in ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 
@@ -236,6 +240,20 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     positive_control(&running, &markers).await;
     running.stop().await;
+}
+
+/// Numbers through every route that takes them in its body.
+async fn opt_outs(client: &Listening, carrier: &Carrier) {
+    for path in ["/v1/opt-outs", "/v1/opt-outs/check", "/v1/opt-outs/removals"] {
+        let mut ask = json!({ "numbers": [TO, OPTED_OUT, TEXTER, BODY], "from": carrier.number });
+        if path.ends_with("removals") {
+            ask["evidence"] = json!({ "kind": BODY, "given_at": BODY });
+            client.call(Method::POST, path, ask.clone(), &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+            ask["evidence"] = json!({ "kind": "spoken", "given_at": "2026-01-02T03:04:05Z" });
+        }
+        let answer = client.call(Method::POST, path, ask, &[]).await.expect(StatusCode::OK);
+        assert_eq!(answer["data"].as_array().unwrap().len(), 4);
+    }
 }
 
 /// Waits until every message has come to its end.

@@ -1,9 +1,11 @@
 //! What messages say and their media, read live at the Twilio double over real HTTP; and a Twilio that leads astray.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use reqwest::{StatusCode, redirect};
 use serde_json::{Value, json};
+use telbuddy::connection::Trouble;
 use telbuddy::credential::{Auth, Carrier as Credential, Region, Sid};
 use telbuddy::live::config::TWILIO_URL;
 use telbuddy::live::{Config, Live, Need};
@@ -57,7 +59,7 @@ async fn what_messages_say_is_read_at_twilio_and_lies_nowhere_here() {
     let (client, carrier) = shop(&running).await;
     let mut sent = Vec::new();
     for body in ["to be shown", "to be redacted", "to be deleted"] {
-        let id = client.accepted(body, carrier.text("+14155552671", body)).await;
+        let id = client.accepted(&body.replace(' ', "-"), carrier.text("+14155552671", body)).await;
         sent.push(client.until(&id, "delivered").await);
     }
     at_twilio(&running, &carrier, &sent[1]["twilio_sid"], Some("Body=")).await;
@@ -111,6 +113,11 @@ async fn media_lead_to_twilios_store_and_the_customers_credential_stays_here() {
 
 /// A server that gives every request this answer, and the requests that came.
 async fn server(answer: Vec<u8>) -> (String, Arc<Mutex<Vec<String>>>) {
+    server_with(answer, Vec::new(), Duration::ZERO).await
+}
+
+/// One that goes on after its answer: with the same piece again and again, each after a pause, until nobody listens.
+async fn server_with(answer: Vec<u8>, again: Vec<u8>, pause: Duration) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -127,8 +134,11 @@ async fn server(answer: Vec<u8>) -> (String, Arc<Mutex<Vec<String>>>) {
                 request.extend_from_slice(&buffer[..n]);
             }
             seen.lock().unwrap().push(String::from_utf8_lossy(&request).into_owned());
-            // The reader may stop before the end.
-            let _ = stream.write_all(&answer).await;
+            let mut written = stream.write_all(&answer).await;
+            while written.is_ok() && !again.is_empty() {
+                tokio::time::sleep(pause).await;
+                written = stream.write_all(&again).await;
+            }
         }
     });
     (base, requests)
@@ -139,20 +149,26 @@ fn answer(head: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// What the adapter makes of a Twilio that gives this answer, and the one request that Twilio got.
-async fn fetched(running: &Running, given: Vec<u8>) -> (FetchedMedia, String) {
-    let (base, requests) = server(given).await;
+/// The adapter in front of a Twilio that is there, with a credential, a message and a piece of media.
+fn before(running: &Running, base: String) -> (Live, Credential, MessageSid, Sid) {
     let values = running.config.values().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_values(values.chain([(TWILIO_URL.to_owned(), base)]));
-    let live = Live::new(&config, &[Need::Twilio]).unwrap();
-    let digits = "0123456789abcdef0123456789abcdef";
     let carrier = Credential {
-        account_sid: Sid::parse("AC", &format!("AC{digits}")).unwrap(),
+        account_sid: Sid::parse("AC", &format!("AC{DIGITS}")).unwrap(),
         region: Region::Us1,
         auth: Auth::AuthToken("hush".to_owned().into()),
     };
-    let (message, media) = (MessageSid::parse(&format!("MM{digits}")), Sid::parse("ME", &format!("ME{digits}")));
-    let fetched = live.fetch_media(&carrier, &message.unwrap(), &media.unwrap()).await.unwrap();
+    let (message, media) = (MessageSid::parse(&format!("MM{DIGITS}")), Sid::parse("ME", &format!("ME{DIGITS}")));
+    (Live::new(&config, &[Need::Twilio]).unwrap(), carrier, message.unwrap(), media.unwrap())
+}
+
+const DIGITS: &str = "0123456789abcdef0123456789abcdef";
+
+/// What the adapter makes of a Twilio that gives this answer, and the one request that Twilio got.
+async fn fetched(running: &Running, given: Vec<u8>) -> (FetchedMedia, String) {
+    let (base, requests) = server(given).await;
+    let (live, carrier, message, media) = before(running, base);
+    let fetched = live.fetch_media(&carrier, &message, &media).await.unwrap();
     let requests = requests.lock().unwrap();
     assert_eq!(requests.len(), 1, "no redirect is followed and nothing is repeated");
     (fetched, requests[0].clone())
@@ -167,8 +183,7 @@ async fn the_credential_goes_to_the_pieces_own_address_and_no_redirect_is_follow
         let (fetched, request) = fetched(&running, answer(&format!("{status} X\r\nLocation: {cdn}"), b"")).await;
         let FetchedMedia::Elsewhere(url) = fetched else { panic!("{status}: {fetched:?}") };
         assert_eq!(url.as_str(), cdn);
-        let digits = "0123456789abcdef0123456789abcdef";
-        let line = format!("GET /2010-04-01/Accounts/AC{digits}/Messages/MM{digits}/Media/ME{digits} HTTP/1.1\r\n");
+        let line = format!("GET /2010-04-01/Accounts/AC{DIGITS}/Messages/MM{DIGITS}/Media/ME{DIGITS} HTTP/1.1\r\n");
         assert!(request.starts_with(&line), "{request}");
         assert!(request.to_lowercase().contains("\r\nauthorization: basic "), "{request}");
     }
@@ -185,6 +200,11 @@ async fn the_credential_goes_to_the_pieces_own_address_and_no_redirect_is_follow
         "/v1/credentials/twilio".to_owned(),
         "//evil.example/x".to_owned(),
         "javascript:alert(1)".to_owned(),
+        "https://127.0.0.1/x".to_owned(),
+        "https://[::ffff:169.254.169.254]/x".to_owned(),
+        "https://mms.twiliocdn.com:8443/x".to_owned(),
+        // The store's own address, and then a second leap: it is not asked, so nothing follows it.
+        format!("{trap}/redirect?to=https://mms.twiliocdn.com/x"),
         String::new(),
     ] {
         let (fetched, _) = fetched(&running, answer(&format!("307 X\r\nLocation: {hostile}"), b"")).await;
@@ -206,5 +226,58 @@ async fn bytes_that_twilio_answers_come_whole_up_to_four_mebibytes() {
     assert!(matches!(most, FetchedMedia::Bytes { bytes, .. } if bytes.len() == MAX_MEDIA_BYTES));
     let (above, _) = fetched(&running, answer("200 OK", &vec![7; MAX_MEDIA_BYTES + 1])).await;
     assert_eq!(above, FetchedMedia::TooLarge);
+    running.stop().await;
+}
+
+/// What Twilio leads texts and lists of media to is not asked either: these addresses do not redirect.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_in_place_of_a_text_or_a_list_is_no_answer_and_is_not_followed() {
+    let running = start().await;
+    let (trap, trapped) = server(answer("200 OK", b"{\"body\":\"caught\",\"media_list\":[]}")).await;
+    for status in [301, 302, 303, 307, 308] {
+        let (base, requests) = server(answer(&format!("{status} X\r\nLocation: {trap}/x"), b"")).await;
+        let (live, carrier, message, _) = before(&running, base);
+        assert_eq!(live.read_text(&carrier, &message).await, Err(Trouble::Unreachable));
+        assert_eq!(live.list_media(&carrier, &message).await, Err(Trouble::Unreachable));
+        assert_eq!(requests.lock().unwrap().len(), 2, "one each");
+    }
+    assert!(trapped.lock().unwrap().is_empty());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_without_an_end_are_left_where_the_limit_is() {
+    let running = start().await;
+    let mebibyte = vec![7; 1024 * 1024];
+    let chunk = [b"100000\r\n".as_slice(), &mebibyte, b"\r\n"].concat();
+    for head in ["Transfer-Encoding: chunked", "Content-Length: 99999999999"] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n{head}\r\n\r\n");
+        let (base, _) = server_with(head.into_bytes(), chunk.clone(), Duration::ZERO).await;
+        let (live, carrier, message, media) = before(&running, base);
+        assert_eq!(live.fetch_media(&carrier, &message, &media).await, Ok(FetchedMedia::TooLarge));
+    }
+    running.stop().await;
+}
+
+/// The function has 30 s: two calls for media, or two for each of ten messages at a time and twice of that, have to fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twilio_that_drips_is_given_up_in_time() {
+    let running = start().await;
+    let drip = |head: &str| server_with(head.as_bytes().to_vec(), b"x".to_vec(), Duration::from_millis(100));
+    let (base, _) = drip("HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n").await;
+    let (silent, _) = drip("").await;
+    let (live, carrier, message, media) = before(&running, base);
+    let (live_silent, ..) = before(&running, silent);
+    let began = Instant::now();
+    let (bytes, text, list, nothing) = tokio::join!(
+        async { (live.fetch_media(&carrier, &message, &media).await, began.elapsed()) },
+        async { (live.read_text(&carrier, &message).await, began.elapsed()) },
+        async { (live.list_media(&carrier, &message).await, began.elapsed()) },
+        async { (live_silent.fetch_media(&carrier, &message, &media).await, began.elapsed()) },
+    );
+    assert_eq!((bytes.0, nothing.0), (Err(Trouble::Unreachable), Err(Trouble::Unreachable)));
+    assert_eq!((text.0, list.0), (Err(Trouble::Unreachable), Err(Trouble::Unreachable)));
+    assert!(text.1.max(list.1) < Duration::from_secs(6), "{:?} {:?}", text.1, list.1);
+    assert!(bytes.1.max(nothing.1) < Duration::from_secs(12), "{:?} {:?}", bytes.1, nothing.1);
     running.stop().await;
 }

@@ -8,7 +8,7 @@ use telbuddy::inbound::signature;
 use crate::support::{Carrier, Client, Running, eventually, start};
 
 /// Points the account's number at its hook, as a customer does in Twilio's Console.
-async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
+pub async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
     let hook =
         client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
     let numbers =
@@ -29,7 +29,7 @@ async fn configure_number(running: &Running, client: &Client, carrier: &Carrier)
     hook
 }
 
-async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
+pub async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
     let answer =
         client.post("/_local/twilio/inbound", json!({ "from": from, "to": carrier.number, "body": body })).await;
     let body = answer.expect(StatusCode::OK);
@@ -108,7 +108,7 @@ async fn who_says_stop_gets_nothing_more_until_start() {
     running.stop().await;
 }
 
-fn text_params(carrier: &Carrier, sid: &str) -> Vec<(String, String)> {
+pub fn text_params(carrier: &Carrier, sid: &str) -> Vec<(String, String)> {
     [
         ("MessageSid", sid),
         ("SmsSid", sid),
@@ -124,11 +124,11 @@ fn text_params(carrier: &Carrier, sid: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-fn encoded(params: &[(String, String)]) -> String {
+pub fn encoded(params: &[(String, String)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish()
 }
 
-async fn post_hook(client: &Client, url: &str, body: String, signature: Option<&str>) -> crate::support::Answer {
+pub async fn post_hook(client: &Client, url: &str, body: String, signature: Option<&str>) -> crate::support::Answer {
     let path = url.strip_prefix(&client.base).unwrap();
     let mut headers = vec![("content-type", "application/x-www-form-urlencoded")];
     headers.extend(signature.map(|signature| ("x-twilio-signature", signature)));

@@ -5,12 +5,17 @@
 mod access_log;
 mod api;
 mod canary;
+mod canary_secrets;
 mod content;
 mod contracts;
 mod credentials;
+mod freeze;
 mod inbound;
+mod keys;
 mod main_job;
 mod numbers;
+mod opt_outs;
+mod quarantine;
 mod seal;
 mod sending;
 mod sign_in;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use telbuddy::live::{Config, Live, Need};
-use telbuddy_local::{LocalSystem, Options};
+use telbuddy_local::{LocalAwsOnly, LocalSystem, Options};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -30,8 +30,20 @@ pub async fn start() -> Running {
     start_in(Arc::new(tempfile::tempdir().unwrap())).await
 }
 
+/// One whose AWS can be made to fail.
+pub async fn start_with_faults() -> Running {
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let system = LocalSystem::start(Options { faults: true, ..options(data.path()) }).await.unwrap();
+    Running { system, data }
+}
+
 pub async fn start_in(data: Arc<TempDir>) -> Running {
-    let system = LocalSystem::start(options(data.path())).await.unwrap();
+    start_with(data, |config| config).await
+}
+
+/// The system on this data, with other values for its functions.
+pub async fn start_with(data: Arc<TempDir>, change: impl FnOnce(Config) -> Config) -> Running {
+    let system = LocalSystem::start_with(options(data.path()), change).await.unwrap();
     Running { system, data }
 }
 
@@ -247,6 +259,17 @@ pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
     panic!("waited 20 seconds and never saw that {what}");
 }
 
+/// The doubles of AWS and Twilio alone, for adapters that a test makes by itself.
+pub async fn start_aws() -> (LocalAwsOnly, TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    (start_aws_in(data.path()).await, data)
+}
+
+/// The same on data that is there: nothing works on it.
+pub async fn start_aws_in(data: &Path) -> LocalAwsOnly {
+    telbuddy_local::start_aws(&options(data), "http://127.0.0.1:1").await.unwrap()
+}
+
 /// The real adapters on the embedded AWS: the AWS is one for all contract tests of this process, the adapters are the
 /// test's own, because connections live on the runtime that opened them.
 pub struct LiveStore(Live);
@@ -268,7 +291,7 @@ pub async fn live_store() -> LiveStore {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let data = tempfile::tempdir().unwrap();
-                let aws = telbuddy_local::start_aws(&options(data.path()), "http://127.0.0.1:1").await.unwrap();
+                let aws = start_aws_in(data.path()).await;
                 assert!(send.send(aws.config.clone()).is_ok());
                 std::future::pending::<()>().await;
             });

@@ -14,7 +14,7 @@ use crate::ids::RequestId;
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// One HTTP request.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Names this request in logs and answers.
     pub id: RequestId,
@@ -32,6 +32,13 @@ pub struct Request {
     pub body: Vec<u8>,
     /// The caller's address as the gateway saw it (not from a header).
     pub peer: String,
+}
+
+/// Body, cookie and a webhook's path are secrets: a request prints as its id and method, also in a panic.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({} {})", self.id, self.method)
+    }
 }
 
 /// A route of a function: `GET`, `/v1/messages/{id}`. The template's events list the same (a test compares them).
@@ -324,6 +331,8 @@ pub enum Kind {
     DailyCeiling,
     /// The account's sending is frozen or paused.
     SendingStopped,
+    /// Sending was frozen anew since the freeze that is to be lifted.
+    FrozenAgain,
     /// The destination country is not on the account's list.
     CountryNotAllowed,
     /// The webhook's signature does not fit.
@@ -394,6 +403,7 @@ impl Kind {
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
+            Self::FrozenAgain => ("frozen-again", StatusCode::CONFLICT, "Sending was frozen again meanwhile"),
             Self::CountryNotAllowed => {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }

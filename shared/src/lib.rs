@@ -6,8 +6,9 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`session`], [`credential`], [`connection`], [`message`], [`inbound`], [`ledger`]) import no `live`, no clock,
-//!   no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
+//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
+//!   randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -15,6 +16,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod alert;
 pub mod connection;
 pub mod credential;
 pub mod edge;
@@ -24,10 +26,14 @@ pub mod inbound;
 pub mod ledger;
 pub mod message;
 pub mod number;
+pub mod opt_out;
 pub mod platform;
+pub mod quarantine;
+pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod velocity;
 
 #[cfg(feature = "live")]
 pub mod live;

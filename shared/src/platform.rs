@@ -8,10 +8,13 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::account::{Email, EmailIndex, Peppers};
+use crate::alert::Alert;
 use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
+use crate::rotation::{KeyTask, KeysCursor};
+use crate::seal::Purpose;
 
 /// The platform's secret from Secrets Manager, read once per environment.
 pub struct Platform {
@@ -88,6 +91,15 @@ pub enum Job {
         /// Which mail.
         mail: Mail,
     },
+    /// Tell an account's owner by mail what happened (queue `mail`).
+    Alert {
+        /// Whose.
+        account: AccountId,
+        /// What.
+        alert: Alert,
+        /// When it began.
+        since: Timestamp,
+    },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
     /// Look whether Twilio still has what we set for a connected number (queue `numbers`).
@@ -96,6 +108,23 @@ pub enum Job {
         account: AccountId,
         /// Which number or messaging service.
         target: Target,
+    },
+    /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
+    RotateKeys {
+        /// What.
+        task: KeyTask,
+        /// Behind which row the page begins; the first page if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<KeysCursor>,
+    },
+    /// Do this with one account's keys of one purpose (queue `key-rotation`).
+    RotateKey {
+        /// Whose.
+        account: AccountId,
+        /// What for.
+        purpose: Purpose,
+        /// What.
+        task: KeyTask,
     },
 }
 
@@ -120,11 +149,14 @@ pub enum Queue {
     TwilioEvents,
     /// Connected numbers to look at.
     Numbers,
+    /// Keys to replace.
+    KeyRotation,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 5] = [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers];
+    pub const ALL: [Self; 6] =
+        [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -134,6 +166,7 @@ impl Queue {
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
+            Self::KeyRotation => "key-rotation",
         }
     }
 }
@@ -144,9 +177,10 @@ impl Job {
         match self {
             Self::Send { .. } => Queue::Send,
             Self::Post { .. } => Queue::Post,
-            Self::Mail { .. } => Queue::Mail,
+            Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
 
@@ -156,8 +190,12 @@ impl Job {
             Self::Send { account, .. }
             | Self::Post { account, .. }
             | Self::Mail { account, .. }
-            | Self::CheckNumber { account, .. } => *account,
+            | Self::Alert { account, .. }
+            | Self::CheckNumber { account, .. }
+            | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
+            // All accounts' work: a group of its own.
+            Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }
 }

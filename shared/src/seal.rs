@@ -15,10 +15,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, hmac};
 use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -70,6 +72,40 @@ pub struct DataKey {
     purpose: Purpose,
     version: u32,
     bytes: Arc<Zeroizing<[u8; 32]>>,
+    uses: Uses,
+    seals: Arc<AtomicU64>,
+}
+
+/// How many envelopes one opening of a data key seals at most, all its copies together.
+///
+/// With random nonces of 96 bits a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3): then two have the same nonce
+/// with a probability of at most 2^-32. Nobody counts them over all environments; openings are counted, since each has an
+/// entry in the access log. A version that was opened 2^15 times ([`MOST_OPENINGS`]) is replaced: 2^15 × 2^16 = 2^31.
+/// The other half is for openings until it is.
+pub const MOST_SEALS: u64 = 1 << 16;
+
+/// After how many openings a version of a key is replaced by a new one ([`MOST_SEALS`]).
+pub const MOST_OPENINGS: u64 = 1 << 15;
+
+/// A key with fewer seals left than this is opened anew before it is used up: whoever holds a copy can still finish.
+pub const SPARE_SEALS: u64 = 1 << 10;
+
+const _: () = assert!(2 * MOST_SEALS * MOST_OPENINGS <= 1 << 32 && SPARE_SEALS < MOST_SEALS);
+
+/// How often an opened data key was used, counted by all its copies: openings, seals and keyed hashes. It outlives the
+/// key, and has nothing of it.
+#[derive(Debug, Clone, Default)]
+pub struct Uses(Arc<AtomicU64>);
+
+impl Uses {
+    /// So far.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A data key as KMS wrapped it; only KMS opens it, with account and purpose as its encryption context.
@@ -79,6 +115,8 @@ pub struct WrappedKey {
     pub version: u32,
     /// KMS's ciphertext.
     pub blob: Vec<u8>,
+    /// When the data key was made; 1970 for those from before this was noted.
+    pub made: Timestamp,
 }
 
 /// An account's wrapped keys for one purpose: the newest seals, all of them open.
@@ -160,6 +198,9 @@ pub enum SealError {
     /// Another key, account, field or purpose, or a changed byte.
     #[error("does not open: another key, account or field, or a changed byte")]
     DoesNotOpen,
+    /// This opening of the key has sealed as much as it may; open it again.
+    #[error("this opening of the data key has sealed as much as it may")]
+    UsedUp,
     /// The system gave no randomness, or the cipher failed.
     #[error("sealing failed")]
     Failed,
@@ -167,14 +208,25 @@ pub enum SealError {
 
 impl From<SealError> for Fault {
     fn from(error: SealError) -> Self {
-        Self::Permanent(error.to_string())
+        match error {
+            // The next try opens it again.
+            SealError::UsedUp => Self::Transient(error.to_string()),
+            SealError::Malformed | SealError::OtherVersion | SealError::DoesNotOpen | SealError::Failed => {
+                Self::Permanent(error.to_string())
+            }
+        }
     }
 }
 
 impl DataKey {
     /// A key as KMS gave it out.
     pub fn new(account: AccountId, purpose: Purpose, version: u32, bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self { account, purpose, version, bytes: Arc::new(bytes) }
+        Self { account, purpose, version, bytes: Arc::new(bytes), uses: Uses::default(), seals: Arc::default() }
+    }
+
+    /// The count of its uses, shared by all its copies.
+    pub fn uses(&self) -> Uses {
+        self.uses.clone()
     }
 
     /// Whose key it is.
@@ -192,10 +244,18 @@ impl DataKey {
         self.version
     }
 
-    /// Seals `clear` for one named field of the account, with `nonce` of 96 random bits.
-    ///
-    /// With random nonces a key is good for 2^32 envelopes (NIST SP 800-38D, 8.3); accounts stay far below.
+    /// Whether it is time to open it again: what it may seal is nearly used up.
+    pub fn nearly_used_up(&self) -> bool {
+        self.seals.load(Ordering::Relaxed) + SPARE_SEALS >= MOST_SEALS
+    }
+
+    /// Seals `clear` for one named field of the account, with `nonce` of 96 random bits. `Err` with
+    /// [`SealError::UsedUp`] after [`MOST_SEALS`] envelopes.
     pub fn seal(&self, field: &str, clear: &[u8], nonce: [u8; NONCE_LEN]) -> Result<Sealed, SealError> {
+        self.uses.add_one();
+        if self.seals.fetch_add(1, Ordering::Relaxed) >= MOST_SEALS {
+            return Err(SealError::UsedUp);
+        }
         let mut envelope = Vec::with_capacity(HEADER_LEN + clear.len() + 16);
         envelope.extend([FORMAT, AES_256_GCM_COMMITTED]);
         envelope.extend(self.version.to_be_bytes());
@@ -214,6 +274,7 @@ impl DataKey {
 
     /// Opens what [`DataKey::seal`] made for the same account, field, purpose and version.
     pub fn open(&self, field: &str, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        self.uses.add_one();
         let (header, content) = sealed.0.split_at_checked(HEADER_LEN).ok_or(SealError::Malformed)?;
         if header.first_chunk() != Some(&[FORMAT, AES_256_GCM_COMMITTED]) {
             return Err(SealError::Malformed);
@@ -241,6 +302,7 @@ impl DataKey {
     /// HMAC-SHA256 of `value` in the namespace `what`, as text: comparable inside the account, joinable with nothing
     /// outside it (promise N1). Only for keys of purpose [`Purpose::Match`].
     pub fn keyed_hash(&self, what: &str, value: &str) -> String {
+        self.uses.add_one();
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.bytes.as_slice());
         let mut context = hmac::Context::with_key(&key);
         context.update(&[u8::try_from(what.len()).unwrap_or(u8::MAX)]);
@@ -322,6 +384,36 @@ mod tests {
     fn the_envelope_is_as_documented() {
         let sealed = key(1, Purpose::Payload, 1).seal("message", b"hello", [1; 12]).unwrap();
         insta::assert_snapshot!(data_encoding::HEXLOWER.encode(&sealed.0));
+    }
+
+    #[test]
+    fn every_use_by_any_copy_is_counted() {
+        let one = key(1, Purpose::Match, 1);
+        let (copy, uses) = (one.clone(), one.uses());
+        let sealed = one.seal("field", b"clear", [1; 12]).unwrap();
+        copy.open("field", &sealed).unwrap();
+        copy.open("other", &sealed).unwrap_err();
+        copy.keyed_hash("number", "+1");
+        assert_eq!(uses.count(), 4);
+        drop((one, copy));
+        assert_eq!(uses.count(), 4, "the count outlives the key");
+    }
+
+    #[test]
+    fn all_copies_together_seal_so_many_times_and_then_the_key_only_opens() {
+        let one = key(1, Purpose::Payload, 1);
+        let copy = one.clone();
+        let sealed = one.seal("field", b"clear", [1; 12]).unwrap();
+        one.seals.store(MOST_SEALS - SPARE_SEALS - 1, Ordering::Relaxed);
+        assert!(!copy.nearly_used_up());
+        copy.seal("field", b"clear", [2; 12]).unwrap();
+        assert!(one.nearly_used_up(), "with seals to spare");
+        one.seals.store(MOST_SEALS - 1, Ordering::Relaxed);
+        copy.seal("field", b"clear", [3; 12]).unwrap();
+        for key in [&one, &copy] {
+            assert_eq!(key.seal("field", b"clear", [4; 12]), Err(SealError::UsedUp));
+            assert!(key.open("field", &sealed).is_ok());
+        }
     }
 
     #[test]

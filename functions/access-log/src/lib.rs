@@ -1,16 +1,20 @@
-//! GET /v1/access-log: who opened which of the account's keys, as a chain that the customer can check (promise N11).
+//! What the customer can check: who opened which of the account's keys, as a chain (promise N11), and webhooks that
+//! were refused, by cause (promise N6).
 
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Serialize;
 use telbuddy::access_log::{Entry, ReadAccess};
 use telbuddy::edge::{Problem, Reply, Request, Route, answer};
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
+use telbuddy::quarantine::{ReadQuarantine, Record, Rotation, RouteKind};
 use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[Route { method: "GET", path: "/v1/access-log" }];
+pub const ROUTES: &[Route] =
+    &[Route { method: "GET", path: "/v1/access-log" }, Route { method: "GET", path: "/v1/quarantine" }];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables];
@@ -30,11 +34,13 @@ pub struct AccessPage {
 /// Answers one request. AWS calls: 2 reads, once a minute 1 write for the session's idle limit.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions + ReadAccess + Sync,
+    W: KeepSessions + ReadAccess + ReadQuarantine + Sync,
 {
     answer(request.id, async {
-        request.route(ROUTES)?;
-        read(world, site, &request).await
+        match request.route(ROUTES)?.0.path {
+            "/v1/quarantine" => quarantine(world, site, &request).await,
+            _ => read(world, site, &request).await,
+        }
     })
     .await
 }
@@ -64,8 +70,91 @@ where
     Ok(Reply::json(StatusCode::OK, &AccessPage { account_id: account, data, next_cursor }))
 }
 
+/// Webhooks that were refused for one cause.
+#[derive(Serialize, utoipa::ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of the answer")]
+pub struct QuarantineView {
+    /// Why.
+    #[schema(example = "signature_mismatch")]
+    cause: &'static str,
+    /// What to do.
+    detail: &'static str,
+    /// How many.
+    count: u64,
+    /// The first.
+    #[schema(value_type = String, format = "date-time")]
+    first_at: Timestamp,
+    /// The last; what follows tells of it. 30 days after it the record ends.
+    #[schema(value_type = String, format = "date-time")]
+    last_at: Timestamp,
+    /// Which webhook it was.
+    route: RouteKind,
+    /// Whether it had `X-Twilio-Signature`.
+    signature_header: bool,
+    /// Whether it had `X-Twilio-Webhooks-Signature-Settings`, which names a shared key.
+    shared_key_header: bool,
+    /// Since when the webhook secret was stored that it was checked with: connected or rotated then.
+    #[schema(value_type = String, format = "date-time")]
+    secret_since: Timestamp,
+    /// How old that secret was.
+    secret_age_seconds: i64,
+    /// Whether it had taken the place of another one in the seven days before.
+    recently_rotated: bool,
+    /// Whether the one before still counted.
+    rotation_window_open: bool,
+    /// When you were told by mail; null if that is still to be.
+    #[schema(value_type = Option<String>, format = "date-time")]
+    alerted_at: Option<Timestamp>,
+}
+
+/// An account's quarantine.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct Quarantine {
+    /// One for each cause, the latest first; all of them.
+    data: Vec<QuarantineView>,
+    /// Always null.
+    #[schema(value_type = Option<String>)]
+    next_cursor: (),
+}
+
+impl QuarantineView {
+    fn of(record: &Record) -> Self {
+        let facts = record.facts;
+        Self {
+            cause: record.cause.code(),
+            detail: record.cause.advice(facts.rotation.is_recent()),
+            count: record.count,
+            first_at: record.first,
+            last_at: record.last,
+            route: facts.route,
+            signature_header: facts.signature_header,
+            shared_key_header: facts.shared_key_header,
+            secret_since: facts.secret_since,
+            secret_age_seconds: record.secret_age_secs(),
+            recently_rotated: facts.rotation.is_recent(),
+            rotation_window_open: facts.rotation == Rotation::WindowOpen,
+            alerted_at: record.alerted,
+        }
+    }
+}
+
+/// Webhooks that were refused because their signature did not fit.
+#[utoipa::path(get, path = "/v1/quarantine", tag = "credential", responses(
+    (status = 200, description = "By cause, with what to do; nothing of what came is kept", body = Quarantine),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody)))]
+async fn quarantine<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + ReadQuarantine + Sync,
+{
+    let account = caller(world, site, request).await?.account;
+    let mut records = world.read_quarantine(account, request.now).await?;
+    records.sort_by_key(|record| std::cmp::Reverse(record.last));
+    let data = records.iter().map(QuarantineView::of).collect();
+    Ok(Reply::json(StatusCode::OK, &Quarantine { data, next_cursor: () }))
+}
+
 #[derive(OpenApi)]
-#[openapi(paths(read))]
+#[openapi(paths(read, quarantine))]
 struct Api;
 
 /// This function's part of the API's description.

@@ -1,6 +1,6 @@
 //! The carrier credential: connect, show without secrets, replace, remove.
 
-use http::StatusCode;
+use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use telbuddy::credential::{
@@ -11,7 +11,7 @@ use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
-use telbuddy::platform::{Chance, PlatformKeys};
+use telbuddy::platform::{Chance, CountTries, PlatformKeys};
 use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
 use telbuddy::secret::{ExposeSecret, HookId, SecretString};
 use telbuddy::session::{KeepSessions, Site, caller};
@@ -19,6 +19,11 @@ use utoipa::OpenApi;
 
 const PATH: &str = "/v1/credentials/twilio";
 const ROTATION: &str = "/v1/credentials/twilio/rotation";
+
+/// Credentials that an account may give in a quarter of an hour, connecting and rotating together: Twilio is asked
+/// about each, and nobody is to try out tokens here.
+const TRIES: u32 = 20;
+const WINDOW_SECS: u32 = 900;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
@@ -102,6 +107,16 @@ const PERMISSIONS: [Permission; 4] = [
     },
 ];
 
+/// Whether a credential works.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialStatus {
+    /// As far as we know.
+    Connected,
+    /// Twilio answered 401 to it.
+    Refused,
+}
+
 /// A connected credential. No secret is ever shown.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct CredentialView {
@@ -112,8 +127,8 @@ pub struct CredentialView {
     kind: CredentialKind,
     /// Twilio region.
     region: Region,
-    /// `connected`.
-    status: &'static str,
+    /// `connected`, or `refused`: Twilio answered 401 to it, and sending is stopped until a new one is stored.
+    status: CredentialStatus,
     /// Twilio's name of the account; null if an API key cannot know it.
     friendly_name: Option<String>,
     /// Whether it is a trial account; null if an API key cannot know it.
@@ -135,12 +150,12 @@ pub struct CredentialView {
 }
 
 impl CredentialView {
-    fn of(stored: &StoredCredential, site: &Site, now: Timestamp) -> Self {
+    fn of(stored: &StoredCredential, refused: bool, site: &Site, now: Timestamp) -> Self {
         Self {
             account_sid: stored.account_sid.clone(),
             kind: stored.kind,
             region: stored.region,
-            status: "connected",
+            status: if refused { CredentialStatus::Refused } else { CredentialStatus::Connected },
             friendly_name: stored.friendly_name.clone(),
             trial: stored.trial,
             connected_at: stored.connected_at,
@@ -177,11 +192,11 @@ fn notes(stored: &StoredCredential) -> Vec<&'static str> {
 
 /// Answers one request.
 ///
-/// Connecting or rotating an Auth Token, calls: 1 read (session), 1 Twilio, 1 secret (first time), 4 reads, 2 data keys,
-/// 1 transaction.
+/// Connecting or rotating an Auth Token, calls: 1 read (session), 1 counter, 1 Twilio, 1 secret (first time), 4 reads,
+/// 2 data keys, 1 transaction.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
+    W: KeepSessions + KeepCredential + CountTries + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
     answer(request.id, async {
         match request.route(ROUTES)?.0.method {
@@ -203,14 +218,16 @@ where
     (status = 409, description = "Another TelBuddy account has this Twilio account, or numbers of the one before are \
         connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or Twilio refused it", body = telbuddy::edge::ProblemBody),
+    (status = 429, description = "More than 20 tries in a quarter of an hour", body = telbuddy::edge::ProblemBody),
     (status = 503, description = "Twilio cannot be asked", body = telbuddy::edge::ProblemBody)))]
 async fn connect<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
+    W: KeepSessions + KeepCredential + CountTries + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
     let account = caller(world, site, request).await?.account;
     let leave_numbers = leave_numbers(request)?;
     let new = parse(request.json()?)?;
+    limit_tries(world, account, request.now).await?;
     let before = world.load_credential(account).await?;
     let history = world.credential_history(account).await?;
     if before.as_ref().is_some_and(|before| before.account_sid != new.carrier.account_sid) {
@@ -237,12 +254,13 @@ where
         friendly_name,
         trial,
         connected_at: request.now,
+        secret_since: request.now,
         hook,
         send: new.carrier.seal(&send_key, world.random()?)?,
         verify: new.hook.seal(&hook_key, world.random()?)?,
         previous,
     };
-    save(world, site, request, credential, (before.as_ref(), history.numbers), vec![send_keys, hook_keys]).await
+    save(world, site, request, credential, (before.as_ref(), &history), vec![send_keys, hook_keys]).await
 }
 
 /// Whether the customer knows that connected numbers keep pointing here.
@@ -273,15 +291,17 @@ fn check_numbers(history: &History, leave_numbers: bool) -> Result<(), Problem> 
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 404, description = "Nothing is connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or Twilio refused it", body = telbuddy::edge::ProblemBody),
+    (status = 429, description = "More than 20 tries in a quarter of an hour", body = telbuddy::edge::ProblemBody),
     (status = 503, description = "Twilio cannot be asked", body = telbuddy::edge::ProblemBody)))]
 async fn rotate<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + KeepCredential + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
+    W: KeepSessions + KeepCredential + CountTries + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
     let account = caller(world, site, request).await?.account;
     let ask = parse_rotation(request.json()?)?;
     let before = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
     let rotation = fit(ask, before.kind)?;
+    limit_tries(world, account, request.now).await?;
     if let Some(auth) = rotation.to_check() {
         let carrier = Carrier { account_sid: before.account_sid.clone(), region: before.region, auth };
         accept_check(world.check_carrier(&carrier).await?)?;
@@ -300,9 +320,21 @@ where
         let (key, wrapped) = next_key(world, account, Purpose::Hook, version).await?;
         credential.verify = hook.seal(&key, world.random()?)?;
         credential.previous = before.kept(request.now);
+        credential.secret_since = request.now;
         keys.push(wrapped);
     }
-    save(world, site, request, credential, (Some(&before), history.numbers), keys).await
+    save(world, site, request, credential, (Some(&before), &history), keys).await
+}
+
+/// Counts a credential that Twilio would be asked about.
+async fn limit_tries<W: CountTries>(world: &W, account: AccountId, now: Timestamp) -> Result<(), Problem> {
+    if world.count_try(&format!("credential#{account}"), TRIES, WINDOW_SECS, now).await? {
+        return Ok(());
+    }
+    let window = i64::from(WINDOW_SECS);
+    let rest = window - now.as_second().rem_euclid(window);
+    let detail = "too many credentials were tried; the one that is connected goes on working";
+    Err(Problem::new(Kind::TooManyRequests, detail).with_header(header::RETRY_AFTER, &rest.to_string()))
 }
 
 /// What a rotation replaces.
@@ -349,27 +381,30 @@ fn fit(ask: Secrets, kind: CredentialKind) -> Result<Rotation, Problem> {
     }
 }
 
-/// Stores a credential in the place of the one before it, with so many connected numbers.
+/// Stores a credential in the place of the one before it.
 async fn save<W>(
     world: &W,
     site: &Site,
     request: &Request,
     credential: StoredCredential,
-    (before, numbers): (Option<&StoredCredential>, u32),
-    keys: Vec<WrappedKeys>,
+    (before, history): (Option<&StoredCredential>, &History),
+    keys: Vec<NextKeys>,
 ) -> Result<Reply, Problem>
 where
     W: KeepCredential + PlatformKeys,
 {
     let platform = world.platform().await?;
     let hash = |sid: &Sid| platform.hash("carrier", sid.as_str());
-    let view = CredentialView::of(&credential, site, request.now);
+    // What ends a refusal is a new secret for calls.
+    let refused = history.refused && !keys.iter().any(|keys| keys.new.purpose == Purpose::Send);
+    let view = CredentialView::of(&credential, refused, site, request.now);
     let save = SaveCredential {
         sid_hash: hash(&credential.account_sid),
         replaced_sid_hash: before.map(|before| hash(&before.account_sid)),
-        numbers,
+        numbers: history.numbers,
         credential,
-        keys,
+        keys_read: keys.iter().filter_map(|keys| keys.read.clone()).collect(),
+        keys: keys.into_iter().map(|keys| keys.new).collect(),
     };
     match world.save_credential(save).await? {
         Saved::Stored => Ok(Reply::json(StatusCode::OK, &view)),
@@ -381,23 +416,29 @@ where
     }
 }
 
+/// Wrapped keys with a new version, and the row as it was read.
+struct NextKeys {
+    read: Option<WrappedKeys>,
+    new: WrappedKeys,
+}
+
 /// A new version of a key. Those before stay: for those who read one a moment ago, and for a rotation's window.
 async fn next_key<W>(
     world: &W,
     account: AccountId,
     purpose: Purpose,
     version: u32,
-) -> Result<(DataKey, WrappedKeys), Problem>
+) -> Result<(DataKey, NextKeys), Problem>
 where
     W: MintKey + LoadKeys,
 {
-    let before = world.load_keys(account, purpose).await?;
+    let read = world.load_keys(account, purpose).await?;
     let (key, wrapped) = world.mint_key(account, purpose, version).await?;
-    let mut versions = before.map_or_else(Vec::new, |keys| keys.versions);
+    let mut versions = read.as_ref().map_or_else(Vec::new, |keys| keys.versions.clone());
     versions.sort_unstable_by_key(|key| key.version);
     versions.drain(..versions.len().saturating_sub(MOST_PREVIOUS));
     versions.push(wrapped);
-    Ok((key, WrappedKeys { account, purpose, versions }))
+    Ok((key, NextKeys { read, new: WrappedKeys { account, purpose, versions } }))
 }
 
 /// Secrets as they came, checked for form.
@@ -513,7 +554,8 @@ where
 {
     let account = caller(world, site, request).await?.account;
     let stored = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
-    Ok(Reply::json(StatusCode::OK, &CredentialView::of(&stored, site, request.now)))
+    let refused = world.credential_history(account).await?.refused;
+    Ok(Reply::json(StatusCode::OK, &CredentialView::of(&stored, refused, site, request.now)))
 }
 
 fn nothing_connected() -> Problem {

@@ -5,7 +5,7 @@ use telbuddy::account::Stop;
 use telbuddy::credential::{Check, OpenKey, ROTATION_WINDOW};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
-use telbuddy::testing::fresh::secs;
+use telbuddy::testing::fresh::{self, secs};
 use telbuddy::testing::setup::{Customer, called, request, site, with_header};
 
 use super::*;
@@ -62,6 +62,7 @@ async fn connecting_and_rotating_cost_a_check_four_reads_two_data_keys_and_a_tra
     let customer = Customer::new(&world).await;
     let calls = [
         ("load_session", 1),
+        ("count_try", 1),
         ("check_carrier", 1),
         ("platform", 1),
         ("load_credential", 1),
@@ -95,6 +96,7 @@ async fn a_replaced_credential_keeps_its_hook_and_the_key_version_before() {
 async fn a_fault_at_any_step_leaves_the_old_credential_working() {
     for method in [
         "load_session",
+        "count_try",
         "check_carrier",
         "platform",
         "load_credential",
@@ -178,7 +180,7 @@ async fn of_two_changes_at_once_the_stored_one_is_whole() {
 
 #[tokio::test]
 async fn a_new_credential_ends_a_refusal_and_leaves_a_freeze() {
-    for (stop, after) in [(Stop::CredentialRefused, None), (Stop::Frozen, Some(Stop::Frozen))] {
+    for (stop, after) in [(Stop::CredentialRefused, None), (fresh::FROZEN, Some(fresh::FROZEN))] {
         let world = World::new(1);
         let customer = Customer::new(&world).await;
         world.stop(customer.account, stop);
@@ -266,6 +268,93 @@ async fn no_answer_and_no_row_holds_a_secret() {
         assert!(!reply.body.contains("secret-token"), "{}", reply.body);
     }
     assert!(!world.holds_in_clear("secret-token"));
+}
+
+#[tokio::test]
+async fn the_twenty_first_credential_in_a_quarter_of_an_hour_is_refused_before_twilio_is_asked() {
+    let world = World::new(1);
+    // A window begins.
+    world.set_now("2026-11-24T06:15:00Z".parse().unwrap());
+    let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+    world.twilio().check_says(SID, Check::Refused);
+    world.twilio().check_says(customer.credential.account_sid.as_str(), Check::Refused);
+    let site = site();
+    for n in 0..10 {
+        for asking in [put(&world, &customer, SID, &format!("{n}")), rotate_to(&world, &customer, &format!("{n}"))] {
+            assert_eq!(handle(&world, &site, asking).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+        }
+    }
+    assert_eq!(world.twilio().checked().len(), 20);
+    world.advance(secs(30));
+    for asking in [put(&world, &customer, SID, "again"), rotate_to(&world, &customer, "again")] {
+        let reply = handle(&world, &site, asking).await;
+        assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(reply.headers[header::RETRY_AFTER], "870");
+        assert!(reply.body.contains("too-many-requests"), "{}", reply.body);
+    }
+    assert_eq!(world.twilio().checked().len(), 20, "Twilio was not asked");
+    assert_eq!(sends_with(&world, &customer).await, first_token(&customer));
+    // Another account, another count; and a look costs no try.
+    assert_eq!(handle(&world, &site, rotate_to(&world, &other, "new")).await.status, StatusCode::OK);
+    let look = customer.request(&world, Method::GET, PATH, "");
+    assert_eq!(handle(&world, &site, look).await.status, StatusCode::OK);
+    world.advance(secs(870));
+    let asking = rotate_to(&world, &customer, "again");
+    assert_eq!(handle(&world, &site, asking).await.status, StatusCode::UNPROCESSABLE_ENTITY, "a new window");
+}
+
+#[tokio::test]
+async fn of_fifty_credentials_at_once_twilio_sees_twenty() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    world.twilio().check_says(SID, Check::Refused);
+    let site = site();
+    let asking = (0..50).map(|n| handle(&world, &site, put(&world, &customer, SID, &format!("{n}"))));
+    let replies = futures::future::join_all(asking).await;
+    let limited = replies.iter().filter(|reply| reply.status == StatusCode::TOO_MANY_REQUESTS).count();
+    assert_eq!((limited, world.twilio().checked().len()), (30, 20));
+}
+
+#[tokio::test]
+async fn a_credential_that_twilio_refused_is_shown_so_until_a_new_one_for_calls_is_stored() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let status = async |asking: Request| {
+        let reply = handle(&world, &site(), asking).await;
+        let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        body["status"].as_str().unwrap().to_owned()
+    };
+    let look = || customer.request(&world, Method::GET, PATH, "");
+    assert_eq!(status(look()).await, "connected");
+    world.stop(customer.account, Stop::CredentialRefused);
+    assert_eq!(status(look()).await, "refused");
+    assert_eq!(status(rotate_to(&world, &customer, "second")).await, "connected");
+    assert_eq!(status(look()).await, "connected");
+    // A new token for webhooks alone ends nothing.
+    let (sid, key) = (customer.credential.account_sid.as_str(), format!("SK{}", "0".repeat(32)));
+    let body =
+        format!(r#"{{"account_sid":"{sid}","auth_token":"second","api_key_sid":"{key}","api_key_secret":"third"}}"#);
+    assert_eq!(status(customer.request(&world, Method::PUT, PATH, &body)).await, "connected");
+    world.stop(customer.account, Stop::CredentialRefused);
+    assert_eq!(status(rotate_to(&world, &customer, "fourth")).await, "refused");
+    let body = format!(r#"{{"api_key_sid":"{key}","api_key_secret":"fifth"}}"#);
+    assert_eq!(status(customer.request(&world, Method::POST, ROTATION, &body)).await, "connected");
+}
+
+#[tokio::test]
+async fn the_age_of_a_webhook_secret_counts_from_its_own_storing() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let connected = stored(&world, &customer).await;
+    assert_eq!(connected.secret_since, connected.connected_at);
+    world.advance(secs(60));
+    assert_eq!(handle(&world, &site(), rotate_to(&world, &customer, "second")).await.status, StatusCode::OK);
+    let rotated = stored(&world, &customer).await;
+    assert_eq!((rotated.secret_since, rotated.connected_at), (world.now(), connected.connected_at));
+    world.advance(secs(60));
+    assert_eq!(handle(&world, &site(), put(&world, &customer, SID, "third")).await.status, StatusCode::OK);
+    let replaced = stored(&world, &customer).await;
+    assert_eq!((replaced.secret_since, replaced.connected_at), (world.now(), world.now()));
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Queue `mail`: writes and sends mails. Tokens are made here and stored as hashes, so that no queue ever holds one.
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use telbuddy::account::{Email, FindUser, KeepMailTokens, LINK_PREFIX, MailToken, Profile, User, VERIFICATION_LIFE};
+use telbuddy::alert::{self, Alert, Names};
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
@@ -17,10 +19,12 @@ pub const QUEUE: Queue = Queue::Mail;
 /// The services that it calls. It may open the purpose profile.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Mail];
 
-/// Works through a batch. A job that comes twice sends a second mail with a second link; both work.
+/// Works through a batch. A job that comes twice sends a second mail: of two links both work, and an alert that is read
+/// twice does less harm than one that is lost. What fails comes again by the queue, and at last lies in its dead
+/// letters.
 ///
-/// AWS calls for each mail: 2 reads, 1 write of a token's hash, 1 mail; once in five minutes and account 1 read more and
-/// 1 KMS call with its entry in the access log.
+/// AWS calls for each mail: 2 reads, 1 mail, and for a link 1 write of its token's hash; once in five minutes and
+/// account 1 read more and 1 KMS call with its entry in the access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
@@ -39,20 +43,53 @@ async fn send<W>(world: &W, site: &Site, job: Job) -> Result<(), Fault>
 where
     W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
 {
-    let Job::Mail { account, user, mail: Mail::SignUp } = job else {
-        return Err(Fault::permanent("this queue takes mails only"));
+    let (account, letter) = match job {
+        Job::Mail { account, user, mail: Mail::SignUp } => (account, sign_up(world, site, account, user).await?),
+        Job::Alert { account, alert, since } => (account, told(world, site, account, &alert, since).await?),
+        _ => return Err(Fault::permanent("this queue takes mails only")),
     };
-    let (Some(user), Some(profile)) = (world.load_user(account, user).await?, world.load_profile(account).await?)
-    else {
-        tracing::warn!(account.id = %account, "a mail for an account that is gone");
+    let Some(letter) = letter else {
+        tracing::warn!(account.id = %account, "nobody to write to: gone, or not confirmed");
         return Ok(());
     };
-    let key = data_key(world, account, Purpose::Profile, Some(profile.key_version()?)).await?;
-    let profile = Profile::open(&profile, &key)?;
-    let letter = if user.verified { known(&profile)? } else { confirm(world, site, &user, &profile).await? };
     world.send_mail(letter).await?;
     tracing::info!(account.id = %account, "sent a mail");
     Ok(())
+}
+
+/// `None`: the account is gone.
+async fn sign_up<W>(world: &W, site: &Site, account: AccountId, user: UserId) -> Result<Option<Letter>, Fault>
+where
+    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + Clock + Chance + Sync,
+{
+    let Some(user) = world.load_user(account, user).await? else { return Ok(None) };
+    let Some(profile) = open_profile(world, account).await? else { return Ok(None) };
+    if user.verified { known(&profile) } else { confirm(world, site, &user, &profile).await }.map(Some)
+}
+
+/// `None`: the account is gone, or nobody has shown that the owner's address is theirs.
+async fn told<W: FindUser + OpenKey + LoadKeys>(
+    world: &W,
+    site: &Site,
+    account: AccountId,
+    alert: &Alert,
+    since: Timestamp,
+) -> Result<Option<Letter>, Fault> {
+    if !world.load_owner(account).await?.is_some_and(|owner| owner.verified) {
+        return Ok(None);
+    }
+    let Some(profile) = open_profile(world, account).await? else { return Ok(None) };
+    let written = alert::letter(alert, since, Names { owner: &profile.name, api: &site.origin });
+    letter(&profile, written.subject, written.text).map(Some)
+}
+
+async fn open_profile<W: FindUser + OpenKey + LoadKeys>(
+    world: &W,
+    account: AccountId,
+) -> Result<Option<Profile>, Fault> {
+    let Some(profile) = world.load_profile(account).await? else { return Ok(None) };
+    let key = data_key(world, account, Purpose::Profile, Some(profile.key_version()?)).await?;
+    Profile::open(&profile, &key).map(Some)
 }
 
 async fn confirm<W>(world: &W, site: &Site, user: &User, profile: &Profile) -> Result<Letter, Fault>

@@ -126,3 +126,46 @@ async fn one_mail_that_fails_keeps_no_other_of_its_batch() {
     assert_eq!(handled, [Handled::Again, Handled::Done, Handled::Done]);
     assert_eq!(world.mails().len(), 2);
 }
+
+fn told(new: &NewAccount, alert: Alert) -> Job {
+    Job::Alert { account: new.account, alert, since: new.now }
+}
+
+#[tokio::test]
+async fn an_alert_goes_to_the_owner_and_says_what_happened_since_when_and_what_to_do() {
+    let world = World::new(1);
+    let new = signed_up(&world, true).await;
+    assert_eq!(handle(&world, &site(), vec![told(&new, Alert::CredentialRefused)]).await, [Handled::Done]);
+    let calls = [("load_owner", 1), ("load_profile", 1), ("load_keys", 1), ("open_key", 1), ("send_mail", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    let mails = world.mails();
+    assert_eq!((mails.len(), mails[0].to.as_str()), (1, ADDRESS));
+    for part in
+        ["Hello Ann,", "Since: 2026-11-24 06:00 UTC", "PUT /v1/credentials/twilio", "GET https://api.example.com"]
+    {
+        assert!(mails[0].text.contains(part), "{part} is not in {}", mails[0].text);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_confirmed_gets_no_alert_and_opens_nothing() {
+    let world = World::new(1);
+    let new = signed_up(&world, false).await;
+    let gone = fresh::new_account(&world, 100);
+    let jobs = vec![told(&new, Alert::CredentialRefused), told(&gone, Alert::CredentialRefused)];
+    assert_eq!(handle(&world, &site(), jobs).await, [Handled::Done; 2]);
+    assert_eq!((world.mails(), world.openings()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn an_alert_that_meets_a_fault_comes_again_and_is_not_lost() {
+    for method in ["load_owner", "load_profile", "load_keys", "open_key", "send_mail"] {
+        let world = World::new(1);
+        let new = signed_up(&world, true).await;
+        world.fail_next(method, Fault::transient("busy"));
+        let alert = || vec![told(&new, Alert::CredentialRefused)];
+        assert_eq!(handle(&world, &site(), alert()).await, [Handled::Again], "{method}");
+        assert_eq!(handle(&world, &site(), alert()).await, [Handled::Done], "{method}");
+        assert_eq!(world.mails().len(), 1, "{method}");
+    }
+}

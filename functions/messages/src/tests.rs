@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde_json::{Value, json};
 use telbuddy::credential::Sid;
-use telbuddy::message::{CarrierText, CdnUrl, RecordInbound};
+use telbuddy::message::{CarrierText, CdnUrl, Outcome, RecordInbound, RecordOutcome, advice};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -240,4 +240,25 @@ async fn a_hostile_sid_in_our_row_reaches_no_address() {
         assert_eq!(body_of(&shown)["content_unavailable"], "not_at_twilio_yet", "{sid}");
         assert_eq!(called(&world), [("load_session", 2), ("load_message", 2)].into_iter().collect());
     }
+}
+
+#[tokio::test]
+async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let shown = async |code| {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        let outcome = Outcome::Rejected { code };
+        world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
+        let path = format!("/v1/messages/{}", message.id);
+        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
+        serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
+    };
+    let known = shown(Some(21610)).await;
+    assert_eq!(known["error_code"], 21610);
+    assert_eq!((&known["error"]["code"], &known["error"]["fault"]), (&21610.into(), &"recipient".into()));
+    assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
+    assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
+    assert_eq!(shown(None).await["error"], serde_json::Value::Null);
 }

@@ -2,6 +2,7 @@
 
 use futures::future::join_all;
 use jiff::SignedDuration;
+use telbuddy::alert::Alert;
 use telbuddy::connection::{
     CHECK_EVERY, CHECK_SOON, ConfigureNumbers, Connection, KeepConnections, Snapshot, State, Trouble, is_news, look,
 };
@@ -9,22 +10,22 @@ use telbuddy::credential::{KeepCredential, LoadKeys, OpenKey, data_key, open_car
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
-use telbuddy::platform::{Clock, Handled, Job, Queue};
+use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::Purpose;
 
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::Numbers;
 
 /// The services that it calls. It may open the purposes send and profile.
-pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Twilio];
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
 
 /// Works through a batch, its numbers at the same time.
 ///
 /// AWS calls for each: 2 reads, 1 transaction; once in five minutes and key 1 read and 1 KMS call with its entry in the
-/// access log. Twilio: 1 read.
+/// access log; for a change that is new 1 alert. Twilio: 1 read.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: KeepConnections + KeepCredential + ConfigureNumbers + OpenKey + LoadKeys + Clock + Sync,
+    W: KeepConnections + KeepCredential + ConfigureNumbers + OpenKey + LoadKeys + EnqueueJob + Clock + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match check(world, job).await {
         Ok(()) => Handled::Done,
@@ -38,7 +39,7 @@ where
 
 async fn check<W>(world: &W, job: Job) -> Result<(), Fault>
 where
-    W: KeepConnections + KeepCredential + ConfigureNumbers + OpenKey + LoadKeys + Clock,
+    W: KeepConnections + KeepCredential + ConfigureNumbers + OpenKey + LoadKeys + EnqueueJob + Clock,
 {
     let Job::CheckNumber { account, target } = job else {
         return Err(Fault::permanent("this queue takes connected numbers only"));
@@ -51,7 +52,10 @@ where
     let now = world.now();
     let seen = connection.moved(state, now);
     if is_news(connection.state, state) {
-        tracing::warn!(account.id = %account, number = target.as_str(), ?state, "a connected number was changed at Twilio");
+        tracing::warn!(account.id = %account, number = target.as_str(), ?state, "a connected number was changed");
+        // Before the row turns: a crash in between tells it twice, and not never.
+        let alert = Alert::NumberDrifted { number_sid: target };
+        world.enqueue(Job::Alert { account, alert, since: now }, 0).await?;
     }
     // A customer's request at the same time knows better.
     world.update_connection(&seen, now + wait).await.map(|_| ())

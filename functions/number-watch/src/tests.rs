@@ -86,13 +86,28 @@ async fn what_somebody_changed_or_gave_up_is_seen_and_what_came_back_too() {
     it.world.twilio().change_setting(&it.target, "SmsUrl", "new");
     it.look().await;
     assert_eq!((it.state(), it.next()), (State::Changed, CHECK_EVERY));
+    let alert = Alert::NumberDrifted { number_sid: it.target.clone() };
+    let alert = Job::Alert { account: it.customer.account, alert, since: it.world.now() };
+    assert_eq!(it.world.jobs(), std::slice::from_ref(&alert));
+    it.look().await;
+    assert_eq!(it.world.jobs(), std::slice::from_ref(&alert), "told once");
     it.world.twilio().change_setting(&it.target, "SmsUrl", "ours");
     it.look().await;
     assert_eq!(it.state(), State::Connected);
     it.world.twilio().remove_target(&it.target);
     it.look().await;
-    assert_eq!(it.state(), State::Gone);
+    assert_eq!((it.state(), it.world.jobs()), (State::Gone, vec![alert.clone(), alert]));
     assert_eq!(it.world.twilio().writes(), 0);
+}
+
+#[tokio::test]
+async fn a_change_whose_alert_cannot_go_out_is_looked_at_again_and_then_told() {
+    let it = connected().await;
+    it.world.twilio().change_setting(&it.target, "SmsUrl", "new");
+    it.world.fail_next("enqueue", Fault::transient("busy"));
+    assert_eq!((it.look().await, it.state()), (vec![Handled::Again], State::Connected));
+    assert_eq!((it.look().await, it.state()), (vec![Handled::Done], State::Changed));
+    assert_eq!(it.world.jobs().len(), 1);
 }
 
 #[tokio::test]

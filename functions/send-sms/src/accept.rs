@@ -1,5 +1,7 @@
 //! POST /v1/messages: checks the rules, records, enqueues; for one recipient, or row by row for many.
 
+use std::collections::BTreeMap;
+
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,9 +12,9 @@ use telbuddy::ids::{AccountId, BatchId, MessageId};
 use telbuddy::ledger::{MicroCredits, PRICES};
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
-    Batch, Chunk, ChunkRecorded, Direction, Draft, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey, LoadSender,
-    Loaded, Message, Outgoing, Payload, Quote, RecordBatch, RecordMessage, Recorded, RowOutcome, SenderFacts, Status,
-    check_gate, decide, number_hash, parse_rows, plan_chunk,
+    Batch, Chunk, ChunkRecorded, Direction, Draft, Held, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey,
+    LoadSender, Loaded, Message, Outgoing, Payload, Quote, RecordBatch, RecordMessage, Recorded, RowOutcome,
+    SenderFacts, Status, check_gate, decide, number_hash, parse_rows, plan_chunk,
 };
 use telbuddy::number::E164;
 use telbuddy::platform::{Chance, EnqueueJob, Job};
@@ -45,6 +47,9 @@ pub struct Accepted {
     held_until: Option<Timestamp>,
     /// Why it waits.
     held_by: Option<HeldBy>,
+    /// The recipient's time zone, if its quiet hours decided.
+    #[schema(example = "America/New_York")]
+    held_zone: Option<String>,
 }
 
 /// What became of a request for many recipients.
@@ -112,11 +117,12 @@ where
     let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
     admit(world, session, request.now).await?;
     let facts = loaded.facts.clone().ok_or_else(not_signed_in)?;
-    let (recipients, draft) = parse(request.json()?, facts.gate.home, request.now)?;
+    let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
+    let first_time = earlier.is_none().then_some(request.now);
+    let (recipients, draft) = parse(request.json()?, facts.gate.home, first_time)?;
     let [payload_key, match_key] = remembered;
     let match_key = key_of(world, &loaded, Purpose::Match, match_key).await?;
     let fingerprint = fingerprint(&match_key, &recipients, &draft);
-    let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
     if let Some(earlier) = earlier {
         same_request(earlier, &fingerprint)?;
     }
@@ -202,9 +208,10 @@ impl Accepting {
     where
         W: RecordMessage + EnqueueJob + Chance + Sync,
     {
-        let quote = self.quote;
-        let (message, payload) = self.message(MessageId::new(self.now, world.dice()?), to, quote, world.random()?)?;
-        let answer = serde_json::to_string(&self.accepted(message.id, quote, self.now));
+        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
+        let id = MessageId::new(self.now, world.dice()?);
+        let (message, payload) = self.message(id, to, held.as_ref(), world.random()?)?;
+        let answer = serde_json::to_string(&self.accepted(id, held));
         let body = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
         let outgoing = Outgoing {
             message,
@@ -220,9 +227,9 @@ impl Accepting {
             }
             Recorded::Refused(refusal) => return Err(refusal.into()),
         }
-        let id = outgoing.message.id;
+        let (id, held_until) = (outgoing.message.id, outgoing.message.held_until);
         tracing::info!(account.id = %self.account, message.id = %id, "accepted {id}");
-        self.wake(world, vec![id]).await;
+        self.wake(world, vec![(id, held_until)]).await;
         Ok(Reply::text(StatusCode::ACCEPTED, "application/json", body))
     }
 
@@ -243,14 +250,15 @@ impl Accepting {
         for _ in 0..MOST_CHUNKS {
             let left = rows.get(batch.outcomes.len()..).unwrap_or_default();
             if left.is_empty() {
-                let reply = Reply::json(StatusCode::ACCEPTED, &self.answer(&batch, quote));
+                let reply = Reply::json(StatusCode::ACCEPTED, &self.answer(&batch, &rows));
                 return Ok(if complete { replayed(reply) } else { reply });
             }
             let outcomes = plan_chunk(&self.facts, quote, left, self.now);
-            let chunk = self.chunk(world, &batch, &rows, outcomes, quote)?;
+            let chunk = self.chunk(world, &batch, &rows, outcomes)?;
             match world.record_chunk(&chunk).await? {
                 ChunkRecorded::Recorded => {
-                    let ids: Vec<_> = chunk.messages.iter().map(|(message, _)| message.id).collect();
+                    let ids: Vec<_> =
+                        chunk.messages.iter().map(|(message, _)| (message.id, message.held_until)).collect();
                     tracing::info!(account.id = %self.account, batch.id = %batch.id, n = ids.len(), "accepted a chunk");
                     for _ in &ids {
                         self.facts.allowance.reserve(quote.hold, u64::from(quote.segments.segments), self.now);
@@ -267,7 +275,12 @@ impl Accepting {
 
     /// The record of a new request for many, or of the one that was quicker with the same key.
     async fn begin<W: RecordBatch + Chance>(&self, world: &W) -> Result<Batch, Problem> {
-        let batch = Batch { id: BatchId::new(self.now, world.dice()?), created: self.now, outcomes: Vec::new() };
+        let batch = Batch {
+            id: BatchId::new(self.now, world.dice()?),
+            created: self.now,
+            quiet_hours: self.facts.gate.quiet_hours,
+            outcomes: Vec::new(),
+        };
         let record = self.record(String::new(), Some(batch.clone()));
         let Some(earlier) = world.begin_batch(self.account, &record, self.now).await? else { return Ok(batch) };
         same_request(&earlier, &self.fingerprint)?;
@@ -285,13 +298,13 @@ impl Accepting {
         batch: &Batch,
         rows: &[Result<E164, RowOutcome>],
         outcomes: Vec<RowOutcome>,
-        quote: Quote,
     ) -> Result<Chunk, Fault> {
         let first = batch.outcomes.len();
         let mut messages = Vec::new();
         for (at, (row, outcome)) in rows.iter().skip(first).zip(&outcomes).enumerate() {
             if let (Ok(to), RowOutcome::Accepted) = (row, outcome) {
-                messages.push(self.message(batch.message_id(first + at), to, quote, world.random()?)?);
+                let held = self.draft.held(batch.quiet_hours.as_ref(), to, self.now);
+                messages.push(self.message(batch.message_id(first + at), to, held.as_ref(), world.random()?)?);
             }
         }
         Ok(Chunk {
@@ -309,11 +322,10 @@ impl Accepting {
         &self,
         id: MessageId,
         to: &E164,
-        quote: Quote,
+        held: Option<&Held>,
         nonce: [u8; 12],
     ) -> Result<(Message, telbuddy::seal::Sealed), Fault> {
-        let (draft, now) = (&self.draft, self.now);
-        let held = draft.held(now);
+        let (draft, quote, now) = (&self.draft, self.quote, self.now);
         let message = Message {
             id,
             account: self.account,
@@ -334,7 +346,7 @@ impl Accepting {
             attempts: 0,
             settled: false,
             created: now,
-            valid_until: held.as_ref().map_or(now, |held| held.until) + draft.validity,
+            valid_until: held.map_or(now, |held| held.until) + draft.validity,
             held_until: held.map(|held| held.until),
             updated: now,
         };
@@ -342,8 +354,8 @@ impl Accepting {
         Ok((message, payload))
     }
 
-    fn accepted(&self, id: MessageId, quote: Quote, now: Timestamp) -> Accepted {
-        let held = self.draft.held(now);
+    fn accepted(&self, id: MessageId, held: Option<Held>) -> Accepted {
+        let quote = self.quote;
         Accepted {
             id,
             status: if held.is_some() { Status::Held } else { Status::Accepted },
@@ -351,33 +363,41 @@ impl Accepting {
             encoding: quote.segments.encoding,
             credits_held_micro: quote.hold,
             held_until: held.as_ref().map(|held| held.until),
-            held_by: held.map(|held| held.by),
+            held_by: held.as_ref().map(|held| held.by),
+            held_zone: held.and_then(|held| held.zone),
         }
     }
 
     /// The answer to a request for many, from how far it has come: the same each time.
-    fn answer(&self, batch: &Batch, quote: Quote) -> AcceptedBatch {
-        let row = |(at, outcome): (usize, &RowOutcome)| match refused(*outcome) {
-            None => Row::Accepted(self.accepted(batch.message_id(at), quote, batch.created)),
-            Some((code, detail)) => Row::Refused { error: RowError { code, detail } },
-        };
-        AcceptedBatch { batch_id: batch.id, data: batch.outcomes.iter().enumerate().map(row).collect() }
+    fn answer(&self, batch: &Batch, rows: &[Result<E164, RowOutcome>]) -> AcceptedBatch {
+        let held = |to: &E164| self.draft.held(batch.quiet_hours.as_ref(), to, batch.created);
+        let row =
+            |(at, (row, outcome)): (usize, (&Result<E164, RowOutcome>, &RowOutcome))| match (row, refused(*outcome)) {
+                (Ok(to), None) => Row::Accepted(self.accepted(batch.message_id(at), held(to))),
+                (_, refused) => {
+                    let (code, detail) = refused.unwrap_or_default();
+                    Row::Refused { error: RowError { code, detail } }
+                }
+            };
+        AcceptedBatch { batch_id: batch.id, data: rows.iter().zip(&batch.outcomes).enumerate().map(row).collect() }
     }
 
     /// Hints only: if they get lost, the sweeper finds the messages within two minutes.
-    async fn wake<W: EnqueueJob>(&self, world: &W, ids: Vec<MessageId>) {
-        let wait = self.draft.held(self.now).map_or(0, |held| held.until.duration_since(self.now).as_secs() + 1);
-        if wait > LONGEST_DELAY_SECS || ids.is_empty() {
-            return;
+    async fn wake<W: EnqueueJob>(&self, world: &W, ids: Vec<(MessageId, Option<Timestamp>)>) {
+        let wait = |until: Option<Timestamp>| until.map_or(0, |until| until.duration_since(self.now).as_secs() + 1);
+        let mut by_wait: BTreeMap<i64, Vec<Job>> = BTreeMap::new();
+        for (message, until) in ids {
+            by_wait.entry(wait(until)).or_default().push(Job::Send { account: self.account, message });
         }
-        let delay_secs = u16::try_from(wait).unwrap_or(0);
-        let mut jobs: Vec<_> = ids.into_iter().map(|message| Job::Send { account: self.account, message }).collect();
-        let sent = match jobs.pop() {
-            Some(job) if jobs.is_empty() => world.enqueue(job, delay_secs).await,
-            last => world.enqueue_all(jobs.into_iter().chain(last).collect(), delay_secs).await,
-        };
-        if let Err(fault) = sent {
-            tracing::warn!(account.id = %self.account, %fault, "hints are lost; the sweeper will find the messages");
+        for (wait, mut jobs) in by_wait.into_iter().filter(|(wait, _)| *wait <= LONGEST_DELAY_SECS) {
+            let delay_secs = u16::try_from(wait).unwrap_or(0);
+            let sent = match jobs.pop() {
+                Some(job) if jobs.is_empty() => world.enqueue(job, delay_secs).await,
+                last => world.enqueue_all(jobs.into_iter().chain(last).collect(), delay_secs).await,
+            };
+            if let Err(fault) = sent {
+                tracing::warn!(account.id = %self.account, %fault, "hints are lost; the sweeper will find the messages");
+            }
         }
     }
 }

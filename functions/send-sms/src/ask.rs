@@ -87,8 +87,9 @@ pub(crate) enum Recipients {
     Many(Vec<String>),
 }
 
-/// Parses what was asked; every field at fault is named.
-pub(crate) fn parse(ask: SendMessage, home: Country, now: Timestamp) -> Result<(Recipients, Draft), Problem> {
+/// Parses what was asked; every field at fault is named. `now` is `None` for a key that was used before: that the time lay
+/// ahead was checked then, and a repetition has to read the same when it is past.
+pub(crate) fn parse(ask: SendMessage, home: Country, now: Option<Timestamp>) -> Result<(Recipients, Draft), Problem> {
     let mut fields = Fields::default();
     let to = match ask.to {
         To::One(text) => fields.take("to", E164::parse(&text, Some(home))).map(Recipients::One),
@@ -143,13 +144,13 @@ fn media(fields: &mut Fields, texts: &[String]) -> Vec<url::Url> {
     urls
 }
 
-fn send_at(fields: &mut Fields, text: &str, now: Timestamp) -> Option<Timestamp> {
+fn send_at(fields: &mut Fields, text: &str, now: Option<Timestamp>) -> Option<Timestamp> {
     let Ok(at) = text.parse::<Timestamp>() else {
         let detail = "give a time with its offset, such as 2026-12-24T09:00:00Z".to_owned();
         fields.add("send_at", "invalid", detail);
         return None;
     };
-    if at <= now || at > now + MOST_AHEAD {
+    if now.is_some_and(|now| at <= now || at > now + MOST_AHEAD) {
         let days = MOST_AHEAD.as_hours() / 24;
         fields.add("send_at", "out_of_range", format!("give a time from now on, at most {days} days ahead"));
     }

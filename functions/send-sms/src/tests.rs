@@ -80,7 +80,7 @@ async fn a_repetition_is_answered_even_when_the_message_would_not_be_accepted_no
     let world = World::new(1);
     let customer = Customer::new(&world).await;
     let first = sent(&world, &customer, "a").await;
-    world.stop(customer.account, Stop::Frozen);
+    world.stop(customer.account, fresh::FROZEN);
     assert_eq!(sent(&world, &customer, "a").await.body, first.body);
     assert_eq!(sent(&world, &customer, "b").await.status, StatusCode::FORBIDDEN);
 }
@@ -315,10 +315,10 @@ async fn what_is_cut_off_is_not_gone_on_with_while_sending_is_stopped() {
     world.lose_answer("record_chunk", Fault::transient("reset"));
     let cut = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((cut.status, world.messages_of(customer.account).len()), (StatusCode::SERVICE_UNAVAILABLE, 90));
-    world.stop(customer.account, Stop::Frozen);
+    world.stop(customer.account, Stop::Frozen(telbuddy::account::FreezeReason::Velocity));
     let stopped = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((stopped.status, world.messages_of(customer.account).len()), (StatusCode::FORBIDDEN, 90));
-    world.change_gate(customer.account, |gate| gate.frozen = false);
+    world.change_gate(customer.account, |gate| gate.frozen = None);
     let done = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
     assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 200));
 }
@@ -350,6 +350,29 @@ async fn what_is_to_go_later_waits_with_its_hold() {
     handle(&world, &site(), posting(&world, &customer, "now", &now)).await;
     let message = world.messages_of(customer.account).remove(0);
     assert_eq!((message.valid_until, message.held_until), (world.now() + VALIDITY, None));
+}
+
+/// Twenty minutes later the time is past: for one recipient, and for many that were cut off half way.
+#[tokio::test]
+async fn a_repetition_after_the_time_has_come_gets_the_same_answer() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let at = world.now() + SignedDuration::from_secs(600);
+    let one = json!({ "to": TO, "from": fresh::OWN, "body": BODY, "send_at": at.to_string() });
+    let mut many = to_many(&numbers(200));
+    many["send_at"] = at.to_string().into();
+    let first = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    world.lose_answer("record_chunk", Fault::transient("reset"));
+    let cut = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((first.status, cut.status), (StatusCode::ACCEPTED, StatusCode::SERVICE_UNAVAILABLE));
+    world.advance(SignedDuration::from_secs(1_200));
+    let again = handle(&world, &site(), posting(&world, &customer, "one", &one)).await;
+    assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &first.body));
+    let done = handle(&world, &site(), posting(&world, &customer, "many", &many)).await;
+    assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 201));
+    let other = handle(&world, &site(), posting(&world, &customer, "new", &one)).await;
+    assert_eq!(body_of(&other)["errors"][0]["field"], "send_at");
 }
 
 #[tokio::test]
@@ -403,4 +426,25 @@ async fn taking_back_costs_one_read_one_write_and_a_hint_and_is_told_when_it_is_
         (late.status, body_of(&late)["detail"].as_str().unwrap().contains("dispatching")),
         (StatusCode::CONFLICT, true)
     );
+}
+
+/// 06:00 UTC is 01:00 in New York and 22:00 in Los Angeles.
+#[tokio::test]
+async fn quiet_hours_are_those_of_each_recipient_and_a_repetition_tells_the_same() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let quiet = telbuddy::account::QuietHours { from: "23:00".parse().unwrap(), to: "09:00".parse().unwrap() };
+    world.change_gate(customer.account, |gate| gate.quiet_hours = Some(quiet));
+    let ask = to_many(&["+12125550123".to_owned(), "+14155550123".to_owned()]);
+    let asking = || posting(&world, &customer, "a", &ask);
+    let reply = handle(&world, &site(), asking()).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let rows = body_of(&reply)["data"].clone();
+    assert_eq!((&rows[0]["status"], &rows[0]["held_by"]), (&json!("held"), &json!("quiet_hours")));
+    assert_eq!(rows[0]["held_zone"], "America/New_York");
+    assert_eq!(rows[0]["held_until"], "2026-11-24T14:00:00Z");
+    assert_eq!((&rows[1]["status"], &rows[1]["held_until"]), (&json!("accepted"), &Value::Null));
+    assert_eq!(world.jobs().len(), 1, "who waits for the morning is the sweeper's");
+    world.change_gate(customer.account, |gate| gate.quiet_hours = None);
+    assert_eq!(handle(&world, &site(), asking()).await.body, reply.body);
 }

@@ -1,41 +1,52 @@
 //! Queue `send`: claims each message, checks what has to be checked last, hands it to Twilio once, records the outcome.
 
+use std::collections::BTreeMap;
+
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use telbuddy::account::Stop;
+use telbuddy::account::{FreezeReason, LoadGate, Stop, StopSending, Stopped};
+use telbuddy::alert::Alert;
 use telbuddy::credential::{Carrier, LoadKeys, OpenKey, StoredCredential, data_key};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::inbound::{Consent, RecordConsent};
+use telbuddy::inbound::Consent;
 use telbuddy::live::Need;
 use telbuddy::message::{
     Claim, ClaimMessage, Claimed, CreateMessage, Created, Fence, Guard, LoadGuards, MOST_VALIDITY, Message, Outcome,
     Payload, Reason, RecordOutcome, Standing, retry_at,
 };
+use telbuddy::number::E164;
+use telbuddy::opt_out::{Heard, OPTED_OUT, RecordConsent};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
-use telbuddy::seal::{DataKey, Purpose};
+use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
 use telbuddy::session::Site;
+use telbuddy::velocity::{CountPassing, Limits, Minute, Passing, count_batch};
 
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::Send;
 
-/// The services that it calls. It may open the purposes send and payload.
+/// The services that it calls. It may open the purposes send, payload and match.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio];
 
-/// Twilio's error for a recipient who has opted out.
-const OPTED_OUT: u32 = 21610;
+/// Whoever stopped an account has told its owner within this time, or did not come to it.
+const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 
-/// What is sent needs these two keys.
-const PURPOSES: [Purpose; 2] = [Purpose::Send, Purpose::Payload];
+/// What is sent needs these keys; the last one to count what goes where without noting numbers.
+const PURPOSES: [Purpose; 3] = [Purpose::Send, Purpose::Payload, Purpose::Match];
 
 /// Works through a batch, its messages at the same time.
 ///
 /// Calls: for each message 1 claim, 1 Twilio, 1 outcome, 1 hint; for the batch 1 read of opt-outs, gates and
-/// credentials; once in five minutes and key 1 KMS call with its entry in the access log.
+/// credentials, and to count what goes out 1 for each account and 1 for each of its prefixes; once in five minutes and
+/// key 1 KMS call with its entry in the access log. A job with nothing to claim costs 1 read of the gate. What stops an
+/// account (the first 401 of a credential, a freeze) costs 2 writes and 1 alert more, each further 401 1 write.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ClaimMessage
         + LoadGuards
+        + CountPassing
+        + StopSending
+        + LoadGate
         + RecordOutcome
         + RecordConsent
         + CreateMessage
@@ -47,38 +58,47 @@ where
         + Sync,
 {
     let claims = join_all(jobs.iter().map(|job| claim(world, job))).await;
-    let mut handled = Vec::new();
     let mut mine = Vec::new();
+    // `None`: claimed, and handled with the others that were.
+    let mut handled = Vec::new();
     for claim in claims {
         handled.push(match claim {
-            // Somebody else has it or will: the sweeper owns what gets stuck, not the queue.
-            Ok(Claim::Done | Claim::NotNow(_)) => Handled::Done,
-            Ok(Claim::Mine(claimed)) => {
+            Ok(Ok(claimed)) => {
                 mine.push(*claimed);
-                Handled::Done
+                None
             }
+            Ok(Err(handled)) => Some(handled),
             Err(fault) => {
                 tracing::warn!(%fault, "a claim failed");
-                Handled::Again
+                Some(Handled::Again)
             }
         });
     }
-    if !mine.is_empty() {
-        dispatch(world, site, &mine).await;
-    }
-    handled
+    let mut dispatched = if mine.is_empty() { Vec::new() } else { dispatch(world, site, mine).await }.into_iter();
+    handled.into_iter().map(|handled| handled.or_else(|| dispatched.next()).unwrap_or(Handled::Again)).collect()
 }
 
-async fn claim<W: ClaimMessage + Clock + Chance>(world: &W, job: &Job) -> Result<Claim, Fault> {
+/// The message, if it is ours to send now, or what that leaves to do for its job.
+async fn claim<W>(world: &W, job: &Job) -> Result<Result<Box<Claimed>, Handled>, Fault>
+where
+    W: ClaimMessage + LoadGate + StopSending + EnqueueJob + Clock + Chance + Sync,
+{
     let Job::Send { account, message } = job else {
         return Err(Fault::permanent("this queue takes messages to send only"));
     };
-    world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await
+    match world.claim_message(*account, *message, Fence(world.dice()?), world.now()).await? {
+        Claim::Mine(claimed) => Ok(Ok(claimed)),
+        // Somebody else has it or will: the sweeper owns what gets stuck, not the queue. But the job may have come
+        // again because its owner was not told of a refusal.
+        Claim::Done | Claim::NotNow(_) => tell_if_owed(world, *account).await.map(Err),
+    }
 }
 
-async fn dispatch<W>(world: &W, site: &Site, mine: &[Claimed])
+async fn dispatch<W>(world: &W, site: &Site, mine: Vec<Claimed>) -> Vec<Handled>
 where
     W: LoadGuards
+        + CountPassing
+        + StopSending
         + RecordOutcome
         + RecordConsent
         + CreateMessage
@@ -90,41 +110,155 @@ where
         + Sync,
 {
     let mut keys: Vec<(AccountId, Purpose)> = Vec::new();
-    for claimed in mine {
+    for claimed in &mine {
         let account = claimed.message.account;
         let missing = PURPOSES.into_iter().filter(|p| world.remembered_key(account, *p, None).is_none());
         keys.extend(missing.map(|purpose| (account, purpose)));
     }
     keys.sort_unstable();
     keys.dedup();
-    match world.load_guards(mine, &keys).await {
-        Ok(guards) => {
-            join_all(mine.iter().zip(&guards).map(|(claimed, guard)| send_one(world, site, claimed, guard))).await;
-        }
+    let guards = match world.load_guards(&mine, &keys).await {
+        Ok(guards) => guards,
         Err(fault) => {
             tracing::warn!(%fault, "the last checks could not be made");
             join_all(mine.iter().map(|claimed| put_back(world, claimed, None))).await;
+            return vec![Handled::Done; mine.len()];
+        }
+    };
+    let steps = join_all(mine.iter().zip(&guards).map(|(claimed, guard)| check(world, claimed, guard))).await;
+    let found = find_attacks(world, &mine, &guards, &steps).await;
+    join_all(mine.into_iter().zip(steps).map(|(claimed, step)| {
+        let found = found.get(&claimed.message.account).copied();
+        finish(world, site, claimed, step, found)
+    }))
+    .await
+}
+
+/// What is to become of a claimed message.
+enum Step<'g> {
+    /// It is ready to be handed over.
+    Send(Box<Ready<'g>>),
+    /// It ends here.
+    End(Outcome),
+    /// It has to wait.
+    Wait,
+}
+
+/// What it takes to hand a message over.
+struct Ready<'g> {
+    credential: &'g StoredCredential,
+    carrier: Carrier,
+    payload: Payload,
+    passing: Passing,
+}
+
+/// The last check, and everything opened.
+async fn check<'g, W>(world: &W, claimed: &Claimed, guard: &'g Guard) -> Step<'g>
+where
+    W: OpenKey + LoadKeys + Clock + Sync,
+{
+    let credential = match last_check(claimed, guard, world.now()) {
+        Ok(credential) => credential,
+        Err(outcome) => return Step::End(outcome),
+    };
+    match open(world, claimed, guard, credential).await {
+        Ok(ready) => Step::Send(Box::new(ready)),
+        Err(fault) => {
+            tracing::warn!(message.id = %claimed.message.id, %fault, "what is to be sent does not open");
+            Step::Wait
         }
     }
 }
 
-/// One message to Twilio and its outcome into its row.
-async fn send_one<W>(world: &W, site: &Site, claimed: &Claimed, guard: &Guard)
+/// What counting an account's part of a batch came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// Nothing unusual: it goes out.
+    Usual,
+    /// An attack by its looks: the account is frozen now, and nothing goes out. What is left to do for its jobs.
+    Attack(Handled),
+    /// It could not be counted, or the account not be frozen: what is not counted waits. Counting has to come before
+    /// sending, or a table that is slow would be an open door; and refusing would be a loss that nobody can explain.
+    NotKnown,
+}
+
+/// Counts what each account is about to hand over, and freezes the accounts whose counters look like an attack.
+async fn find_attacks<W>(
+    world: &W,
+    mine: &[Claimed],
+    guards: &[Guard],
+    steps: &[Step<'_>],
+) -> BTreeMap<AccountId, Found>
 where
-    W: RecordOutcome + RecordConsent + CreateMessage + OpenKey + LoadKeys + EnqueueJob + Clock + Chance + Sync,
+    W: CountPassing + StopSending + EnqueueJob + Clock + Sync,
 {
-    let credential = match last_check(claimed, guard, world.now()) {
-        Ok(credential) => credential,
-        Err(outcome) => return record(world, claimed, outcome).await,
-    };
-    let opened = open(world, claimed, guard, credential).await;
-    let (carrier, payload) = match opened {
-        Ok(opened) => opened,
-        Err(fault) => {
-            tracing::warn!(message.id = %claimed.message.id, %fault, "what is to be sent does not open");
-            return put_back(world, claimed, None).await;
+    let mut accounts: BTreeMap<AccountId, (&Guard, Vec<&Passing>)> = BTreeMap::new();
+    for ((claimed, guard), step) in mine.iter().zip(guards).zip(steps) {
+        if let Step::Send(ready) = step
+            && !claimed.counted
+        {
+            let (_, passing) = accounts.entry(claimed.message.account).or_insert((guard, Vec::new()));
+            passing.push(&ready.passing);
         }
-    };
+    }
+    let found = accounts.into_iter().map(async |(account, (guard, passing))| {
+        let minute = Minute::of(account, guard.counts_from, world.now());
+        let found = match count_batch(world, minute, Limits::of(guard.daily_ceiling), &passing).await {
+            Ok(None) => Found::Usual,
+            Ok(Some(reason)) => freeze(world, account, reason).await,
+            Err(fault) => {
+                tracing::warn!(account.id = %account, %fault, "what goes out could not be counted");
+                Found::NotKnown
+            }
+        };
+        (account, found)
+    });
+    join_all(found).await.into_iter().collect()
+}
+
+async fn freeze<W>(world: &W, account: AccountId, reason: FreezeReason) -> Found
+where
+    W: StopSending + EnqueueJob + Clock,
+{
+    let (stop, now) = (Stop::Frozen(reason), world.now());
+    // A freeze has nothing to do with a version of the credential.
+    match world.stop_sending(account, stop, 0, now).await {
+        Ok(Stopped::Now) => {
+            tracing::error!(account.id = %account, reason = reason.as_str(), "sending of {account} is frozen");
+            Found::Attack(tell(world, account, stop, now).await)
+        }
+        Ok(Stopped::Untold | Stopped::Unchanged) => Found::Attack(Handled::Done),
+        Err(fault) => {
+            tracing::error!(account.id = %account, %fault, "sending could not be frozen");
+            Found::NotKnown
+        }
+    }
+}
+
+/// Takes the step, unless counting said otherwise.
+async fn finish<W>(world: &W, site: &Site, claimed: Claimed, step: Step<'_>, found: Option<Found>) -> Handled
+where
+    W: StopSending + RecordOutcome + RecordConsent + CreateMessage + EnqueueJob + Clock + Chance + Sync,
+{
+    match (step, found) {
+        (Step::End(outcome), _) => record(world, &claimed, outcome).await,
+        (Step::Wait, _) => put_back(world, &claimed, None).await,
+        (Step::Send(_), Some(Found::Attack(handled))) => {
+            record(world, &claimed, Outcome::Refused(Reason::Frozen)).await;
+            return handled;
+        }
+        (Step::Send(_), Some(Found::NotKnown)) if !claimed.counted => put_back(world, &claimed, None).await,
+        (Step::Send(ready), _) => return hand_over(world, site, &Claimed { counted: true, ..claimed }, *ready).await,
+    }
+    Handled::Done
+}
+
+/// One message to Twilio and its outcome into its row.
+async fn hand_over<W>(world: &W, site: &Site, claimed: &Claimed, ready: Ready<'_>) -> Handled
+where
+    W: StopSending + RecordOutcome + RecordConsent + CreateMessage + EnqueueJob + Clock + Chance + Sync,
+{
+    let Ready { credential, carrier, payload, .. } = ready;
     let callback = status_callback(site, credential, claimed);
     let validity = validity_secs(&claimed.message, world.now());
     let created = world.create_message(&carrier, &claimed.message.own, &payload, &callback, validity).await;
@@ -134,26 +268,71 @@ where
         Created::Unknown => record(world, claimed, Outcome::Unknown).await,
         Created::NotProcessed { retry_after_secs } => put_back(world, claimed, retry_after_secs).await,
         Created::Rejected { http, code } => {
-            if http == 401 {
-                let account = claimed.message.account;
-                tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
-                if let Err(fault) = world.stop_sending(account, Stop::CredentialRefused, credential.version).await {
-                    tracing::error!(account.id = %account, %fault, "sending could not be stopped");
-                }
-            }
+            let handled = if http == 401 { stop(world, credential).await } else { Handled::Done };
             if code == Some(OPTED_OUT) {
                 note_opt_out(world, claimed).await;
             }
             record(world, claimed, Outcome::Rejected { code }).await;
+            return handled;
         }
     }
+    Handled::Done
+}
+
+/// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only
+/// its write says who is first; it notes that the owner is still to be told, and until that is done the job comes again
+/// (docs/decisions/0017).
+async fn stop<W: StopSending + EnqueueJob + Clock>(world: &W, credential: &StoredCredential) -> Handled {
+    let (account, stop, now) = (credential.account, Stop::CredentialRefused, world.now());
+    match world.stop_sending(account, stop, credential.version, now).await {
+        Ok(Stopped::Now) => {
+            tracing::error!(account.id = %account, "Twilio refuses the credential: sending is stopped");
+            tell(world, account, stop, now).await
+        }
+        Ok(Stopped::Untold) => Handled::Again,
+        Ok(Stopped::Unchanged) => Handled::Done,
+        Err(fault) => {
+            tracing::error!(account.id = %account, %fault, "it is not known whether sending was stopped");
+            Handled::Again
+        }
+    }
+}
+
+/// Tells the owner of a stop that nobody noted to have told; whoever stopped the account has a minute for it.
+async fn tell_if_owed<W>(world: &W, account: AccountId) -> Result<Handled, Fault>
+where
+    W: LoadGate + StopSending + EnqueueJob + Clock,
+{
+    let Some(gate) = world.load_gate(account).await? else { return Ok(Handled::Done) };
+    let mut handled = Handled::Done;
+    for (stop, since) in gate.untold().into_iter().flatten() {
+        if world.now() < since + TOLD_WITHIN || tell(world, account, stop, since).await == Handled::Again {
+            handled = Handled::Again;
+        }
+    }
+    Ok(handled)
+}
+
+async fn tell<W: StopSending + EnqueueJob>(world: &W, account: AccountId, stop: Stop, since: Timestamp) -> Handled {
+    let alert = match stop {
+        Stop::CredentialRefused => Alert::CredentialRefused,
+        Stop::Frozen(reason) => Alert::SendingFrozen { reason },
+    };
+    if let Err(fault) = world.enqueue(Job::Alert { account, alert, since }, 0).await {
+        tracing::error!(account.id = %account, %fault, "the owner could not be told that sending is stopped");
+        return Handled::Again;
+    }
+    if let Err(fault) = world.stop_told(account, stop, since).await {
+        tracing::warn!(account.id = %account, %fault, "that the owner was told is not noted: it may be told twice");
+    }
+    Handled::Done
 }
 
 /// Twilio says that this recipient has opted out of this sender: that is taken as truth (promise N9).
 async fn note_opt_out<W: RecordConsent + Clock>(world: &W, claimed: &Claimed) {
     let Message { account, id, own, other_hash, .. } = &claimed.message;
-    let source = format!("error {OPTED_OUT} for {id}");
-    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &source, world.now()).await;
+    let heard = Heard::Refusal(*id);
+    let noted = world.record_consent(*account, own, other_hash, Consent::Stop, &heard, world.now()).await;
     if let Err(fault) = noted {
         tracing::error!(message.id = %id, %fault, "Twilio told of an opt-out that could not be stored");
     }
@@ -173,30 +352,36 @@ fn last_check<'g>(claimed: &Claimed, guard: &'g Guard, now: Timestamp) -> Result
     guard.credential.as_ref().ok_or(Outcome::Refused(Reason::NotConnected))
 }
 
-async fn open<W: OpenKey + LoadKeys>(
+async fn open<'g, W: OpenKey + LoadKeys>(
     world: &W,
     claimed: &Claimed,
     guard: &Guard,
-    credential: &StoredCredential,
-) -> Result<(Carrier, Payload), Fault> {
-    let send_key = key(world, guard, credential.account, Purpose::Send, credential.send.key_version()?).await?;
-    let version = claimed.payload.key_version()?;
-    let payload_key = key(world, guard, claimed.message.account, Purpose::Payload, version).await?;
+    credential: &'g StoredCredential,
+) -> Result<Ready<'g>, Fault> {
+    let account = claimed.message.account;
+    let send_key = key(world, guard, account, Purpose::Send, Some(credential.send.key_version()?)).await?;
+    let payload_key = key(world, guard, account, Purpose::Payload, Some(claimed.payload.key_version()?)).await?;
+    let match_key = key(world, guard, account, Purpose::Match, None).await?;
     let payload = Payload::open(&claimed.payload, &payload_key, claimed.message.id)?;
-    Ok((Carrier::open(credential, &send_key)?, payload))
+    let to = E164::from_network(&payload.to).ok_or(Fault::permanent("a stored recipient is not a number"))?;
+    let passing = Passing::of(&match_key, &claimed.message, &to);
+    Ok(Ready { credential, carrier: Carrier::open(credential, &send_key)?, payload, passing })
 }
 
-/// A key: remembered, or loaded with the guard, or (a credential replaced this very moment) loaded now.
+/// A key, the newest if no version is named: remembered, or loaded with the guard, or (a credential replaced this very
+/// moment) loaded now.
 async fn key<W: OpenKey + LoadKeys>(
     world: &W,
     guard: &Guard,
     account: AccountId,
     purpose: Purpose,
-    version: u32,
+    version: Option<u32>,
 ) -> Result<DataKey, Fault> {
-    match guard.keys.iter().find(|keys| keys.purpose == purpose && keys.version(version).is_some()) {
-        Some(keys) => world.open_key(keys, Some(version)).await,
-        None => data_key(world, account, purpose, Some(version)).await,
+    let fits =
+        |keys: &&WrappedKeys| keys.purpose == purpose && version.is_none_or(|version| keys.version(version).is_some());
+    match guard.keys.iter().find(fits) {
+        Some(keys) => world.open_key(keys, version).await,
+        None => data_key(world, account, purpose, version).await,
     }
 }
 

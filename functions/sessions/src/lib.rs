@@ -9,7 +9,7 @@ use telbuddy::ids::SessionId;
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, CountTries, PlatformKeys};
 use telbuddy::secret::{SecretString, Token};
-use telbuddy::session::{KeepSessions, Session, Site, admit, caller, not_signed_in};
+use telbuddy::session::{KeepSessions, Session, Site, admit, caller, count_password_try, not_signed_in};
 use utoipa::OpenApi;
 
 /// The routes of this function.
@@ -23,14 +23,6 @@ pub const ROUTES: &[Route] = &[
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::PlatformSecret];
-
-/// Tries in a quarter of an hour: of one caller for one account, of one caller, and for one account from anywhere. They
-/// are counted before the password is looked at, so that a flood costs no hashing. The last is high, so that a stranger
-/// from one place cannot lock an owner out.
-const TRIES_PER_PAIR: u32 = 10;
-const TRIES_PER_PEER: u32 = 50;
-const TRIES_PER_ACCOUNT: u32 = 100;
-const WINDOW_SECS: u32 = 900;
 
 /// Who logs in.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -130,17 +122,7 @@ where
     let email = Email::parse(&ask.email).map_err(|error| Problem::field("email", "invalid", error.to_string()))?;
     let platform = world.platform().await?;
     let index = platform.email_index(&email);
-    let peer = platform.hash("peer", &request.peer_network());
-    let tries = [
-        (format!("login-peer#{peer}"), TRIES_PER_PEER),
-        (format!("login#{}#{peer}", index.0), TRIES_PER_PAIR),
-        (format!("login#{}", index.0), TRIES_PER_ACCOUNT),
-    ];
-    for (what, limit) in tries {
-        if !world.count_try(&what, limit, WINDOW_SECS, request.now).await? {
-            return Err(Problem::new(Kind::TooManyRequests, "too many tries; wait a quarter of an hour"));
-        }
-    }
+    count_password_try(world, &platform, &index, request).await?;
     let user = world.find_user(&index).await?;
     let known = platform.peppers.matches(&ask.password, user.as_ref().map(|user| &user.password))?;
     let Some(user) = user.filter(|_| known) else {

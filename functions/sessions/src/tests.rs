@@ -4,7 +4,7 @@ use http::{Method, header};
 use telbuddy::account::{CreateAccount, Hashed, Password, SignedUp};
 use telbuddy::fault::Fault;
 use telbuddy::platform::Clock;
-use telbuddy::session::{ABSOLUTE_LIFE, IDLE_LIFE, TOUCH_EVERY};
+use telbuddy::session::{ABSOLUTE_LIFE, IDLE_LIFE, TOUCH_EVERY, TRIES_PER_PAIR, TRIES_PER_PEER, TRIES_WINDOW_SECS};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
 use telbuddy::testing::setup::{Customer, called, request, site, with_header};
@@ -106,7 +106,7 @@ async fn after_the_limit_no_password_is_hashed_not_even_the_right_one_until_the_
     assert_eq!(log_in(&world, ADDRESS, PASSWORD).await.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(called(&world), [("platform", 1), ("count_try", 2)].into_iter().collect());
     assert_eq!(log_in(&world, "bob@example.com", PASSWORD).await.status, StatusCode::UNAUTHORIZED, "others may try");
-    world.advance(secs(WINDOW_SECS.into()));
+    world.advance(secs(TRIES_WINDOW_SECS.into()));
     assert_eq!(log_in(&world, ADDRESS, PASSWORD).await.status, StatusCode::CREATED);
 }
 
@@ -117,7 +117,7 @@ async fn a_callers_limit_counts_over_all_addresses_and_is_that_callers_alone() {
     let platform = world.platform().await.unwrap();
     let peer = format!("login-peer#{}", platform.hash("peer", "198.51.100.7"));
     for _ in 0..TRIES_PER_PEER {
-        assert_eq!(world.count_try(&peer, TRIES_PER_PEER, WINDOW_SECS, world.now()).await, Ok(true));
+        assert_eq!(world.count_try(&peer, TRIES_PER_PEER, TRIES_WINDOW_SECS, world.now()).await, Ok(true));
     }
     world.forget_calls();
     assert_eq!(log_in(&world, ADDRESS, PASSWORD).await.status, StatusCode::TOO_MANY_REQUESTS);

@@ -3,12 +3,13 @@
 use futures::future::join_all;
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
-use telbuddy::inbound::{News, RecordConsent, TwilioEvent};
+use telbuddy::inbound::{News, TwilioEvent};
 use telbuddy::ledger::PRICES;
 use telbuddy::live::Need;
 use telbuddy::message::{
     Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Seen, Status, UpdateMessage, apply_report,
 };
+use telbuddy::opt_out::{Heard, RecordConsent};
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
 
 /// The queue of this function.
@@ -20,7 +21,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Works through a batch, its events at the same time.
 ///
 /// AWS calls for a status: 1 read, 1 conditional write, and 1 hint when the message is to be posted. For a text: 1
-/// transaction, 1 hint, and for STOP or START 1 or 2 conditional writes between them.
+/// transaction, 1 hint, and between them for START 1 conditional write, for STOP 2; twice that in a messaging service.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
@@ -118,10 +119,10 @@ where
         Seen::Before(first) => first,
     };
     if let Some(consent) = consent {
-        let source = format!("text {sid}");
+        let heard = Heard::Text(sid);
         // A number in a messaging service: Twilio blocks the whole service, so both are noted.
         for sender in [Some(&own), service.as_ref()].into_iter().flatten() {
-            world.record_consent(account, sender, &other_hash, consent, &source, said_at).await?;
+            world.record_consent(account, sender, &other_hash, consent, &heard, said_at).await?;
         }
     }
     match seen {

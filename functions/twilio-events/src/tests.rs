@@ -3,6 +3,7 @@
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::PostOutcome;
 use telbuddy::message::{Claimed, Outcome, RecordOutcome};
+use telbuddy::opt_out::{OptOut, Said};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
 use telbuddy::testing::setup::{Customer, called, due_later, row};
@@ -143,7 +144,9 @@ async fn stop_to_a_number_in_a_service_blocks_both_and_costs_two_writes_one_tran
     let account = Customer::new(&world).await.account;
     assert_eq!(handle(&world, vec![stop(&world, account)]).await, [Handled::Done]);
     for own in [fresh::OWN, "MG0123456789abcdef0123456789abcdef"] {
-        assert_eq!(world.consent(account, own, "who"), Some(Consent::Stop), "{own}");
+        let opt_out = world.opt_out(account, own, "who");
+        let heard = Heard::Text(SID.to_owned());
+        assert_eq!(opt_out.said, Some(Said { consent: Consent::Stop, at: world.now(), heard }), "{own}");
     }
     let calls = [("record_consent", 2), ("record_inbound", 1), ("enqueue", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
@@ -170,11 +173,11 @@ async fn no_fault_loses_what_a_text_says_about_consent() {
         let job = stop(&world, account);
         world.fail_next(method, Fault::transient("busy"));
         assert_eq!(handle(&world, vec![job.clone()]).await, [Handled::Again], "{method}");
-        let known = [fresh::OWN, "MG0123456789abcdef0123456789abcdef"].map(|own| world.consent(account, own, "who"));
-        assert_eq!(known.iter().flatten().count(), 0, "{method}");
+        let known = [fresh::OWN, "MG0123456789abcdef0123456789abcdef"].map(|own| world.opt_out(account, own, "who"));
+        assert_eq!(known, [OptOut::default(), OptOut::default()], "{method}");
         assert_eq!(world.messages_of(account).len(), recorded_after, "{method}");
         assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
-        assert_eq!(world.consent(account, "MG0123456789abcdef0123456789abcdef", "who"), Some(Consent::Stop));
+        assert!(world.opt_out(account, "MG0123456789abcdef0123456789abcdef", "who").standing().is_some());
         assert_eq!(world.messages_of(account).len(), 1);
     }
 }
@@ -225,5 +228,5 @@ async fn an_old_start_that_comes_again_lifts_no_newer_stop() {
     handle(&world, vec![said(&stop_sid, Consent::Stop)]).await;
     world.advance(fresh::secs(60));
     assert_eq!(handle(&world, vec![said(&start_sid, Consent::Start)]).await, [Handled::Done]);
-    assert_eq!(world.consent(account, fresh::OWN, "who"), Some(Consent::Stop));
+    assert!(world.opt_out(account, fresh::OWN, "who").standing().is_some());
 }

@@ -1,6 +1,7 @@
 //! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
 
 use http::StatusCode;
+use telbuddy::alert::Alert;
 use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
 use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
@@ -11,12 +12,18 @@ use telbuddy::live::Need;
 use telbuddy::message::{Format, number_hash};
 use telbuddy::number::{Channel, parse_address};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
+use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind};
 use telbuddy::seal::{DataKey, WrappedKeys};
 use telbuddy::secret::{ExposeSecret, HookId};
 use telbuddy::session::Site;
 
 const MESSAGES: &str = "/hooks/twilio/{hook}/messages";
 const STATUS: &str = "/hooks/twilio/{hook}/status/{message_id}";
+
+/// Twilio's signature.
+const SIGNATURE: &str = "x-twilio-signature";
+/// Sent only when a shared key signs, and names it.
+const SHARED_KEY: &str = "x-twilio-webhooks-signature-settings";
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[Route { method: "POST", path: MESSAGES }, Route { method: "POST", path: STATUS }];
@@ -27,17 +34,21 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 /// Answers one webhook: path, size, signature, durable queue, answer, in this order.
 ///
 /// AWS calls: 1 batch read, 1 queue message; once in five minutes and key 1 KMS call with its entry in the access log.
-/// A path that cannot be a hook costs none, an unknown one the read only.
+/// A path that cannot be a hook costs none, an unknown one the read only. A signature that does not fit costs 1 read
+/// and 1 update of the quarantine; if the owner is told of it, 1 queue message and 1 update more.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: FindHook + OpenKey + EnqueueJob + Chance + Sync,
+    W: FindHook + OpenKey + QuarantineWebhook + EnqueueJob + Chance + Sync,
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
         let hook = segments.first().and_then(|text| HookId::parse(text)).ok_or_else(unknown)?;
         request.check_size()?;
         let found = world.find_hook(&hook).await?.ok_or_else(unknown)?;
-        let params = check_signature(world, site, &request, &found).await?;
+        let params = match check_signature(world, site, &request, &found).await? {
+            Ok(params) => params,
+            Err(cause) => return Err(refuse(world, &request, &found, route, cause).await),
+        };
         let (news, reply) = match route.path {
             STATUS => (status(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
             _ => (Some(text(world, &request, &found, params.get()).await?), no_reply()),
@@ -65,35 +76,62 @@ fn no_reply() -> Reply {
     Reply::text(StatusCode::OK, "text/xml", "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>".to_owned())
 }
 
+/// Counts a failed check and tells the owner if that is news. The answer is the same whatever comes of it.
+async fn refuse<W: QuarantineWebhook + EnqueueJob>(
+    world: &W,
+    request: &Request,
+    found: &FoundHook,
+    route: &Route,
+    cause: Cause,
+) -> Problem {
+    let account = found.credential.account;
+    let kind = if route.path == STATUS { RouteKind::Status } else { RouteKind::Messages };
+    let headers = (request.header(SIGNATURE).is_some(), request.header(SHARED_KEY).is_some());
+    let facts = Facts::of(&found.credential, kind, headers, request.now);
+    let (id, code) = (request.id, cause.code());
+    tracing::warn!(account.id = %account, request.id = %id, cause = code, ?facts, "a webhook is refused");
+    if let Err(fault) = quarantine(world, &Failure { account, cause, at: request.now, facts }).await {
+        tracing::error!(account.id = %account, request.id = %id, %fault, "a refused webhook was not recorded whole");
+    }
+    Problem::new(
+        Kind::BadSignature,
+        "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
+         connect the account again; GET /v1/quarantine says more",
+    )
+}
+
+async fn quarantine<W: QuarantineWebhook + EnqueueJob>(world: &W, failure: &Failure) -> Result<(), Fault> {
+    let Failure { account, cause, at, facts } = *failure;
+    if !world.quarantine(failure).await?.is_news(at) {
+        return Ok(());
+    }
+    let alert = Alert::SignatureFailed { cause, recently_rotated: facts.rotation.is_recent() };
+    let told = world.enqueue(Job::Alert { account, alert, since: at }, 0).await;
+    // Not told: the next failure tries again.
+    world.note_alert(account, cause, told.is_ok().then_some(at)).await?;
+    told
+}
+
 /// The parameters, once Twilio's signature over the exact public URL fits one of the account's secrets: the current one,
-/// or in a rotation the one before.
+/// or in a rotation the one before. Why not, otherwise.
 async fn check_signature<W: OpenKey>(
     world: &W,
     site: &Site,
     request: &Request,
     found: &FoundHook,
-) -> Result<Verified<Params>, Problem> {
+) -> Result<Result<Verified<Params>, Cause>, Problem> {
     let stored = &found.credential;
     let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
     // From configuration and the raw path, never from Host: what a proxy does to the request must not count.
     let url = format!("{}{}{query}", as_signed(&site.origin), request.path);
     let presented = Presented {
-        signature: request.header("x-twilio-signature"),
-        shared_key_settings: request.header("x-twilio-webhooks-signature-settings"),
+        signature: request.header(SIGNATURE),
+        shared_key_settings: request.header(SHARED_KEY),
         url: &url,
         content_type: request.header(http::header::CONTENT_TYPE),
         body: &request.body,
     };
-    let refused = |cause: &str| {
-        let rotating = stored.verifiers(request.now).count() > 1;
-        tracing::warn!(account.id = %stored.account, request.id = %request.id, cause, rotating, "a webhook's signature does not fit");
-        Problem::new(
-            Kind::BadSignature,
-            "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
-             connect the account again",
-        )
-    };
-    let mut fits = Err(Rejection::NoKey);
+    let mut fits = None;
     for sealed in stored.verifiers(request.now) {
         let key = key(world, &found.hook_keys, Some(sealed.key_version().map_err(Fault::from)?)).await?;
         let secret = HookSecret::open(sealed, &key)?;
@@ -103,13 +141,19 @@ async fn check_signature<W: OpenKey>(
                 SigningKeys { auth_tokens: &[], shared_key: Some((id, secret.expose_secret())) }
             }
         };
-        fits = fits.or_else(|_| verified(&presented, &keys));
+        let this = verified(&presented, &keys);
+        fits = Some(match fits {
+            None => this,
+            Some(Ok(params)) => Ok(params),
+            // What the current secret says is what is told.
+            Some(Err(first)) => this.map_err(|_| first),
+        });
     }
-    let params = fits.map_err(|rejection| refused(rejection.code()))?;
-    if params.get().get("AccountSid") != Some(stored.account_sid.as_str()) {
-        return Err(refused("other_account"));
-    }
-    Ok(params)
+    Ok(match fits.unwrap_or(Err(Rejection::NoKey)) {
+        Err(rejection) => Err(Cause::Rejected(rejection)),
+        Ok(params) if params.get().get("AccountSid") != Some(stored.account_sid.as_str()) => Err(Cause::OtherAccount),
+        Ok(params) => Ok(params),
+    })
 }
 
 async fn key<W: OpenKey>(world: &W, keys: &WrappedKeys, version: Option<u32>) -> Result<DataKey, Fault> {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use http::{Method, header};
+use jiff::Timestamp;
 use telbuddy::credential::{KeepCredential, Saved};
 use telbuddy::inbound::signature::sign;
 use telbuddy::inbound::{Consent, News};
 use telbuddy::message::Status;
-use telbuddy::platform::Clock;
+use telbuddy::platform::{Clock, Queue};
+use telbuddy::quarantine::{ReadQuarantine, Record, Rotation};
 use telbuddy::seal::Purpose;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -191,7 +193,7 @@ async fn another_accounts_sid_is_refused_even_when_signed() {
     let world = World::new(1);
     let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
     let reply = posted(&world, &customer, &messages_path(&customer), &text(&other, "hi")).await;
-    assert_eq!((reply.status, world.jobs()), (StatusCode::FORBIDDEN, Vec::new()));
+    assert_eq!((reply.status, world.take_jobs(Queue::TwilioEvents)), (StatusCode::FORBIDDEN, Vec::new()));
 }
 
 #[tokio::test]
@@ -206,7 +208,7 @@ async fn a_signature_for_another_path_or_by_another_account_is_refused() {
     let foreign = signed(&world, &status_path(&customer), &params, &token(&other));
     for request in [moved, asked, foreign] {
         let reply = handle(&world, &site(), request).await;
-        assert_eq!((reply.status, world.jobs()), (StatusCode::FORBIDDEN, Vec::new()));
+        assert_eq!((reply.status, world.take_jobs(Queue::TwilioEvents)), (StatusCode::FORBIDDEN, Vec::new()));
     }
 }
 
@@ -246,8 +248,136 @@ async fn what_is_not_signed_is_refused_after_the_read() {
     let customer = Customer::new(&world).await;
     let mut request = signed(&world, &messages_path(&customer), &text(&customer, "hi"), &token(&customer));
     request.headers.remove("x-twilio-signature");
-    let reply = handle(&world, &site(), request).await;
-    assert_eq!((reply.status, costs(&world)), (StatusCode::FORBIDDEN, BTreeMap::from([("find_hook", 1)])));
+    let first = BTreeMap::from([("find_hook", 1), ("quarantine", 1), ("enqueue", 1), ("note_alert", 1)]);
+    let further = BTreeMap::from([("find_hook", 1), ("quarantine", 1)]);
+    for each in [first, further] {
+        world.forget_calls();
+        let reply = handle(&world, &site(), request.clone()).await;
+        assert_eq!((reply.status, costs(&world)), (StatusCode::FORBIDDEN, each));
+    }
+}
+
+async fn records(world: &World, customer: &Customer) -> Vec<Record> {
+    world.read_quarantine(customer.account, world.now()).await.unwrap()
+}
+
+fn alert(customer: &Customer, cause: Cause, recently_rotated: bool, since: Timestamp) -> Job {
+    Job::Alert { account: customer.account, alert: Alert::SignatureFailed { cause, recently_rotated }, since }
+}
+
+#[tokio::test]
+async fn each_way_to_fail_is_recorded_under_its_cause_and_told_once() {
+    let world = World::new(1);
+    let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+    let (path, params) = (messages_path(&customer), text(&customer, "hi"));
+    let good = || signed(&world, &path, &params, &token(&customer));
+    let mut unsigned = good();
+    unsigned.headers.remove(SIGNATURE);
+    let shared = with_header(good(), header::HeaderName::from_static(SHARED_KEY), "key=x, algorithm=HMAC_MD5");
+    let cases = [
+        (unsigned, Cause::Rejected(Rejection::MissingHeader), RouteKind::Messages, (false, false)),
+        (
+            signed(&world, &path, &params, "guess"),
+            Cause::Rejected(Rejection::Mismatch),
+            RouteKind::Messages,
+            (true, false),
+        ),
+        (
+            signed(&world, &path, &text(&other, "hi"), &token(&customer)),
+            Cause::OtherAccount,
+            RouteKind::Messages,
+            (true, false),
+        ),
+        (shared, Cause::Rejected(Rejection::UnknownAlgorithm), RouteKind::Messages, (true, true)),
+        (
+            with_header(good(), header::CONTENT_TYPE, "text/plain"),
+            Cause::Rejected(Rejection::NotAForm),
+            RouteKind::Messages,
+            (true, false),
+        ),
+    ];
+    world.advance(fresh::secs(90));
+    for (request, cause, route, (signature_header, shared_key_header)) in cases {
+        let at = world.now();
+        for _ in 0..3 {
+            let reply = handle(&world, &site(), Request { now: at, ..request.clone() }).await;
+            assert_eq!(reply.status, StatusCode::FORBIDDEN);
+        }
+        let record = records(&world, &customer).await.into_iter().find(|record| record.cause == cause);
+        let record = record.unwrap_or_else(|| panic!("no record of {cause:?}"));
+        let secret_since = customer.credential.secret_since;
+        let rotation = Rotation::None;
+        let facts = Facts { route, signature_header, shared_key_header, secret_since, rotation };
+        assert_eq!(record, Record { cause, count: 3, first: at, last: at, facts, alerted: Some(at) });
+        assert_eq!(record.secret_age_secs(), 90);
+        assert_eq!(world.take_jobs(Queue::Mail), [alert(&customer, cause, false, at)]);
+    }
+    assert_eq!(records(&world, &other).await, []);
+    let mut status = signed(&world, &status_path(&customer), &status_params(&customer, "sent"), "guess");
+    status.now = world.now();
+    handle(&world, &site(), status).await;
+    let record = records(&world, &customer).await.into_iter().find(|record| record.facts.route == RouteKind::Status);
+    assert_eq!(record.unwrap().count, 4, "the same cause by another route");
+}
+
+#[tokio::test]
+async fn fifty_forged_at_once_are_fifty_in_one_record_and_one_alert() {
+    for seed in 0..5 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let request = signed(&world, &messages_path(&customer), &text(&customer, "hi"), "guess");
+        let site = site();
+        let replies = futures::future::join_all((0..50).map(|_| handle(&world, &site, request.clone()))).await;
+        assert!(replies.iter().all(|reply| reply.status == StatusCode::FORBIDDEN));
+        let records = records(&world, &customer).await;
+        assert_eq!((records.len(), records[0].count, world.jobs().len()), (1, 50, 1), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_is_403_whatever_fails_and_an_alert_that_was_lost_is_made_up_for() {
+    for (method, lost, count, told) in [
+        ("quarantine", false, 1, 1),
+        ("quarantine", true, 2, 1),
+        ("enqueue", false, 2, 1),
+        ("enqueue", true, 2, 2),
+        ("note_alert", false, 2, 2),
+        ("note_alert", true, 2, 1),
+    ] {
+        for fault in [Fault::transient("busy"), Fault::permanent("denied"), Fault::Ambiguous("reset".to_owned())] {
+            let world = World::new(1);
+            let customer = Customer::new(&world).await;
+            if lost {
+                world.lose_answer(method, fault);
+            } else {
+                world.fail_next(method, fault);
+            }
+            for _ in 0..2 {
+                let request = signed(&world, &messages_path(&customer), &text(&customer, "hi"), "guess");
+                let reply = handle(&world, &site(), request).await;
+                assert_eq!(reply.status, StatusCode::FORBIDDEN, "{method}");
+                assert!(reply.body.contains("bad-signature"), "{method}: {}", reply.body);
+                world.advance(fresh::secs(60));
+            }
+            let records = records(&world, &customer).await;
+            assert_eq!((records[0].count, world.jobs().len()), (count, told), "{method}, lost {lost}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_a_refused_webhook_is_kept() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let request = signed(&world, &messages_path(&customer), &text(&customer, "a private word"), "guess");
+    let signature = request.header(SIGNATURE).unwrap().to_owned();
+    handle(&world, &site(), request).await;
+    let record = format!("{:?} {:?}", records(&world, &customer).await, world.jobs());
+    let hook = customer.credential.hook.reveal();
+    for text in ["a private word", &FROM[1..], &fresh::OWN[1..], SID, &signature, &hook, "guess", "198.51.100.7"] {
+        assert!(!record.contains(text), "{text} in {record}");
+    }
+    assert!(!world.holds_in_clear("a private word") && !world.holds_in_clear(&FROM[1..]));
 }
 
 /// The old token counts for the window and not a moment longer; the new one from the start.
@@ -278,6 +408,29 @@ async fn in_a_rotation_both_tokens_sign_until_the_window_closes() {
     assert_eq!([status(&old).await, status("new").await, status("").await], [good, good, StatusCode::FORBIDDEN]);
     world.set_now(until - fresh::secs(1));
     assert_eq!(status(&old).await, good);
+    // Only what was signed by neither is in quarantine, and the record says that the window is open.
+    let facts = async || {
+        let records = records(&world, &customer).await;
+        let [Record { count, facts, .. }] = records.as_slice() else { panic!("{records:?}") };
+        (*count, facts.rotation, facts.secret_since)
+    };
+    let rotated = until - ROTATION_WINDOW;
+    assert_eq!(facts().await, (1, Rotation::WindowOpen, rotated));
+    // Not promoted in time.
     world.set_now(until);
     assert_eq!([status(&old).await, status("new").await], [StatusCode::FORBIDDEN, good]);
+    assert_eq!(facts().await, (2, Rotation::Recent, rotated));
+    // By then a rotation is not the likely cause any more.
+    world.advance(ROTATION_WINDOW * 6);
+    assert_eq!(status(&old).await, StatusCode::FORBIDDEN);
+    assert_eq!(facts().await, (3, Rotation::None, rotated));
+    let mismatch = Cause::Rejected(Rejection::Mismatch);
+    assert_eq!(
+        world.jobs().iter().filter(|job| matches!(job, Job::Alert { .. })).cloned().collect::<Vec<_>>(),
+        [
+            alert(&customer, mismatch, true, rotated),
+            alert(&customer, mismatch, true, until),
+            alert(&customer, mismatch, false, until + ROTATION_WINDOW * 6),
+        ]
+    );
 }

@@ -61,7 +61,7 @@ impl Call {
     }
 }
 
-/// How often each action was called since the start, refused and disturbed calls included.
+/// How often each action was called since the start, refused and disturbed calls included; or how often it was done.
 #[derive(Debug, Default)]
 pub(crate) struct Calls(Mutex<BTreeMap<(Service, String), u64>>);
 

@@ -119,6 +119,7 @@ struct Inner {
     database: Database,
     store: Arc<Store>,
     calls: Arc<Calls>,
+    done: Arc<Calls>,
     faults: Arc<Faults>,
     dynamodb: SocketAddr,
     aws: SocketAddr,
@@ -148,6 +149,7 @@ impl LocalAws {
         let (stop, signal) = watch::channel(false);
         let stopped = Stopped(signal);
         let (calls, faults) = (Arc::new(Calls::default()), Arc::new(Faults::new(options.faults)));
+        let done = Arc::new(Calls::default());
         let Opened { lock, database, store } = opened;
         let mut tasks = Vec::new();
 
@@ -170,6 +172,7 @@ impl LocalAws {
             sqs: Arc::new(sqs::Sqs::new(Arc::clone(&store), format!("http://{aws}"), stopped.clone())),
             mail: mail_folder(&options.data),
             calls: Arc::clone(&calls),
+            done: Arc::clone(&done),
             faults: Arc::clone(&faults),
         };
         let endpoints_lock = Arc::clone(&lock);
@@ -181,7 +184,7 @@ impl LocalAws {
         tasks.push(tokio::spawn(sweep(database.clone(), Arc::clone(&store), stopped)));
 
         let tasks = Mutex::new(tasks);
-        let inner = Inner { data: options.data, database, store, calls, faults, dynamodb, aws, stop, tasks };
+        let inner = Inner { data: options.data, database, store, calls, done, faults, dynamodb, aws, stop, tasks };
         Ok(LocalAws { inner: Arc::new(inner) })
     }
 
@@ -213,6 +216,11 @@ impl LocalAws {
     /// How often each action was called since the start; `DynamoDB`'s only when faults are on.
     pub fn calls(&self) -> BTreeMap<(Service, String), u64> {
         self.inner.calls.so_far()
+    }
+
+    /// How often each action of KMS, Secrets Manager, SQS and SES was done: without what was refused.
+    pub fn answered(&self) -> BTreeMap<(Service, String), u64> {
+        self.inner.done.so_far()
     }
 
     /// The faults to come.

@@ -107,6 +107,7 @@ pub(crate) struct Endpoints {
     pub sqs: Arc<Sqs>,
     pub mail: PathBuf,
     pub calls: Arc<Calls>,
+    pub done: Arc<Calls>,
     pub faults: Arc<Faults>,
 }
 
@@ -126,6 +127,9 @@ impl Answer for Endpoints {
         let body = request.into_body();
         let work = async {
             let outcome = self.act(call.clone(), body.clone()).await;
+            if outcome.is_ok() {
+                self.done.count(&call);
+            }
             reply(call.service, outcome, &request_id)
         };
         self.faults.around(&call, &body, work).await

@@ -78,7 +78,9 @@ macro_rules! schedule {
                 Duration::from_secs($secs),
                 Box::new(move |()| {
                     let shared = shared.clone();
-                    Box::pin(async move { $module::handle(&*shared).await })
+                    Box::pin(async move {
+                        serve::tick_event(&shared, async |live: &Live| $module::handle(live).await).await
+                    })
                 }),
             )
         })
@@ -96,15 +98,20 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
         }),
+        http!(sending_policy, "sending-policy", config, |live, request| {
+            sending_policy::handle(live, &live.site, request)
+        }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
+        http!(opt_outs, "opt-outs", config, |live, request| opt_outs::handle(live, &live.site, request)),
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
+        queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
         schedule!(sweeper, "sweeper", config, 5),
         schedule!(access_chain, "access-chain", config, 5),
         schedule!(usage_rollup, "usage-rollup", config, 2),
@@ -128,9 +135,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         credentials::openapi(),
         send_sms::openapi(),
         messages::openapi(),
+        sending_policy::openapi(),
         usage::openapi(),
         access_log::openapi(),
         numbers::openapi(),
+        opt_outs::openapi(),
         meta::openapi(),
     ] {
         api.merge(part);

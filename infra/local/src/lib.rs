@@ -124,9 +124,15 @@ pub async fn start_aws(options: &Options, site: &str) -> Result<LocalAwsOnly, St
 impl LocalSystem {
     /// Starts everything.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_with(options, |config| config).await
+    }
+
+    /// The same with other values for the functions.
+    pub async fn start_with(options: Options, change: impl FnOnce(Config) -> Config) -> Result<Self, StartError> {
         let listener = bind(options.port).await?;
         let url = format!("http://127.0.0.1:{}", port_of(&listener));
         let LocalAwsOnly { config, aws, twilio } = start_aws(&options, &url).await?;
+        let config = change(config);
         let functions = Arc::new(functions::all(&config)?);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = pollers::start(&functions, &config, &stopped)?;

@@ -83,7 +83,9 @@ impl Inner {
         };
         let mut second = Callback { url: url.clone(), method: method.clone(), fallback: None, ..hook.clone() };
         second.params.push(("ErrorCode".into(), "11200".into()));
-        second.params.push(("ErrorUrl".into(), hook.url.clone()));
+        // The fragment steers the sender; it is never sent.
+        let failed = hook.url.split_once('#').map_or(&hook.url[..], |(url, _)| url);
+        second.params.push(("ErrorUrl".into(), failed.into()));
         self.send_hook(&second).await
     }
 

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 
 use crate::faults::Fault;
 use crate::rest::{Pairs, is_e164};
-use crate::state::{Account, Message, Number, StoreError, Violation, new_sid};
-use crate::{Inner, inbound, lists};
+use crate::state::{Account, Message, Number, Service, StoreError, Violation, new_sid, now};
+use crate::{Inner, inbound, lists, resources};
 
 type Double = State<Arc<Inner>>;
 
@@ -34,6 +34,9 @@ pub(crate) fn router(double: Arc<Inner>) -> Router {
         .route("/_local/twilio/accounts/{sid}/secondary-token", post(new_secondary))
         .route("/_local/twilio/accounts/{sid}/secondary-token/promote", post(promote))
         .route("/_local/twilio/accounts/{sid}/shared-key", post(new_shared_key))
+        .route("/_local/twilio/accounts/{sid}/services", post(new_service))
+        .route("/_local/twilio/services/{sid}", post(set_service))
+        .route("/_local/twilio/numbers/{number}", post(set_number))
         .with_state(double)
 }
 
@@ -269,6 +272,83 @@ async fn new_shared_key(State(double): Double, Path(sid): Path<String>) -> Answe
         tx.put(&account)?;
         Ok(Json(json!({"id": id, "secret": secret})))
     })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceAsk {
+    friendly_name: Option<String>,
+    #[serde(default)]
+    numbers: Vec<String>,
+}
+
+/// Makes a Messaging Service, as its owner would in Twilio's Console.
+async fn new_service(State(double): Double, Path(sid): Path<String>, body: Bytes) -> Answer {
+    let example = r#"{"friendly_name": "Front desk", "numbers": ["+14155551234"]}"#;
+    let ask = if body.is_empty() { ServiceAsk::default() } else { read(&body, example)? };
+    let name = ask.friendly_name.map(|name| ("friendly_name".to_owned(), name.into()));
+    double.store.change(|tx| {
+        tx.get::<Account>(&sid)?.ok_or_else(|| no_account(&sid))?;
+        let (own, now) = (new_sid("MG"), now());
+        let settings = name.into_iter().collect();
+        let service = Service { sid: own, account: sid.clone(), created: now, updated: now, settings, had: Vec::new() };
+        tx.put(&service)?;
+        for number in &ask.numbers {
+            let mine = tx.number(number)?.filter(|number| number.account == sid);
+            let mut mine = mine.ok_or_else(|| Wrong(format!("the account {sid} has no number {number}")))?;
+            if let Some(other) = &mine.service {
+                return Err(Wrong(format!("{number} is in the pool of {other}: a number has one service")));
+            }
+            mine.service = Some(service.sid.clone());
+            tx.put(&mine)?;
+        }
+        Ok(Json(resources::service(&service, &double.base_url)))
+    })
+}
+
+/// Sets a number as its owner would in Twilio's Console: URLs of any machine are taken.
+async fn set_number(State(double): Double, Path(name): Path<String>, body: Bytes) -> Answer {
+    let raw = read(&body, r#"{"sms_url": "https://customer.example/sms", "friendly_name": "Front desk"}"#)?;
+    double.store.change(|tx| {
+        let number = if name.starts_with('+') { tx.number(&name)? } else { tx.get::<Number>(&name)? };
+        let mut number = number.ok_or_else(|| Wrong(format!("the double has no number {name}")))?;
+        check_settings(&resources::number(&number), &raw)?;
+        number.set(raw, now());
+        tx.put(&number)?;
+        Ok(Json(resources::number(&number)))
+    })
+}
+
+/// The same for a Messaging Service.
+async fn set_service(State(double): Double, Path(sid): Path<String>, body: Bytes) -> Answer {
+    let raw = read(&body, r#"{"inbound_request_url": "https://customer.example/sms", "sticky_sender": false}"#)?;
+    double.store.change(|tx| {
+        let make = "make one with POST /_local/twilio/accounts/{AccountSid}/services";
+        let service = tx.get::<Service>(&sid)?;
+        let mut service = service.ok_or_else(|| Wrong(format!("the double has no service {sid}: {make}")))?;
+        check_settings(&resources::service(&service, &double.base_url), &raw)?;
+        service.set(raw, now());
+        tx.put(&service)?;
+        Ok(Json(resources::service(&service, &double.base_url)))
+    })
+}
+
+/// Raw settings bear names and types of Twilio's answer; what makes the thing what it is cannot be set.
+fn check_settings(answer: &Value, raw: &Map<String, Value>) -> Result<(), Wrong> {
+    const FIXED: [&str; 8] =
+        ["sid", "account_sid", "phone_number", "date_created", "date_updated", "uri", "url", "links"];
+    for (name, value) in raw {
+        let known = answer.get(name).filter(|_| !FIXED.contains(&&name[..]));
+        let known = known.ok_or_else(|| Wrong(format!("{name:?} is not a setting")))?;
+        let alike = match (known, value) {
+            (Value::Null, Value::String(_)) | (Value::String(_), Value::Null) => true,
+            _ => std::mem::discriminant(known) == std::mem::discriminant(value),
+        };
+        if !alike {
+            return Err(Wrong(format!("{name:?}: {value} is not of the type of {known}")));
+        }
+    }
+    Ok(())
 }
 
 fn no_account(sid: &str) -> Wrong {

@@ -1,4 +1,5 @@
-//! Plays texts and calls that arrive: stores them, asks the number's webhook, carries out `<Message>` answers.
+//! Plays texts and calls that arrive: stores them, asks the webhook of the number or of its Messaging Service, carries
+//! out `<Message>` answers.
 
 use std::sync::Arc;
 
@@ -6,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::callbacks::Reply;
 use crate::errors::Refusal;
-use crate::messages::{blank, may_send, put_media};
+use crate::messages::{blank, callback_of_service, may_send, put_media, service_of};
 use crate::progress::{call_moved, call_params, count, hook_about, named};
-use crate::state::{Account, Call, Callback, Message, Number, OptOut, Tx, new_sid, now};
+use crate::state::{Account, Call, Callback, Message, Number, OptOut, Service, Tx, new_sid, now};
 use crate::{API_VERSION, Inner, ROOT};
 
 /// A text that arrives.
@@ -21,11 +22,13 @@ pub(crate) struct Text {
     pub service: Option<String>,
 }
 
-/// Stores the text, tells the number's `SmsUrl`, and answers with what that said. `Err` is for the person who asked.
+/// Stores the text, tells the number's `SmsUrl` or its service, and answers with what that said. `Err` is for the
+/// person who asked.
 pub(crate) async fn text(double: &Arc<Inner>, text: Text) -> Result<Value, String> {
-    let (message, number, hook) = double.store.change(|tx| arrive(tx, double, &text)).map_err(Refusal::text)?;
-    let Some(hook) = hook else {
-        return Ok(unset(json!({"message_sid": message.sid}), &number, "SmsUrl"));
+    let (message, hook) = double.store.change(|tx| arrive(tx, double, &text)).map_err(Refusal::text)?;
+    let hook = match hook {
+        Ok(hook) => hook,
+        Err(note) => return Ok(untold(json!({"message_sid": message.sid}), &note)),
     };
     let outcome = double.send_or_fall_back(&hook).await;
     if let Ok(reply) = outcome.as_ref().map(|reply| replies(&reply.body)) {
@@ -36,7 +39,8 @@ pub(crate) async fn text(double: &Arc<Inner>, text: Text) -> Result<Value, Strin
     Ok(told(json!({"message_sid": message.sid}), outcome))
 }
 
-type Arrived = (Message, Number, Option<Callback>);
+/// The message, and its webhook or why there is none.
+type Arrived = (Message, Result<Callback, String>);
 
 fn arrive(tx: &Tx<'_>, double: &Inner, text: &Text) -> Result<Arrived, Refusal> {
     let (number, account) = owner(tx, &text.to)?;
@@ -83,7 +87,8 @@ fn arrive(tx: &Tx<'_>, double: &Inner, text: &Text) -> Result<Arrived, Refusal> 
         params.push((format!("MediaUrl{n}"), url));
         params.push((format!("MediaContentType{n}"), piece.content_type.clone()));
     }
-    let hook = target(&number, "sms").map(|(url, method)| Callback {
+    let service = service_of(tx, &message)?.filter(|service| service.account == account.sid);
+    let hook = text_targets(&number, service.as_ref()).map(|((url, method), fallback)| Callback {
         sid: new_sid(""),
         account: account.sid.clone(),
         about: message.sid.clone(),
@@ -92,9 +97,29 @@ fn arrive(tx: &Tx<'_>, double: &Inner, text: &Text) -> Result<Arrived, Refusal> 
         voice: false,
         params,
         is_status: false,
-        fallback: target(&number, "sms_fallback"),
+        fallback,
     });
-    Ok((message, number, hook))
+    Ok((message, hook))
+}
+
+/// URL and method.
+type Target = (String, String);
+
+/// Whom a text is told, and whom when that fails: the service, or the number's own URLs when there is no service, it
+/// is not one that was made, or it defers to its numbers. `Err` says what to set. A text that nobody is told of is
+/// stored all the same (Twilio documents that it drops one if the service's `inbound_request_url` is null).
+fn text_targets(number: &Number, service: Option<&Service>) -> Result<(Target, Option<Target>), String> {
+    let Some(service) = service.filter(|service| !service.defers_to_number()) else {
+        return target(number, "sms").map(|first| (first, target(number, "sms_fallback").ok()));
+    };
+    let of_service = |url: &str, method: &str| {
+        let url = service.setting(url)?.to_owned();
+        Some((url, service.setting(method).unwrap_or("POST").to_owned()))
+    };
+    let sid = &service.sid;
+    let none = || format!("{sid} has no InboundRequestUrl: set it with POST /v1/Services/{sid}");
+    let first = of_service("inbound_request_url", "inbound_method").ok_or_else(none)?;
+    Ok((first, of_service("fallback_url", "fallback_method")))
 }
 
 fn owner(tx: &Tx<'_>, to: &str) -> Result<(Number, Account), Refusal> {
@@ -107,10 +132,23 @@ fn owner(tx: &Tx<'_>, to: &str) -> Result<(Number, Account), Refusal> {
     Ok((number, account))
 }
 
-/// URL and method of a number's webhook: `sms`, `sms_fallback`, `voice`, `voice_fallback`.
-fn target(number: &Number, name: &str) -> Option<(String, String)> {
-    let url = number.setting(&format!("{name}_url"))?;
-    Some((url.to_owned(), number.setting(&format!("{name}_method")).unwrap_or("POST").to_owned()))
+/// A number's webhook: `sms`, `sms_fallback`, `voice`, `voice_fallback`. `Err` says what to set. Where an application
+/// or a trunk is set, Twilio does not look at the URLs; the double has neither, so then nobody is asked.
+fn target(number: &Number, name: &str) -> Result<Target, String> {
+    let path = format!("{ROOT}/Accounts/{}/IncomingPhoneNumbers/{}.json", number.account, number.sid);
+    let (kind, others) = match name.strip_prefix("sms") {
+        Some(_) => ("Sms", &["sms_application_sid"][..]),
+        None => ("Voice", &["voice_application_sid", "trunk_sid"][..]),
+    };
+    if let Some(other) = others.iter().find_map(|other| number.setting(other)) {
+        return Err(format!(
+            "{} leaves this to {other}, which the double has not: clear it with POST {path}",
+            number.number
+        ));
+    }
+    let none = || format!("{} has no {kind}Url: set it with POST {path}", number.number);
+    let url = number.setting(&format!("{name}_url")).ok_or_else(none)?;
+    Ok((url.to_owned(), number.setting(&format!("{name}_method")).unwrap_or("POST").to_owned()))
 }
 
 /// STOP blocks the number and its Messaging Service for this recipient, START lifts that.
@@ -146,6 +184,7 @@ fn answer(double: &Arc<Inner>, to: &Message, body: String) {
     let stored = double.store.change(|tx| {
         let account = tx.get::<Account>(&reply.account)?.ok_or_else(|| Refusal::new(20404))?;
         may_send(tx, &account, &reply)?;
+        callback_of_service(tx, &mut reply)?;
         Ok::<_, Refusal>(tx.put(&reply)?)
     });
     match stored {
@@ -184,6 +223,7 @@ fn unescape(text: &str) -> String {
 pub(crate) async fn call(double: &Arc<Inner>, from: &str, to: &str) -> Result<Value, String> {
     let ring = |tx: &Tx<'_>| {
         let (number, account) = owner(tx, to)?;
+        let voice_url = target(&number, "voice");
         let now = now();
         let mut call = Call {
             sid: new_sid("CA"),
@@ -192,8 +232,8 @@ pub(crate) async fn call(double: &Arc<Inner>, from: &str, to: &str) -> Result<Va
             to: to.into(),
             from: from.into(),
             status: "ringing".into(),
-            url: target(&number, "voice"),
-            fallback: target(&number, "voice_fallback"),
+            url: voice_url.clone().ok(),
+            fallback: target(&number, "voice_fallback").ok(),
             status_callback: number
                 .setting("status_callback")
                 .map(|url| (url.to_owned(), number.setting("status_callback_method").unwrap_or("POST").to_owned())),
@@ -206,15 +246,18 @@ pub(crate) async fn call(double: &Arc<Inner>, from: &str, to: &str) -> Result<Va
             ended: None,
         };
         call_moved(tx, &mut call, "ringing", now)?;
-        Ok::<_, Refusal>((call, number))
+        Ok::<_, Refusal>((call, voice_url))
     };
-    let (call, number) = double.store.change(ring).map_err(Refusal::text)?;
+    let (call, voice_url) = double.store.change(ring).map_err(Refusal::text)?;
     let sid = json!({"call_sid": call.sid});
-    let Some(voice_url) = &call.url else {
-        double.follow(call.sid.clone(), Vec::new());
-        return Ok(unset(sid, &number, "VoiceUrl"));
+    let voice_url = match voice_url {
+        Ok(target) => target,
+        Err(note) => {
+            double.follow(call.sid, Vec::new());
+            return Ok(untold(sid, &note));
+        }
     };
-    let mut hook = hook_about(&call, voice_url, call_params(&call, "ringing"));
+    let mut hook = hook_about(&call, &voice_url, call_params(&call, "ringing"));
     hook.fallback.clone_from(&call.fallback);
     let outcome = double.send_or_fall_back(&hook).await;
     double.follow(call.sid, Vec::new());
@@ -232,9 +275,7 @@ fn told(mut answer: Value, outcome: Result<Reply, String>) -> Value {
     answer
 }
 
-fn unset(mut answer: Value, number: &Number, field: &str) -> Value {
-    let path = format!("{ROOT}/Accounts/{}/IncomingPhoneNumbers/{}.json", number.account, number.sid);
-    let note = format!("{} has no {field}: set it with POST {path}", number.number);
+fn untold(mut answer: Value, note: &str) -> Value {
     merge(&mut answer, json!({"webhook_status": null, "webhook_body": null, "note": note}));
     answer
 }

@@ -1,4 +1,5 @@
-//! A double of Twilio: a stateful stand-in for its 2010-04-01 REST API on this machine. **It is not Twilio.**
+//! A double of Twilio: a stateful stand-in for its 2010-04-01 REST API, and for Messaging Services of its Messaging
+//! API v1 on the same port, on this machine. **It is not Twilio.**
 //!
 //! It accepts what Twilio would accept, refuses with Twilio's codes, carries messages and calls on from status to status
 //! with signed callbacks, plays texts and calls that arrive, and fails on demand. Every request is checked against
@@ -17,10 +18,12 @@ mod inbound;
 mod lists;
 mod magic;
 mod messages;
+mod messaging_v1;
 mod numbers;
 mod progress;
 mod resources;
 mod rest;
+mod services;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -225,9 +228,7 @@ fn open_account(tx: &Tx<'_>) -> Result<(Account, Vec<String>), StoreError> {
         while tx.number(&number)?.is_some() {
             number = new_number(area);
         }
-        let (account, settings) = (account.sid.clone(), serde_json::Map::new());
-        let (sid, service) = (new_sid("PN"), None);
-        tx.put(&Number { sid, account, number: number.clone(), service, created: now, updated: now, settings })?;
+        tx.put(&Number::new(&account.sid, &number, now))?;
         numbers.push(number);
     }
     Ok((account, numbers))

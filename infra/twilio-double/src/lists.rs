@@ -9,8 +9,19 @@ use crate::rest::{Ask, Pairs};
 use crate::state::{Call, Key, Message, Tx, new_sid, now};
 use crate::{API_VERSION, ROOT};
 
-/// One page. A token names the last row of the page before, so that new rows do not shift the pages.
-pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
+/// One page of a list, with the paths of its neighbours.
+struct Page {
+    rows: Vec<Value>,
+    page: usize,
+    size: usize,
+    own: String,
+    first: String,
+    next: Option<String>,
+    previous: Option<String>,
+}
+
+/// A token names the last row of the page before, so that new rows do not shift the pages.
+fn cut(ask: &Ask, items: &[Value]) -> Page {
     let number = |name: &str| ask.query.get(name).and_then(|text| text.parse::<usize>().ok());
     let size = number("PageSize").unwrap_or(50);
     let page = number("Page").unwrap_or(0);
@@ -34,14 +45,21 @@ pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
     let next = next.map(|row| link(page + 1, Some(format!("PA{}", row_id(row)))));
     let previous = rows.first().filter(|_| start > 0 && page > 0);
     let previous = previous.map(|row| link(page - 1, Some(format!("PB{}", row_id(row)))));
-    let first = page.saturating_mul(size);
+    let (own, first) = (link(page, ask.query.filled("PageToken").map(str::to_owned)), link(0, None));
+    Page { rows, page, size, own, first, next, previous }
+}
+
+/// One page in the form of 2010-04-01.
+pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
+    let Page { rows, page, size, own, first, next, previous } = cut(ask, items);
+    let start = page.saturating_mul(size);
     let mut answer = json!({
-        "start": first,
-        "end": first + rows.len().saturating_sub(1),
+        "start": start,
+        "end": start + rows.len().saturating_sub(1),
         "page": page,
         "page_size": size,
-        "uri": link(page, ask.query.filled("PageToken").map(str::to_owned)),
-        "first_page_uri": link(0, None),
+        "uri": own,
+        "first_page_uri": first,
         "next_page_uri": next,
         "previous_page_uri": previous,
     });
@@ -49,6 +67,24 @@ pub(crate) fn page(ask: &Ask, name: &str, items: &[Value]) -> Value {
         fields.insert(name.into(), rows.into());
     }
     answer
+}
+
+/// One page in the form of Messaging API v1.
+pub(crate) fn page_of_v1(ask: &Ask, key: &str, items: &[Value]) -> Value {
+    let Page { rows, page, size, own, first, next, previous } = cut(ask, items);
+    let url = |path: String| format!("{}{path}", ask.double.base_url);
+    json!({
+        key: rows,
+        "meta": {
+            "page": page,
+            "page_size": size,
+            "first_page_url": url(first),
+            "previous_page_url": previous.map(url),
+            "url": url(own),
+            "next_page_url": next.map(url),
+            "key": key,
+        },
+    })
 }
 
 fn row_id(item: &Value) -> String {

@@ -8,8 +8,8 @@ use crate::magic;
 use crate::progress::{count, message_moved};
 use crate::resources::{self, rfc_2822};
 use crate::rest::{Ask, is_e164};
-use crate::state::{Account, Media, Message, Number, OptOut, Tx, new_sid, now};
-use crate::{ROOT, lists};
+use crate::state::{Account, Media, Message, Number, OptOut, Service, Tx, new_sid, now};
+use crate::{ROOT, StoreError, lists, services};
 
 const MAX_BODY: usize = 1600;
 
@@ -65,6 +65,7 @@ pub(crate) fn create(ask: &Ask) -> Result<Value, Refusal> {
     }
     ask.double.store.change(|tx| {
         may_send(tx, &ask.account, &message)?;
+        callback_of_service(tx, &mut message)?;
         message.reordered = message.status_callback.is_some() && ask.double.strikes_order(&message.account);
         put_media(tx, &message, media_urls.len(), "image/gif")?;
         Ok::<_, Refusal>(tx.put(&message)?)
@@ -138,14 +139,24 @@ fn send_at(ask: &Ask, service: Option<&str>, now: Timestamp) -> Result<Option<Ti
 /// Does the sender belong to the account, and may it write to this recipient?
 pub(crate) fn may_send(tx: &Tx<'_>, account: &Account, message: &Message) -> Result<(), Refusal> {
     let mut senders: Vec<String> = message.service.iter().cloned().collect();
+    let service = service_of(tx, message)?;
+    if service.as_ref().is_some_and(|service| service.account != account.sid) {
+        return Err(Refusal::new(21705));
+    }
     if let Some(from) = message.from.as_deref().filter(|from| *from != magic::GOOD) {
         let number = tx.number(from)?.ok_or_else(|| Refusal::new(21606))?;
         if number.account != account.sid {
             return Err(Refusal::new(21660));
         }
         senders.extend(number.service);
-    } else if message.from.is_none() && tx.list::<Number>(Some(&account.sid))?.is_empty() {
-        return Err(Refusal::new(21704));
+    } else if message.from.is_none() {
+        let pool = match &service {
+            Some(service) => services::pool(tx, service)?,
+            None => tx.list::<Number>(Some(&account.sid))?,
+        };
+        if pool.is_empty() {
+            return Err(Refusal::new(21704));
+        }
     }
     senders.extend(message.from.clone());
     for sender in &senders {
@@ -155,6 +166,20 @@ pub(crate) fn may_send(tx: &Tx<'_>, account: &Account, message: &Message) -> Res
     }
     if account.kind == "Trial" && !account.verified.iter().any(|(_, number)| *number == message.to) {
         return Err(Refusal::new(21608));
+    }
+    Ok(())
+}
+
+/// The message's service, if it is one that was made: any other SID of a service is taken too, and has no settings.
+pub(crate) fn service_of(tx: &Tx<'_>, message: &Message) -> Result<Option<Service>, StoreError> {
+    message.service.as_deref().map_or(Ok(None), |sid| tx.get(sid))
+}
+
+/// A message without a status callback takes the one of its service.
+pub(crate) fn callback_of_service(tx: &Tx<'_>, message: &mut Message) -> Result<(), StoreError> {
+    if message.status_callback.is_none() {
+        let service = service_of(tx, message)?;
+        message.status_callback = service.and_then(|service| service.setting("status_callback").map(str::to_owned));
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! Numbers of an account, and numbers to buy.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::errors::Refusal;
 use crate::rest::{Ask, is_e164};
-use crate::state::{Number, Tx, new_number, new_sid, now};
+use crate::state::{Number, Tx, new_number, now};
 use crate::{lists, magic, resources};
 
 /// Buys a number: a certain one, or any of an area code.
@@ -25,15 +25,8 @@ pub(crate) fn buy(ask: &Ask) -> Result<Value, Refusal> {
     if !is_e164(&wanted) {
         return Err(Refusal::new(21421));
     }
-    let number = Number {
-        sid: new_sid("PN"),
-        account: ask.account.sid.clone(),
-        number: wanted,
-        service: None,
-        created: now,
-        updated: now,
-        settings: settings(ask)?,
-    };
+    let mut number = Number::new(&ask.account.sid, &wanted, now);
+    number.set(settings(ask, &number)?, now);
     ask.double.store.change(|tx| {
         if number.number != magic::GOOD && tx.number(&number.number)?.is_some() {
             return Err(Refusal::new(21422));
@@ -43,12 +36,10 @@ pub(crate) fn buy(ask: &Ask) -> Result<Value, Refusal> {
     Ok(resources::number(&number))
 }
 
-fn settings(ask: &Ask) -> Result<serde_json::Map<String, Value>, Refusal> {
-    let urls = ask.form.0.iter().filter(|(name, _)| name.ends_with("Url") || name == "StatusCallback");
-    for (_, url) in urls.filter(|(_, url)| !url.is_empty()) {
-        ask.callable(url, 21205)?;
-    }
-    Ok(resources::settings(&ask.form.0))
+fn settings(ask: &Ask, number: &Number) -> Result<Map<String, Value>, Refusal> {
+    let settings = resources::settings(&ask.form.0);
+    ask.callable_or_known(&settings, &number.had)?;
+    Ok(settings)
 }
 
 pub(crate) fn list(ask: &Ask) -> Result<Value, Refusal> {
@@ -57,12 +48,19 @@ pub(crate) fn list(ask: &Ask) -> Result<Value, Refusal> {
     let query = &ask.query;
     numbers.retain(|number| {
         let name = number.setting("friendly_name").unwrap_or(&number.number);
-        query.filled("PhoneNumber").is_none_or(|part| number.number.contains(part.trim_matches('*')))
+        query.filled("PhoneNumber").is_none_or(|part| matches(&number.number, part))
             && query.filled("FriendlyName").is_none_or(|wanted| wanted == name)
             && query.filled("Beta").is_none_or(|beta| beta == "false")
             && query.filled("Origin").is_none_or(|origin| origin == "twilio")
     });
     Ok(lists::page(ask, "incoming_phone_numbers", &numbers.iter().map(resources::number).collect::<Vec<_>>()))
+}
+
+/// Does the pattern stand somewhere in the number? A `*` is any digit.
+fn matches(number: &str, pattern: &str) -> bool {
+    let fits =
+        |part: &[u8]| part.iter().zip(pattern.as_bytes()).all(|(digit, wanted)| digit == wanted || *wanted == b'*');
+    pattern.is_empty() || number.as_bytes().windows(pattern.len()).any(fits)
 }
 
 fn find(ask: &Ask, tx: &Tx<'_>) -> Result<Number, Refusal> {
@@ -75,11 +73,9 @@ pub(crate) fn fetch(ask: &Ask) -> Result<Value, Refusal> {
 }
 
 pub(crate) fn update(ask: &Ask) -> Result<Value, Refusal> {
-    let settings = settings(ask)?;
     ask.double.store.change(|tx| {
         let mut number = find(ask, tx)?;
-        number.settings.extend(settings);
-        number.updated = now();
+        number.set(settings(ask, &number)?, now());
         tx.put(&number)?;
         Ok(resources::number(&number))
     })

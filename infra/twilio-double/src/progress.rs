@@ -9,6 +9,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::errors::{Refusal, meaning};
 use crate::faults::Kind;
 use crate::magic::{self, Fate};
+use crate::messages::service_of;
 use crate::resources::rfc_2822;
 use crate::rest::until;
 use crate::state::{Account, Call, Callback, Message, Number, StoreError, Tx, new_sid, now};
@@ -190,7 +191,7 @@ pub(crate) fn message_moved(tx: &Tx<'_>, message: &Message) -> Result<Vec<Callba
     }
 }
 
-/// Chooses `From` out of the service's pool and counts; false when the account has no number left.
+/// Chooses `From` out of the service's pool and counts; false when there is no number left.
 fn choose_sender(tx: &Tx<'_>, message: &mut Message) -> Result<bool, StoreError> {
     message.n_segments = count(message);
     if message.from.is_some() {
@@ -198,8 +199,12 @@ fn choose_sender(tx: &Tx<'_>, message: &mut Message) -> Result<bool, StoreError>
     }
     let numbers = tx.list::<Number>(Some(&message.account))?;
     let same = |number: &&Number| number.service == message.service;
-    let chosen = numbers.iter().find(same).or_else(|| numbers.iter().find(|n| n.service.is_none()));
-    let Some(mut number) = chosen.or(numbers.first()).cloned() else {
+    let chosen = match service_of(tx, message)? {
+        // A service that was made sends from its pool only; the pool of another SID forms by itself.
+        Some(_) => numbers.iter().find(same),
+        None => numbers.iter().find(same).or_else(|| numbers.iter().find(|n| n.service.is_none())).or(numbers.first()),
+    };
+    let Some(mut number) = chosen.cloned() else {
         return Ok(false);
     };
     if number.service.is_none() {

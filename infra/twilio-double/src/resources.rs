@@ -4,11 +4,15 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::errors::meaning;
-use crate::state::{Account, Call, Key, Media, Message, Number};
+use crate::state::{Account, Call, Key, Media, Message, Number, Service};
 use crate::{API_VERSION, ROOT};
 
 pub(crate) fn rfc_2822(time: Timestamp) -> String {
     time.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string()
+}
+
+pub(crate) fn iso_8601(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 pub(crate) fn account(account: &Account) -> Value {
@@ -145,7 +149,7 @@ pub(crate) fn settings(pairs: &[(String, String)]) -> Map<String, Value> {
     settable.map(|(name, text)| (snake_case(name), value(name, text))).collect()
 }
 
-fn snake_case(name: &str) -> String {
+pub(crate) fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
         if letter.is_ascii_uppercase() && !snake.is_empty() {
@@ -154,6 +158,47 @@ fn snake_case(name: &str) -> String {
         snake.push(letter.to_ascii_lowercase());
     }
     snake
+}
+
+/// Is it the name of a setting that is a URL?
+pub(crate) fn is_url(name: &str) -> bool {
+    name.ends_with("_url") || name == "status_callback"
+}
+
+/// A service as it is before anything is set, with what the example of Twilio's documentation has.
+pub(crate) fn service(service: &Service, base_url: &str) -> Value {
+    let url = format!("{base_url}/v1/Services/{}", service.sid);
+    let below = |name: &str| format!("{url}/{name}");
+    let mut answer = json!({
+        "sid": service.sid,
+        "account_sid": service.account,
+        "friendly_name": "My Messaging Service",
+        "date_created": iso_8601(service.created),
+        "date_updated": iso_8601(service.updated),
+        "inbound_request_url": null, "inbound_method": "POST", "fallback_url": null, "fallback_method": "POST",
+        "status_callback": null,
+        "sticky_sender": true, "mms_converter": true, "smart_encoding": false, "scan_message_content": "inherit",
+        "fallback_to_long_code": false, "area_code_geomatch": false, "synchronous_validation": false,
+        "validity_period": 36_000,
+        "usecase": "undeclared",
+        "us_app_to_person_registered": false,
+        "use_inbound_webhook_on_number": false,
+        "url": url,
+        "links": {
+            "phone_numbers": below("PhoneNumbers"),
+            "short_codes": below("ShortCodes"),
+            "alpha_senders": below("AlphaSenders"),
+            "channel_senders": below("ChannelSenders"),
+            "destination_alpha_senders": below("DestinationAlphaSenders"),
+            "messages": below("Messages"),
+            "us_app_to_person": below("Compliance/Usa2p"),
+            "us_app_to_person_usecases": below("Compliance/Usa2p/Usecases"),
+        },
+    });
+    if let Some(fields) = answer.as_object_mut() {
+        fields.extend(service.settings.clone());
+    }
+    answer
 }
 
 pub(crate) fn key(key: &Key) -> Value {

@@ -9,14 +9,14 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::connection::Cut;
 use crate::errors::Refusal;
 use crate::faults::{self, Kind};
-use crate::state::{Account, Key, Media, Violation, new_sid};
+use crate::state::{Account, Key, Media, Violation, new_sid, urls};
 use crate::validate::{Misfit, Operation, Route, contract};
-use crate::{Inner, calls, lists, messages, numbers};
+use crate::{Inner, calls, lists, messages, numbers, services};
 
 /// A form or query as pairs in order.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,12 @@ impl Ask {
             return Ok(());
         }
         Err(Refusal::saying(code, format!("twilio-double: {url} is not a URL on this machine")))
+    }
+
+    /// The same for all URLs among new settings; one that stood there before can be put back.
+    pub(crate) fn callable_or_known(&self, settings: &Map<String, Value>, had: &[String]) -> Result<(), Refusal> {
+        let mut new = urls(settings).filter(|url| !had.iter().any(|known| known == url));
+        new.try_for_each(|url| self.callable(url, 21205))
     }
 }
 
@@ -185,6 +191,10 @@ fn operate(operation: &str, ask: &Ask) -> Result<Response, Refusal> {
         "FetchKey" => (200, lists::fetch_key(ask)?),
         "UpdateKey" => (200, lists::update_key(ask)?),
         "DeleteKey" => (204, lists::delete_key(ask)?),
+        "ListService" => (200, services::list(ask)?),
+        "FetchService" => (200, services::fetch(ask)?),
+        "UpdateService" => (200, services::update(ask)?),
+        "ListPhoneNumber" => (200, services::list_numbers(ask)?),
         _ => return Err(ask.not_found()),
     };
     let status = StatusCode::from_u16(status).unwrap_or_default();
@@ -229,11 +239,12 @@ fn authenticate(
 ) -> Result<Account, Refusal> {
     let refused = || Refusal::saying(20003, "Authenticate");
     let (user, secret) = basic(headers).ok_or_else(refused)?;
-    let wanted = values.get("AccountSid").unwrap_or(values.get("Sid").unwrap_or_default());
+    let named = || values.get("AccountSid").or(values.get("Sid")).unwrap_or_default();
+    let wanted = operation.names_account().then(named);
     let account = if user.starts_with("SK") {
         let key: Key = double.store.get(&user)?.ok_or_else(refused)?;
         let barred = operation.id == "FetchAccount" || operation.id.ends_with("Key");
-        if key.secret != secret || key.account != wanted || barred {
+        if key.secret != secret || wanted.is_some_and(|sid| key.account != sid) || barred {
             return Err(refused());
         }
         double.store.get::<Account>(&key.account)?.ok_or_else(refused)?
@@ -244,7 +255,7 @@ fn authenticate(
         }
         account
     };
-    if account.sid != wanted {
+    if wanted.is_some_and(|sid| account.sid != sid) {
         return Err(Refusal::not_found(path));
     }
     if account.status != "active" {

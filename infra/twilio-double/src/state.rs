@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::resources::is_url;
+
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -73,14 +75,92 @@ pub(crate) struct Number {
     pub updated: Timestamp,
     /// What was set by the REST API, under the names of its answers.
     pub settings: Map<String, Value>,
+    /// Every URL that ever stood in the settings: whoever borrowed the number may put it back.
+    #[serde(default)]
+    pub had: Vec<String>,
 }
 doc!(Number, "number");
 
 impl Number {
+    /// A number with nothing set.
+    pub(crate) fn new(account: &str, number: &str, now: Timestamp) -> Self {
+        Self {
+            sid: new_sid("PN"),
+            account: account.to_owned(),
+            number: number.to_owned(),
+            service: None,
+            created: now,
+            updated: now,
+            settings: Map::new(),
+            had: Vec::new(),
+        }
+    }
+
+    /// Changes settings. An application for calls takes the trunk away, and the other way round.
+    pub(crate) fn set(&mut self, settings: Map<String, Value>, now: Timestamp) {
+        let given = |name: &str| settings.get(name).is_some_and(|value| !value.is_null());
+        for (one, other) in [("voice_application_sid", "trunk_sid"), ("trunk_sid", "voice_application_sid")] {
+            if given(one) && !given(other) {
+                self.settings.insert(other.into(), Value::Null);
+            }
+        }
+        keep(&mut self.settings, &mut self.had, settings);
+        self.updated = now;
+    }
+
     /// A setting that is a non-empty text.
     pub(crate) fn setting(&self, name: &str) -> Option<&str> {
-        self.settings.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+        filled(&self.settings, name)
     }
+}
+
+/// A Messaging Service. Its pool are the numbers that name it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub sid: String,
+    pub account: String,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    /// What was set, under the names of Twilio's answers.
+    pub settings: Map<String, Value>,
+    /// Every URL that ever stood in the settings.
+    pub had: Vec<String>,
+}
+doc!(Service, "service");
+
+impl Service {
+    pub(crate) fn setting(&self, name: &str) -> Option<&str> {
+        filled(&self.settings, name)
+    }
+
+    /// Its numbers' own URLs are asked instead of the service's.
+    pub(crate) fn defers_to_number(&self) -> bool {
+        self.settings.get("use_inbound_webhook_on_number") == Some(&Value::Bool(true))
+    }
+
+    pub(crate) fn set(&mut self, settings: Map<String, Value>, now: Timestamp) {
+        keep(&mut self.settings, &mut self.had, settings);
+        self.updated = now;
+    }
+}
+
+fn filled<'m>(settings: &'m Map<String, Value>, name: &str) -> Option<&'m str> {
+    settings.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+/// Puts new values in, and remembers every URL.
+fn keep(settings: &mut Map<String, Value>, had: &mut Vec<String>, new: Map<String, Value>) {
+    for url in urls(settings).chain(urls(&new)) {
+        if !had.iter().any(|known| known == url) {
+            had.push(url.to_owned());
+        }
+    }
+    settings.extend(new);
+}
+
+/// The URLs among the settings.
+pub(crate) fn urls(settings: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    settings.keys().filter(|name| is_url(name)).filter_map(|name| filled(settings, name))
 }
 
 #[derive(Clone, Serialize, Deserialize)]

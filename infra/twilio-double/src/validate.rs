@@ -1,4 +1,5 @@
-//! Checks every request against Twilio's own OpenAPI document (`openapi.json`): the contract of the double's users.
+//! Checks every request against Twilio's own OpenAPI document (`openapi.json`; for Messaging Services
+//! `messaging_v1.rs`): the contract of the double's users.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -7,10 +8,11 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
 use crate::rest::Pairs;
+use crate::{ROOT, messaging_v1};
 
 const DOCUMENT: &str = include_str!("../openapi.json");
 
-/// All operations of the document.
+/// All operations of both documents.
 pub(crate) struct Contract {
     pub operations: Vec<Operation>,
 }
@@ -59,12 +61,14 @@ pub(crate) fn contract() -> Result<&'static Contract, &'static str> {
 impl Contract {
     fn load() -> Result<Self, String> {
         let document: Value = serde_json::from_str(DOCUMENT).map_err(|error| error.to_string())?;
-        let paths = document.get("paths").and_then(Value::as_object).ok_or("no paths")?;
         let mut operations = Vec::new();
-        for (template, item) in paths {
-            for method in ["get", "post", "delete"] {
-                if let Some(operation) = item.get(method) {
-                    operations.push(Operation::load(&document, template, method, operation)?);
+        for document in [document, messaging_v1::document()] {
+            let paths = document.get("paths").and_then(Value::as_object).ok_or("no paths")?;
+            for (template, item) in paths {
+                for method in ["get", "post", "delete"] {
+                    if let Some(operation) = item.get(method) {
+                        operations.push(Operation::load(&document, template, method, operation)?);
+                    }
                 }
             }
         }
@@ -111,6 +115,11 @@ impl Operation {
             form: Part::load("body", fields, form.get("required").unwrap_or(&json!([])))?,
             answer: answer.map(|schema| convert(document, schema)),
         })
+    }
+
+    /// Paths of 2010-04-01 name the account; with Messaging API v1 it is the caller's.
+    pub(crate) fn names_account(&self) -> bool {
+        self.template.starts_with(ROOT)
     }
 
     /// `Err` names the first field that does not fit.

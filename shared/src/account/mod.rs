@@ -1,6 +1,7 @@
 //! An account and its users: sign-up, e-mail verification, passwords. Types and decisions without I/O.
 
 mod password;
+mod policy;
 mod port;
 
 use jiff::{SignedDuration, Timestamp};
@@ -14,6 +15,7 @@ use crate::seal::{DataKey, Sealed};
 use crate::secret::{HookId, TokenHash};
 
 pub use password::{Hashed, Password, PasswordError, Peppers};
+pub use policy::{LocalTime, LocalTimeError, MOST_COUNTRIES, Policy, QuietHours, Risk};
 pub use port::*;
 
 /// The name of the sealed field, part of its additional data.
@@ -128,8 +130,14 @@ pub struct Gate {
     pub hook: Option<HookId>,
     /// Twilio refused the credential; over with the next one that is connected.
     pub credential_refused: bool,
+    /// When it was refused, as long as nobody has noted that the owner was told.
+    pub refusal_untold: Option<Timestamp>,
     /// Frozen because of an unusual pattern; over when the customer lifts it.
-    pub frozen: bool,
+    pub frozen: Option<Freeze>,
+    /// Whether it is still to be noted that the owner was told of the freeze.
+    pub freeze_untold: bool,
+    /// The last freeze that was lifted. What is sent is counted anew from then on.
+    pub lifted: Option<Lifted>,
     /// Whether a carrier credential is connected.
     pub connected: bool,
     /// Connected numbers and messaging services: while there are any, the Twilio account is not let go.
@@ -143,48 +151,161 @@ pub struct Gate {
     pub home: Country,
     /// Segments that may be accepted in one UTC day.
     pub daily_ceiling: u64,
+    /// When recipients are not to be disturbed, by the clock of where they are.
+    pub quiet_hours: Option<QuietHours>,
 }
 
 /// Why an account may not send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// Twilio refused the credential; connect it anew.
     CredentialRefused,
     /// Frozen because of an unusual pattern; the customer can lift it.
-    Frozen,
+    Frozen(FreezeReason),
+}
+
+impl Stop {
+    /// The stable word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CredentialRefused => "credential_refused",
+            Self::Frozen(_) => "frozen",
+        }
+    }
+}
+
+/// A freeze of an account's sending. `since` tells it apart from an earlier or later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freeze {
+    /// Which pattern it was.
+    pub reason: FreezeReason,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The pattern that froze an account's sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FreezeReason {
+    /// Many neighbouring numbers within a minute, as when somebody is paid for messages to a range of numbers.
+    Pumping,
+    /// More messages within a minute than the account sends, to one prefix or in all.
+    Velocity,
+    /// Frozen before reasons were stored.
+    Unnamed,
+}
+
+impl FreezeReason {
+    /// The stable word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pumping => "pumping",
+            Self::Velocity => "velocity",
+            Self::Unnamed => "unnamed",
+        }
+    }
+
+    /// What was seen, for a person.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Self::Pumping => "messages went to many neighbouring numbers within a minute",
+            Self::Velocity => "far more messages went out within a minute than the daily ceiling leads to expect",
+            Self::Unnamed => "an unusual pattern was seen",
+        }
+    }
+}
+
+/// That a freeze was lifted, when and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifted {
+    /// When.
+    pub at: Timestamp,
+    /// By whom.
+    pub by: UserId,
+}
+
+/// What became of lifting a freeze.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lift {
+    /// It is lifted.
+    Done,
+    /// Nothing is frozen.
+    NotFrozen,
+    /// Another freeze than the one that was seen, which stays.
+    Other(Freeze),
+}
+
+/// Whether an account's sending was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Just now, by this call: the owner is to be told, by this caller and nobody else.
+    Now,
+    /// Before, for a refused credential, and nobody has noted yet that the owner was told: look again in a while.
+    Untold,
+    /// Nothing was changed: it was stopped before, or the credential that was refused is not the newest any more.
+    Unchanged,
 }
 
 impl Gate {
     /// The daily ceiling of a new account, in segments.
     pub const FIRST_CEILING: u64 = 500;
 
+    /// The highest daily ceiling that a customer can set, in segments: 200 messages a second for 80 minutes. Above it a
+    /// slip of the finger or of an attacker has no bound that means anything; who needs more is somebody to talk to.
+    pub const MOST_CEILING: u64 = 1_000_000;
+
     /// The gate of a new account: its own country only, nothing connected.
     pub fn new(home: Country) -> Self {
         Self {
             hook: None,
             credential_refused: false,
-            frozen: false,
+            refusal_untold: None,
+            frozen: None,
+            freeze_untold: false,
+            lifted: None,
             connected: false,
             numbers: 0,
             credential_version: 0,
             countries: vec![home],
             home,
             daily_ceiling: Self::FIRST_CEILING,
+            quiet_hours: None,
         }
     }
 
     /// Why sending is stopped, if it is; a freeze is named first.
     pub fn stopped(&self) -> Option<Stop> {
-        if self.frozen { Some(Stop::Frozen) } else { self.credential_refused.then_some(Stop::CredentialRefused) }
+        self.stops().into_iter().flatten().next()
     }
 
-    /// Stops sending for a reason; each reason ends by itself.
-    pub fn stop(&mut self, stop: Stop) {
+    /// Every reason for which sending is stopped, the first of which is the one that is named.
+    pub fn stops(&self) -> [Option<Stop>; 2] {
+        let frozen = self.frozen.map(|freeze| Stop::Frozen(freeze.reason));
+        [frozen, self.credential_refused.then_some(Stop::CredentialRefused)]
+    }
+
+    /// The stops of which it is still to be noted that the owner was told, and since when they are.
+    pub fn untold(&self) -> [Option<(Stop, Timestamp)>; 2] {
+        let freeze = self.frozen.filter(|_| self.freeze_untold);
+        [
+            freeze.map(|freeze| (Stop::Frozen(freeze.reason), freeze.since)),
+            self.refusal_untold.map(|since| (Stop::CredentialRefused, since)),
+        ]
+    }
+
+    /// Stops sending for a reason; each reason ends by itself. A freeze that is there stays as it is.
+    pub fn stop(&mut self, stop: Stop, now: Timestamp) {
         match stop {
             Stop::CredentialRefused => self.credential_refused = true,
-            Stop::Frozen => self.frozen = true,
+            Stop::Frozen(reason) => {
+                self.frozen.get_or_insert(Freeze { reason, since: now });
+            }
         }
+    }
+
+    /// What is sent is counted anew from here on: since the last freeze was lifted, or ever.
+    pub fn counts_from(&self) -> Timestamp {
+        self.lifted.map_or(Timestamp::UNIX_EPOCH, |lifted| lifted.at)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{EmailIndex, MailToken, NewAccount, SignedUp, User};
+use super::{EmailIndex, Gate, Lift, MailToken, NewAccount, Policy, SignedUp, Stop, Stopped, User};
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::seal::Sealed;
@@ -22,6 +22,9 @@ pub trait FindUser {
     /// By id.
     fn load_user(&self, account: AccountId, user: UserId) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
 
+    /// Who signed up for the account.
+    fn load_owner(&self, account: AccountId) -> impl Future<Output = Result<Option<User>, Fault>> + Send;
+
     /// The account's sealed profile.
     fn load_profile(&self, account: AccountId) -> impl Future<Output = Result<Option<Sealed>, Fault>> + Send;
 }
@@ -40,4 +43,54 @@ pub trait KeepMailTokens {
         token: &TokenHash,
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Looks at what every send checks.
+pub trait LoadGate {
+    /// The gate; `None` if there is no such account.
+    fn load_gate(&self, account: AccountId) -> impl Future<Output = Result<Option<Gate>, Fault>> + Send;
+}
+
+/// Stops sending.
+pub trait StopSending {
+    /// One conditional write, so that of any number of calls exactly one changes the gate; for a refused credential
+    /// only while the refused version still is the newest. That one also notes that the owner is still to be told.
+    fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Stopped, Fault>> + Send;
+
+    /// Notes that the owner was told of the stop of that time; a later one is another.
+    fn stop_told(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        since: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Changes what an account may send.
+pub trait SavePolicy {
+    /// Writes the policy and nothing else: a stop of the same moment stands. The gate after it; `None` if there is no
+    /// such account.
+    fn save_policy(
+        &self,
+        account: AccountId,
+        policy: &Policy,
+    ) -> impl Future<Output = Result<Option<Gate>, Fault>> + Send;
+}
+
+/// Lifts a freeze, and no other stop.
+pub trait LiftFreeze {
+    /// Only the one that began at `seen`; notes when and by whom.
+    fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Lift, Fault>> + Send;
 }

@@ -146,17 +146,18 @@ impl Snapshot {
     /// that a number can be given back after another credential was connected.
     pub fn seal(&self, key: &DataKey, target: &Target, nonce: [u8; 12]) -> Result<Sealed, Fault> {
         let clear = serde_json::to_vec(self).map_err(|_| Fault::permanent("a snapshot did not serialize"))?;
-        Ok(key.seal(&field(target), &clear, nonce)?)
+        Ok(key.seal(&snapshot_field(target), &clear, nonce)?)
     }
 
     /// Opens a sealed snapshot.
     pub fn open(sealed: &Sealed, key: &DataKey, target: &Target) -> Result<Self, Fault> {
-        let clear = key.open(&field(target), sealed)?;
+        let clear = key.open(&snapshot_field(target), sealed)?;
         serde_json::from_slice(&clear).map_err(|_| Fault::permanent("a stored snapshot does not read"))
     }
 }
 
-fn field(target: &Target) -> String {
+/// The sealed field of a snapshot.
+pub fn snapshot_field(target: &Target) -> String {
     format!("{SNAPSHOT_FIELD}/{}", target.as_str())
 }
 

@@ -146,6 +146,8 @@ pub struct StoredCredential {
     pub trial: Option<bool>,
     /// When it was connected.
     pub connected_at: Timestamp,
+    /// Since when the current webhook secret is stored: connected or rotated then.
+    pub secret_since: Timestamp,
     /// The webhook path; the same as long as the account has a credential.
     pub hook: HookId,
     /// Sealed for purpose send.
@@ -337,6 +339,9 @@ pub struct SaveCredential {
     pub numbers: u32,
     /// The wrapped keys of the purposes that were sealed anew (send, hook or both): the new version and the one before.
     pub keys: Vec<WrappedKeys>,
+    /// The rows of these keys as they were read, where there was one: if one was moved to another KMS key meanwhile,
+    /// nothing is stored.
+    pub keys_read: Vec<WrappedKeys>,
 }
 
 /// What became of it.
@@ -380,6 +385,7 @@ mod tests {
             friendly_name: None,
             trial: None,
             connected_at: Timestamp::UNIX_EPOCH,
+            secret_since: Timestamp::UNIX_EPOCH,
             hook: HookId::new(account, [0; 16]),
             send: carrier.seal(&key(Purpose::Send), [0; 12]).unwrap(),
             verify: hook.seal(&key(Purpose::Hook), [0; 12]).unwrap(),

@@ -62,6 +62,8 @@ pub struct History {
     pub hook: Option<HookId>,
     /// Connected numbers and messaging services.
     pub numbers: u32,
+    /// Whether Twilio refused the newest one.
+    pub refused: bool,
 }
 
 /// The carrier of a stored credential, to call Twilio with: its key remembered, or loaded and opened.

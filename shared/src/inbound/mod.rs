@@ -1,6 +1,5 @@
 //! What Twilio tells us: signed webhooks, parsed into events without content, and opt-outs (promises N5, N6, N9).
 
-mod port;
 pub mod signature;
 
 use jiff::Timestamp;
@@ -10,8 +9,6 @@ use crate::credential::Sid;
 use crate::ids::{AccountId, MessageId};
 use crate::message::{Format, Status, status_of_twilio};
 use crate::number::Country;
-
-pub use port::*;
 
 /// An event on its way from the webhook to its effect. Nothing personal: SIDs, status, and keyed hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,10 +73,13 @@ pub enum Consent {
 /// list (47 CFR 64.1200(a)(10)) has beyond them. HELP and INFO change nothing.
 const STOP_WORDS: [&str; 10] =
     ["STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT", "OPT OUT", "OPT-OUT"];
-/// YES is not here: it must not opt in somebody who meant something else.
+/// YES is not here: Twilio's current list does not have it for sure, and it must not opt in somebody who meant something
+/// else. Where Twilio itself takes it for a START, it says so in `OptOutType`.
 const START_WORDS: [&str; 2] = ["START", "UNSTOP"];
 
-/// What a text says about consent. `opt_out_type` (Advanced Opt-Out) is Twilio's own decision and wins.
+/// What a text says about consent. `opt_out_type` (Advanced Opt-Out) is Twilio's own decision and wins. Otherwise the text
+/// has to be one of the words and nothing else: case, width, invisible characters, and what stands around it that is
+/// neither letter nor digit do not matter.
 pub fn consent(opt_out_type: Option<&str>, body: &str) -> Option<Consent> {
     match opt_out_type {
         Some("STOP") => return Some(Consent::Stop),
@@ -87,13 +87,30 @@ pub fn consent(opt_out_type: Option<&str>, body: &str) -> Option<Consent> {
         Some("HELP") => return None,
         _ => {}
     }
-    let word = body.trim().trim_matches(|c: char| c.is_ascii_punctuation()).trim().to_uppercase();
+    let plain: String = body.chars().filter(|c| !invisible(*c)).map(plain).collect();
+    let word = plain.trim_matches(|c: char| !c.is_alphanumeric()).to_uppercase();
     if STOP_WORDS.contains(&word.as_str()) {
         Some(Consent::Stop)
     } else if START_WORDS.contains(&word.as_str()) {
         Some(Consent::Start)
     } else {
         None
+    }
+}
+
+/// Characters that are not seen and that keyboards and copied texts put between others: soft hyphen, zero-width spaces
+/// and joiners, marks of direction, variation selectors, the byte order mark.
+fn invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+}
+
+/// A full-width character as the usual one, Turkish capital I as I.
+fn plain(c: char) -> char {
+    match c {
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
+        'İ' => 'I',
+        c => c,
     }
 }
 
@@ -129,22 +146,112 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_word_of_twilio_is_heard_in_any_case_and_help_is_nothing() {
+        let words = [
+            (Some(Consent::Stop), "STOP STOPALL UNSUBSCRIBE CANCEL END QUIT REVOKE OPTOUT"),
+            (Some(Consent::Start), "START UNSTOP"),
+            (None, "HELP INFO YES NO ENDE STOPP STOPALLALL UNSTART"),
+        ];
+        for (said, words) in words {
+            for word in words.split(' ') {
+                let lower = word.to_lowercase();
+                let mixed = format!("{}{}", &word[..1], &lower[1..]);
+                for text in [word, &lower, &mixed] {
+                    assert_eq!(consent(None, text), said, "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn stop_is_heard_in_its_usual_spellings_and_not_in_a_sentence_about_something_else() {
-        for text in ["STOP", "stop", " Stop. ", "StopAll", "opt-out", "Opt out!", "QUIT", "revoke", "optout", "\"end\""]
-        {
+        for text in [
+            " Stop. ",
+            "\r\n\tstop\n",
+            "opt-out",
+            "Opt out!",
+            "\"end\"",
+            "“STOP”",
+            "¡Stop!",
+            "*stop*",
+            "stop 🛑",
+            "(quit)",
+            "ＳＴＯＰ",
+            "ｓｔｏｐ！",
+            "\u{feff}STOP",
+            "S\u{200b}T\u{200d}O\u{2060}P",
+            "\u{202e}stop\u{202c}",
+            "\u{a0}stop\u{3000}",
+            "UNSUBSCRİBE",
+            "qu\u{ad}it",
+        ] {
             assert_eq!(consent(None, text), Some(Consent::Stop), "{text}");
         }
-        for text in ["START", "unstop"] {
+        for text in [" unstop!", "Ｓtart", "start 🙂"] {
             assert_eq!(consent(None, text), Some(Consent::Start), "{text}");
         }
-        for text in ["", "yes", "help", "the bus stop is closed", "don't stop", "…"] {
+        for text in [
+            "",
+            "…",
+            "\u{200b}",
+            "yes",
+            "the bus stop is closed",
+            "don't stop",
+            "stop it",
+            "stop stop",
+            "s t o p",
+            "stop1",
+            "2stop",
+            "start stop",
+            "optouts",
+        ] {
             assert_eq!(consent(None, text), None, "{text}");
+        }
+    }
+
+    /// Space and punctuation as people type them around a word, and what cannot be seen.
+    const AROUND: &str = "[ \\t\\n.,!?;:'\"()*_~“”…。！\u{3000}\u{a0}\u{200b}\u{feff}-]{0,6}";
+
+    proptest::proptest! {
+        #[test]
+        fn a_word_is_heard_however_it_is_dressed(
+            n in 0..12_usize,
+            capitals in proptest::collection::vec(proptest::bool::ANY, 11),
+            wide in proptest::collection::vec(proptest::bool::ANY, 11),
+            hidden in proptest::collection::vec(proptest::option::of(0..5_usize), 11),
+            before in AROUND,
+            after in AROUND,
+        ) {
+            let words: Vec<_> = STOP_WORDS.iter().chain(&START_WORDS).collect();
+            let mut text = before;
+            for (at, letter) in words[n].chars().enumerate() {
+                let letter = if capitals[at] { letter } else { letter.to_ascii_lowercase() };
+                let full_width = u32::from(letter) + 0xfee0;
+                text.push(if wide[at] && letter != ' ' { char::from_u32(full_width).unwrap() } else { letter });
+                text.extend(hidden[at].map(|which| ['\u{200b}', '\u{200d}', '\u{2060}', '\u{feff}', '\u{ad}'][which]));
+            }
+            text.push_str(&after);
+            let said = if n < STOP_WORDS.len() { Consent::Stop } else { Consent::Start };
+            proptest::prop_assert_eq!(consent(None, &text), Some(said));
+        }
+
+        #[test]
+        fn a_word_among_others_is_none(
+            n in 0..12_usize, other in "[a-z0-9]{1,8}", before in proptest::bool::ANY, between in " |, |-|\n"
+        ) {
+            let words: Vec<_> = STOP_WORDS.iter().chain(&START_WORDS).collect();
+            let text =
+                if before { format!("{other}{between}{}", words[n]) } else { format!("{}{between}{other}", words[n]) };
+            proptest::prop_assert_eq!(consent(None, &text), None);
         }
     }
 
     #[test]
     fn twilios_own_decision_wins() {
         assert_eq!(consent(Some("STOP"), "arrête"), Some(Consent::Stop));
+        assert_eq!(consent(Some("START"), "yes"), Some(Consent::Start));
+        assert_eq!(consent(Some("START"), "stop"), Some(Consent::Start));
         assert_eq!(consent(Some("HELP"), "stop"), None);
+        assert_eq!(consent(Some("a new type"), "stop"), Some(Consent::Stop));
     }
 }

@@ -227,6 +227,20 @@ impl fmt::Debug for Params {
 }
 
 impl Rejection {
+    /// Every one.
+    pub const ALL: [Self; 10] = [
+        Self::MissingHeader,
+        Self::Mismatch,
+        Self::NoKey,
+        Self::UnknownSharedKey,
+        Self::UnknownAlgorithm,
+        Self::BodyHashMissing,
+        Self::BodyHashMismatch,
+        Self::BodyTooLarge,
+        Self::TooManyParameters,
+        Self::NotAForm,
+    ];
+
     /// A stable name for logs, metrics and answers.
     pub const fn code(self) -> &'static str {
         match self {

@@ -23,7 +23,7 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 10] = [
+pub const VARIABLES: [&str; 13] = [
     STAGE,
     PUBLIC_URL,
     APP_URL,
@@ -31,6 +31,9 @@ pub const VARIABLES: [&str; 10] = [
     TABLE_PREFIX,
     QUEUE_URL_PREFIX,
     KMS_KEY,
+    KMS_KEY_BEFORE,
+    KEY_CACHE_SECONDS,
+    KEY_CACHE_ACCOUNTS,
     PLATFORM_SECRET,
     MAIL_FROM,
     TWILIO_URL,
@@ -50,6 +53,12 @@ pub const TABLE_PREFIX: &str = "TELBUDDY_TABLE_PREFIX";
 pub const QUEUE_URL_PREFIX: &str = "TELBUDDY_QUEUE_URL_PREFIX";
 /// ARN of the vault's KMS key.
 pub const KMS_KEY: &str = "TELBUDDY_KMS_KEY";
+/// ARN of the KMS key before it, while data keys are still wrapped by that one; may be empty.
+pub const KMS_KEY_BEFORE: &str = "TELBUDDY_KMS_KEY_BEFORE";
+/// How long an opened data key is remembered: 0 to 300 seconds, 300 if it is not set.
+pub const KEY_CACHE_SECONDS: &str = "TELBUDDY_KEY_CACHE_SECONDS";
+/// Of how many accounts opened data keys are remembered: 1 to 1000, 1000 if it is not set.
+pub const KEY_CACHE_ACCOUNTS: &str = "TELBUDDY_KEY_CACHE_ACCOUNTS";
 /// Name or ARN of the platform's secret.
 pub const PLATFORM_SECRET: &str = "TELBUDDY_PLATFORM_SECRET";
 /// From whom mails come.
@@ -91,9 +100,7 @@ impl Config {
     /// The same for one function: AWS sets its name, the local system does it here.
     #[must_use]
     pub fn named(&self, function: &str) -> Self {
-        let mut values = self.values.clone();
-        values.insert(FUNCTION_NAME.to_owned(), function.to_owned());
-        Self { values }
+        self.with(FUNCTION_NAME, function)
     }
 
     /// The values, to hand on to a child process.
@@ -113,6 +120,27 @@ impl Config {
     /// A value that may be missing or empty.
     pub(super) fn optional(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The same with another value.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut values = self.values.clone();
+        values.insert(name.to_owned(), value.to_owned());
+        Self { values }
+    }
+
+    /// A whole number, `usual` if it is not set; `wrong` says which numbers are taken.
+    pub(super) fn number(
+        &self,
+        name: &'static str,
+        usual: u16,
+        taken: std::ops::RangeInclusive<u16>,
+        wrong: &'static str,
+    ) -> Result<u16, ConfigError> {
+        let Some(text) = self.optional(name) else { return Ok(usual) };
+        let number = text.parse().ok().filter(|number| taken.contains(number));
+        number.ok_or(ConfigError::Wrong(name, wrong))
     }
 
     /// Whether this is the local system.

@@ -10,6 +10,7 @@ pub mod secrets;
 pub mod serve;
 pub mod telemetry;
 mod tls;
+mod trace;
 mod twilio;
 mod vault;
 

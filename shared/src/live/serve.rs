@@ -10,8 +10,9 @@ use lambda_http::aws_lambda_events::encodings::Body;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 
-use super::{Config, Live, Need};
+use super::{Config, Live, Need, trace};
 use crate::edge::{MAX_BODY_BYTES, Reply, Request};
+use crate::fault::Fault;
 use crate::ids::RequestId;
 use crate::platform::{Handled, Job};
 
@@ -77,12 +78,12 @@ where
 /// Serves ticks of EventBridge Scheduler; the event's content does not matter.
 pub fn ticks<H>(needs: &[Need], handle: &H) -> ExitCode
 where
-    H: AsyncFn(&Live) -> Result<(), crate::fault::Fault>,
+    H: AsyncFn(&Live) -> Result<(), Fault>,
 {
     start(needs, async |live| {
         let live = &live;
         lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
-            handle(live).await.map_err(lambda_runtime::Error::from)
+            tick_event(live, handle).await.map_err(lambda_runtime::Error::from)
         }))
         .await
     })
@@ -95,12 +96,20 @@ where
 {
     let request = request(event);
     let (id, method) = (request.id, request.method.clone());
-    let reply = handle(live, request).await;
+    let reply = trace::within(id, handle(live, request)).await;
     tracing::info!(request.id = %id, %method, status = reply.status.as_u16(), "answered {id}");
     response(reply)
 }
 
-/// A name for a request.
+/// One tick through a handler.
+pub async fn tick_event<H>(live: &Live, handle: H) -> Result<(), Fault>
+where
+    H: AsyncFn(&Live) -> Result<(), Fault>,
+{
+    trace::within(new_request_id(), handle(live)).await
+}
+
+/// A name for a request, a batch or a tick.
 pub fn new_request_id() -> RequestId {
     RequestId::new(super::clock::now(), super::clock::random().map_or(0, u128::from_be_bytes))
 }
@@ -174,7 +183,7 @@ where
         }
     }
     if !jobs.is_empty() {
-        let handled = handle(live, jobs).await;
+        let handled = trace::within(new_request_id(), handle(live, jobs)).await;
         let handled = handled.into_iter().chain(std::iter::repeat(Handled::Again));
         failed.extend(ids.into_iter().zip(handled).filter(|(_, handled)| *handled == Handled::Again).map(|(id, _)| id));
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{Message, Quote, Refusal, SenderFacts, check_allowance, check_country};
+use crate::account::QuietHours;
 use crate::ids::{AccountId, BatchId, MessageId};
 use crate::number::{Country, E164, NumberError};
 use crate::seal::Sealed;
@@ -75,6 +76,8 @@ pub struct Batch {
     pub id: BatchId,
     /// When it began.
     pub created: Timestamp,
+    /// The account's quiet hours when it began: they count for all of its rows, and for its answer each time.
+    pub quiet_hours: Option<QuietHours>,
     /// What became of its first rows; the others are not decided yet.
     pub outcomes: Vec<RowOutcome>,
 }
@@ -208,7 +211,12 @@ mod tests {
 
     #[test]
     fn a_rows_message_has_one_name_in_its_batch() {
-        let batch = |bits| Batch { id: BatchId::from_bits(bits), created: Timestamp::UNIX_EPOCH, outcomes: Vec::new() };
+        let batch = |bits| Batch {
+            id: BatchId::from_bits(bits),
+            created: Timestamp::UNIX_EPOCH,
+            quiet_hours: None,
+            outcomes: Vec::new(),
+        };
         let ids: std::collections::BTreeSet<_> =
             (0..1_000).flat_map(|row| [batch(1).message_id(row), batch(2).message_id(row)]).collect();
         assert_eq!((ids.len(), batch(1).message_id(7)), (2_000, batch(1).message_id(7)));

@@ -1,8 +1,10 @@
 //! Messages: what a caller asks for, when it is accepted, and every state on the way (promises N1, N4, N8).
 
+pub mod advice;
 mod batch;
 mod content;
 mod port;
+mod quiet;
 pub mod segments;
 mod state;
 mod view;
@@ -11,18 +13,19 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::account::{Gate, Stop};
+use crate::account::{Gate, QuietHours, Stop};
 use crate::credential::Sid;
 use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{Allowance, MicroCredits, PRICES};
-use crate::number::{Country, E164, SenderId};
+use crate::number::{Country, E164, SenderId, zones};
 use crate::seal::{DataKey, Sealed};
 
 pub use batch::*;
 pub use content::*;
 pub use port::*;
+pub use quiet::*;
 pub use state::*;
 pub use view::*;
 
@@ -104,6 +107,8 @@ pub struct Draft {
 pub enum HeldBy {
     /// The caller chose the time.
     SendAt,
+    /// It is quiet where the recipient is.
+    QuietHours,
 }
 
 /// Until when a message waits, and why.
@@ -113,6 +118,8 @@ pub struct Held {
     pub until: Timestamp,
     /// Why.
     pub by: HeldBy,
+    /// IANA name of the recipient's zone, if its quiet hours decided.
+    pub zone: Option<String>,
 }
 
 /// A message's text. It does not print.
@@ -154,9 +161,15 @@ impl Draft {
         if self.media_urls.is_empty() { Format::Sms } else { Format::Mms }
     }
 
-    /// Whether it has to wait, decided at `now`.
-    pub fn held(&self, now: Timestamp) -> Option<Held> {
-        self.send_at.filter(|at| *at > now).map(|until| Held { until, by: HeldBy::SendAt })
+    /// Whether it has to wait for this recipient, decided at `now`: for the time that the caller chose, and if that is in
+    /// the quiet hours where the recipient is, until they are over.
+    pub fn held(&self, quiet_hours: Option<&QuietHours>, to: &E164, now: Timestamp) -> Option<Held> {
+        let at = self.send_at.filter(|at| *at > now);
+        let quiet = quiet_hours.and_then(|hours| quiet_until(hours, at.unwrap_or(now), &zones(to)));
+        match quiet {
+            Some(Quiet { until, zone }) => Some(Held { until, by: HeldBy::QuietHours, zone: Some(zone) }),
+            None => at.map(|until| Held { until, by: HeldBy::SendAt, zone: None }),
+        }
     }
 
     /// Its segments and its price: the same for every recipient.
@@ -358,9 +371,12 @@ impl From<Refusal> for Problem {
                 Kind::SendingStopped,
                 "Twilio refused the stored credential: connect the account again with PUT /v1/credentials/twilio",
             ),
-            Refusal::Stopped(Stop::Frozen) => {
-                Self::new(Kind::SendingStopped, "sending was frozen because of an unusual pattern; look at the account")
-            }
+            Refusal::Stopped(Stop::Frozen(reason)) => Self::new(
+                Kind::SendingStopped,
+                "sending was frozen because of an unusual pattern: GET /v1/sending-policy shows it, and if it was you, \
+                 POST /v1/account/sending/unfreeze lifts it",
+            )
+            .with_errors([("frozen".to_owned(), reason.as_str(), reason.detail().to_owned())]),
             Refusal::Country(country) => {
                 let country = country.map_or_else(|| "this destination".to_owned(), |country| country.to_string());
                 Self::new(Kind::CountryNotAllowed, format!("{country} is not on the account's list of destinations"))
@@ -428,6 +444,7 @@ pub fn check_allowance(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::FreezeReason;
     use crate::ledger::TRIAL_CREDIT;
 
     fn facts() -> SenderFacts {
@@ -459,9 +476,19 @@ mod tests {
     fn what_is_to_go_later_is_held_and_what_is_past_is_not() {
         let now = Timestamp::UNIX_EPOCH;
         let at = |secs| now + SignedDuration::from_secs(secs);
-        let held = |send_at| Draft { send_at, ..draft("hi") }.held(at(10));
-        assert_eq!((held(None), held(Some(at(9))), held(Some(at(10)))), (None, None, None));
-        assert_eq!(held(Some(at(11))), Some(Held { until: at(11), by: HeldBy::SendAt }));
+        let held = |hours: Option<&QuietHours>, send_at| {
+            Draft { send_at, ..draft("hi") }.held(hours, &to("+12125550100"), at(10))
+        };
+        for send_at in [None, Some(at(9)), Some(at(10))] {
+            assert_eq!(held(None, send_at), None);
+        }
+        assert_eq!(held(None, Some(at(11))), Some(Held { until: at(11), by: HeldBy::SendAt, zone: None }));
+        // 1 January 1970, 00:00 UTC is 19:00 in New York.
+        let hours = QuietHours { from: "18:00".parse().unwrap(), to: "20:00".parse().unwrap() };
+        let hours = Some(&hours);
+        let quiet = Some(Held { until: at(3_600), by: HeldBy::QuietHours, zone: Some("America/New_York".to_owned()) });
+        assert_eq!((held(hours, None), held(hours, Some(at(1_800)))), (quiet.clone(), quiet));
+        assert_eq!(held(hours, Some(at(7_200))), Some(Held { until: at(7_200), by: HeldBy::SendAt, zone: None }));
     }
 
     #[test]
@@ -479,7 +506,11 @@ mod tests {
             decided(&facts, "+14155552671", now).unwrap_err()
         };
         assert_eq!(refused(|f| f.gate.connected = false), Refusal::NotConnected);
-        assert_eq!(refused(|f| f.gate.frozen = true), Refusal::Stopped(Stop::Frozen));
+        let frozen = Stop::Frozen(FreezeReason::Pumping);
+        assert_eq!(
+            refused(|f| f.gate.stop(Stop::Frozen(FreezeReason::Pumping), Timestamp::UNIX_EPOCH)),
+            Refusal::Stopped(frozen)
+        );
         assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
         assert_eq!(
             refused(|f| f.allowance.available = MicroCredits(999_999)),
@@ -487,6 +518,16 @@ mod tests {
         );
         let abroad = decided(&facts(), "+442071838750", now).unwrap_err();
         assert_eq!(abroad, Refusal::Country(Country::parse("GB").ok()));
+    }
+
+    #[test]
+    fn a_refusal_for_a_freeze_names_its_reason_and_the_way_out() {
+        let refusal = Refusal::Stopped(Stop::Frozen(FreezeReason::Pumping));
+        let reply = Problem::from(refusal).into_reply(crate::ids::RequestId::from_bits(1));
+        let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let error = (&body["errors"][0]["field"], &body["errors"][0]["code"]);
+        assert_eq!((reply.status.as_u16(), error), (403, (&"frozen".into(), &"pumping".into())));
+        assert!(body["detail"].as_str().unwrap().contains("POST /v1/account/sending/unfreeze"), "{body}");
     }
 
     #[test]

@@ -187,6 +187,8 @@ pub struct Claimed {
     pub payload: Sealed,
     /// Names the claim.
     pub fence: Fence,
+    /// Whether it was counted when it was about to be handed over; a message that waits again is not counted again.
+    pub counted: bool,
 }
 
 /// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
@@ -206,6 +208,10 @@ pub struct Guard {
     pub opted_out: bool,
     /// Why sending is stopped, if it is.
     pub stopped: Option<Stop>,
+    /// The account's segments per day: how fast it may send follows from it.
+    pub daily_ceiling: u64,
+    /// What is sent is counted from here on.
+    pub counts_from: Timestamp,
     /// The credential that counts; `None` if none is connected.
     pub credential: Option<StoredCredential>,
     /// The wrapped keys that were asked for.
@@ -215,22 +221,14 @@ pub struct Guard {
 /// Records what came of a claim.
 pub trait RecordOutcome {
     /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
-    /// is known or given up). Only the holder of the fence may, and nothing that a callback told already is undone: the
-    /// answer is the message's status afterwards.
+    /// is known or given up). A retry remembers whether the message was counted. Only the holder of the fence may, and
+    /// nothing that a callback told already is undone: the answer is the message's status afterwards.
     fn record_outcome(
         &self,
         claimed: &Claimed,
         outcome: &Outcome,
         now: Timestamp,
     ) -> impl Future<Output = Result<Status, Fault>> + Send;
-
-    /// Stops an account's sending; for a refused credential only while the refused version still is the newest.
-    fn stop_sending(
-        &self,
-        account: AccountId,
-        stop: Stop,
-        credential_version: u32,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// Hands a message to Twilio.

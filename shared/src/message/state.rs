@@ -151,7 +151,7 @@ impl From<Stop> for Reason {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::CredentialRefused => Self::CredentialRefused,
-            Stop::Frozen => Self::Frozen,
+            Stop::Frozen(_) => Self::Frozen,
         }
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::advice::{self, AtFault};
 use super::segments::Encoding;
 use super::{Direction, Format, Message, Reason, Standing, Status};
 use crate::ids::MessageId;
@@ -38,7 +39,9 @@ pub struct MessageView {
     credits_micro: MicroCredits,
     /// The price list that it was priced with.
     price_version: String,
-    /// Twilio's error code, if it failed there.
+    /// Twilio's error, if it failed there: who is at fault and what to do.
+    error: Option<ErrorView>,
+    /// Twilio's error code, as in `error`.
     error_code: Option<u32>,
     /// Twilio's page about the error.
     error_url: Option<String>,
@@ -58,6 +61,29 @@ pub struct MessageView {
     updated_at: Timestamp,
 }
 
+/// One of Twilio's errors.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = MessageError)]
+pub struct ErrorView {
+    /// Twilio's code.
+    #[schema(example = 30003)]
+    code: u32,
+    /// Who has to do something about it.
+    fault: AtFault,
+    /// What to do.
+    #[schema(example = "the telephone was off or out of reach: try once more in an hour")]
+    advice: &'static str,
+    /// Whether the same message would only fail again.
+    permanent: bool,
+}
+
+impl ErrorView {
+    fn of(code: u32) -> Self {
+        let advice::Advice { fault, advice, permanent } = advice::advice(code);
+        Self { code, fault, advice, permanent }
+    }
+}
+
 impl From<Message> for MessageView {
     fn from(message: Message) -> Self {
         Self {
@@ -73,6 +99,7 @@ impl From<Message> for MessageView {
             encoding: message.encoding,
             credits_micro: if message.status.standing() == Standing::Over { MicroCredits(0) } else { message.held },
             price_version: message.price_version,
+            error: message.error_code.map(ErrorView::of),
             error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
             error_code: message.error_code,
             reason: message.reason,

@@ -5,8 +5,10 @@ mod port;
 use http::{Method, header};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::account::EmailIndex;
 use crate::edge::{Kind, Problem, Request};
 use crate::ids::{AccountId, SessionId, UserId};
+use crate::platform::{CountTries, Platform};
 use crate::secret::{ExposeSecret, Token, TokenHash};
 
 pub use port::*;
@@ -130,6 +132,37 @@ impl Site {
 /// The one answer to every way of not being signed in.
 pub fn not_signed_in() -> Problem {
     Problem::new(Kind::NotSignedIn, "log in with POST /v1/sessions and send the cookie that it sets")
+}
+
+/// Tries at a password in a window, of one caller for one account. They are counted before the password is looked at,
+/// so that a flood costs no hashing.
+pub const TRIES_PER_PAIR: u32 = 10;
+/// The same, of one caller.
+pub const TRIES_PER_PEER: u32 = 50;
+/// The same, for one account from anywhere: high, so that a stranger from one place cannot lock an owner out.
+pub const TRIES_PER_ACCOUNT: u32 = 100;
+/// The window: a quarter of an hour.
+pub const TRIES_WINDOW_SECS: u32 = 900;
+
+/// Counts a try at somebody's password, wherever it is asked for: 3 counters, and 429 above their limits.
+pub async fn count_password_try<W: CountTries>(
+    world: &W,
+    platform: &Platform,
+    index: &EmailIndex,
+    request: &Request,
+) -> Result<(), Problem> {
+    let peer = platform.hash("peer", &request.peer_network());
+    let tries = [
+        (format!("login-peer#{peer}"), TRIES_PER_PEER),
+        (format!("login#{}#{peer}", index.0), TRIES_PER_PAIR),
+        (format!("login#{}", index.0), TRIES_PER_ACCOUNT),
+    ];
+    for (what, limit) in tries {
+        if !world.count_try(&what, limit, TRIES_WINDOW_SECS, request.now).await? {
+            return Err(Problem::new(Kind::TooManyRequests, "too many tries; wait a quarter of an hour"));
+        }
+    }
+    Ok(())
 }
 
 /// Who makes this request: 1 read, and once a minute 1 write that moves the idle limit.

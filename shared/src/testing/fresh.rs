@@ -2,7 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::account::{CreateAccount, EmailIndex, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, User};
+use crate::account::{
+    CreateAccount, EmailIndex, FreezeReason, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
     StoredCredential,
@@ -15,6 +17,7 @@ use crate::message::{
     RecordMessage, Recorded, Status,
 };
 use crate::number::Country;
+use crate::opt_out::Heard;
 use crate::platform::{Chance, Clock};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::{HookId, Token};
@@ -22,6 +25,9 @@ use crate::session::Session;
 
 /// The sender of every fresh message.
 pub const OWN: &str = "+15005550006";
+
+/// A freeze, where it does not matter why.
+pub const FROZEN: Stop = Stop::Frozen(FreezeReason::Velocity);
 
 /// Some seconds.
 pub fn secs(n: i64) -> SignedDuration {
@@ -133,6 +139,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
             friendly_name: Some("A Twilio account".to_owned()),
             trial: Some(false),
             connected_at: world.now(),
+            secret_since: world.now(),
             hook: HookId::new(account, world.random().unwrap()),
             send: carrier.seal(&send_key, world.random().unwrap()).unwrap(),
             verify: hook.seal(&hook_key, world.random().unwrap()).unwrap(),
@@ -142,6 +149,7 @@ pub async fn credential<W: MintKey + Clock + Chance>(
         replaced_sid_hash: None,
         numbers: 0,
         keys: vec![send_wrapped, hook_wrapped],
+        keys_read: Vec::new(),
     }
 }
 
@@ -241,6 +249,11 @@ pub fn inbound<W: Chance>(world: &W, account: AccountId, at: Timestamp) -> Messa
         held: MicroCredits(0),
         ..outgoing.message
     }
+}
+
+/// A text by which somebody said something.
+pub fn heard<W: Chance>(world: &W) -> Heard {
+    Heard::Text(sid(world, "SM").as_str().to_owned())
 }
 
 /// The journal item that charges a message which Twilio took.

@@ -1,5 +1,5 @@
-//! A stateful fake of every port ([`World`]), makers of fresh accounts and messages ([`fresh`]), and the contract tests
-//! of the ports ([`contracts`](mod@contracts)), which the fake and the live adapters both pass.
+//! A stateful fake of every port ([`World`]), makers of fresh accounts and messages ([`fresh`], [`sealed`]), and the
+//! contract tests of the ports ([`contracts`](mod@contracts)), which the fake and the live adapters both pass.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,6 +11,7 @@
 
 pub mod contracts;
 pub mod fresh;
+pub mod sealed;
 pub mod setup;
 mod world;
 

@@ -71,10 +71,16 @@ impl Customer {
 
     /// A message of one segment with [`BODY`] to [`TO`], accepted now; its calls are not counted.
     pub async fn message(&self, world: &World) -> Message {
+        self.message_to(world, TO).await
+    }
+
+    /// The same to another number.
+    pub async fn message_to(&self, world: &World, to: &str) -> Message {
         let mut outgoing = fresh::outgoing(world, self.account, 1, world.now());
-        let payload = Payload { to: TO.to_owned(), body: BODY.to_owned(), media_urls: Vec::new() };
+        let payload = Payload { to: to.to_owned(), body: BODY.to_owned(), media_urls: Vec::new() };
         let nonce = world.random().unwrap();
         outgoing.payload = payload.seal(&self.payload_key, outgoing.message.id, nonce).unwrap();
+        outgoing.daily_ceiling = world.gate(self.account).unwrap().daily_ceiling;
         assert_eq!(world.record_message(&outgoing).await, Ok(Recorded::Accepted));
         world.forget_calls();
         outgoing.message

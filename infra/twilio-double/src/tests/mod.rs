@@ -1,7 +1,9 @@
 //! The double as its users see it: over HTTP, with a receiver for its webhooks.
 
 mod faults;
+mod numbers;
 mod rest;
+mod services;
 mod webhooks;
 
 use std::collections::HashMap;
@@ -129,7 +131,8 @@ impl World {
         &self.account.numbers[0]
     }
 
-    /// A request with other credentials; the path follows `/2010-04-01/Accounts/{AccountSid}`.
+    /// A request with other credentials; the path follows `/2010-04-01/Accounts/{AccountSid}`, unless it names its API.
+    /// A whole URL of the double is its path.
     pub async fn rest_as(
         &self,
         (user, secret): (&str, &str),
@@ -137,9 +140,11 @@ impl World {
         path: &str,
         form: &[(&str, &str)],
     ) -> Result<(u16, Value), reqwest::Error> {
-        let path = match path.strip_prefix("/2010") {
-            Some(_) => path.to_owned(),
-            None => format!("/2010-04-01/Accounts/{}{path}", self.account.account_sid),
+        let path = path.strip_prefix(&self.double.base_url()).unwrap_or(path);
+        let path = if path.starts_with("/2010") || path.starts_with("/v1/") {
+            path.to_owned()
+        } else {
+            format!("/2010-04-01/Accounts/{}{path}", self.account.account_sid)
         };
         let url = format!("{}{path}", self.double.base_url());
         let mut request = self.http.request(method.parse().unwrap(), url).basic_auth(user, Some(secret));
@@ -193,13 +198,25 @@ impl World {
         self.control("/inbound", json!({"from": PHONE, "to": self.from(), "body": body})).await.1
     }
 
-    /// Sets fields of the first number.
-    pub async fn set_number(&self, form: &[(&str, &str)]) {
+    /// Path of the first number.
+    pub async fn number_path(&self) -> String {
         let path = format!("/IncomingPhoneNumbers.json?PhoneNumber={}", self.from().replace('+', "%2B"));
         let numbers = self.get(&path).await;
-        let sid = numbers["incoming_phone_numbers"][0]["sid"].as_str().unwrap().to_owned();
-        let (status, answer) = self.rest("POST", &format!("/IncomingPhoneNumbers/{sid}.json"), form).await;
+        format!("/IncomingPhoneNumbers/{}.json", numbers["incoming_phone_numbers"][0]["sid"].as_str().unwrap())
+    }
+
+    /// Sets fields of the first number.
+    pub async fn set_number(&self, form: &[(&str, &str)]) {
+        let (status, answer) = self.rest("POST", &self.number_path().await, form).await;
         assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Makes a Messaging Service with these numbers; its path.
+    pub async fn new_service(&self, numbers: &[&str]) -> String {
+        let path = format!("/accounts/{}/services", self.account.account_sid);
+        let (status, answer) = self.control(&path, json!({"friendly_name": "Front desk", "numbers": numbers})).await;
+        assert_eq!(status, 200, "{answer}");
+        format!("/v1/Services/{}", answer["sid"].as_str().unwrap())
     }
 
     /// Waits for a status of a message or call.

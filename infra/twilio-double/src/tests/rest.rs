@@ -56,6 +56,7 @@ async fn every_operation_answers_in_the_documented_shape() {
     numbers(&mut w).await;
     account_and_usage(&mut w).await;
     keys(&mut w).await;
+    services(&mut w).await;
     let operations = &contract().unwrap().operations;
     assert_eq!(w.seen, operations.iter().map(|operation| &operation.id[..]).collect());
     assert_eq!(world.overview().await["contract_violations"], json!([]));
@@ -137,6 +138,20 @@ async fn keys(w: &mut Checked<'_>) {
     assert_eq!(w.call("FetchKey", "GET", &path, &[]).await["friendly_name"], "two");
     w.call("ListKey", "GET", "/Keys.json", &[]).await;
     w.call("DeleteKey", "DELETE", &path, &[]).await;
+}
+
+async fn services(w: &mut Checked<'_>) {
+    let path = w.world.new_service(&[w.world.from()]).await;
+    let url = w.world.receiver.url("/");
+    let form = [("FriendlyName", "two"), ("InboundRequestUrl", &url[..]), ("ValidityPeriod", "14400")];
+    let service = w.call("UpdateService", "POST", &path, &form).await;
+    assert_eq!((&service["friendly_name"], &service["validity_period"]), (&json!("two"), &json!(14_400)));
+    assert_eq!(w.call("FetchService", "GET", &path, &[]).await, service);
+    assert_eq!(w.call("ListService", "GET", "/v1/Services", &[]).await["services"], json!([service]));
+    let numbers = service["links"]["phone_numbers"].as_str().unwrap();
+    let numbers = w.call("ListPhoneNumber", "GET", numbers, &[]).await;
+    assert_eq!(numbers["phone_numbers"][0]["phone_number"], w.world.from());
+    assert_eq!(numbers["phone_numbers"][0]["service_sid"], service["sid"]);
 }
 
 /// Request, form, and the field that does not fit.

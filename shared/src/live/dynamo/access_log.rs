@@ -7,7 +7,7 @@ use super::keys::{self, Table};
 use super::{Dynamo, Transacted, fault, from_item, s, to_item};
 use crate::access_log::{Entry, Head, LinkAccess, Opening, ReadAccess, pending_shard};
 use crate::fault::Fault;
-use crate::ids::{AccountId, EntryId};
+use crate::ids::{AccountId, EntryId, RequestId};
 use crate::live::Live;
 use crate::seal::Purpose;
 
@@ -18,6 +18,10 @@ struct OpeningRow {
     function: String,
     purpose: Purpose,
     key_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<RequestId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uses_before: Option<u64>,
     at: i64,
 }
 
@@ -32,6 +36,8 @@ impl TryFrom<OpeningRow> for Opening {
             function: row.function,
             purpose: row.purpose,
             key_version: row.key_version,
+            request_id: row.request,
+            uses_before: row.uses_before,
             at,
         })
     }
@@ -41,6 +47,37 @@ impl TryFrom<OpeningRow> for Opening {
 struct HeadRow {
     last_sequence: u64,
     last_hash: String,
+    #[serde(default)]
+    openings: Vec<OpeningsRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OpeningsRow {
+    purpose: Purpose,
+    version: u32,
+    openings: u64,
+}
+
+impl From<&Head> for HeadRow {
+    fn from(head: &Head) -> Self {
+        let counts = head.openings.iter();
+        Self {
+            last_sequence: head.sequence,
+            last_hash: head.hash.clone(),
+            openings: counts.map(|(purpose, version, openings)| OpeningsRow { purpose, version, openings }).collect(),
+        }
+    }
+}
+
+impl From<HeadRow> for Head {
+    fn from(row: HeadRow) -> Self {
+        let counts = row.openings.into_iter();
+        Self {
+            sequence: row.last_sequence,
+            hash: row.last_hash,
+            openings: counts.map(|count| (count.purpose, count.version, count.openings)).collect(),
+        }
+    }
 }
 
 impl Dynamo {
@@ -53,6 +90,8 @@ impl Dynamo {
             function: opening.function.clone(),
             purpose: opening.purpose,
             key_version: opening.key_version,
+            request: opening.request_id,
+            uses_before: opening.uses_before,
             at: opening.at.as_millisecond(),
         };
         match self.transact(vec![self.put_new(&key, to_item(&key, &row)?)?]).await? {
@@ -82,15 +121,18 @@ impl LinkAccess for Live {
 
     async fn load_head(&self, account: AccountId) -> Result<Head, Fault> {
         let row = self.dynamo.get::<HeadRow>(&keys::access_head(account)).await?;
-        Ok(row.map_or_else(Head::default, |row| Head { sequence: row.last_sequence, hash: row.last_hash }))
+        Ok(row.map(Head::from).unwrap_or_default())
     }
 
     /// 1 transaction: the head moves, the entries appear, their openings go.
     async fn append_entries(&self, account: AccountId, head: &Head, entries: &[Entry]) -> Result<bool, Fault> {
-        let Some(last) = entries.last() else { return Ok(true) };
+        if entries.is_empty() {
+            return Ok(true);
+        }
+        let end = entries.iter().fold(head.clone(), |head, entry| head.after(entry));
         let db = &self.dynamo;
         let key = keys::access_head(account);
-        let row = HeadRow { last_sequence: last.sequence, last_hash: last.hash.clone() };
+        let row = HeadRow::from(&end);
         let mut parts = vec![if head.sequence == 0 {
             db.put_new(&key, to_item(&key, &row)?)?
         } else {

@@ -1,12 +1,14 @@
 //! Accounts, users, mail tokens and sessions in table `accounts`.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use super::keys::{self, Table};
 use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
 use super::{Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
+    NewAccount, Policy, QuietHours, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -64,6 +66,25 @@ impl FindUser for Live {
         Ok(row.map(|row| row.user(account)))
     }
 
+    /// 1 query: ids of users rise with time, and who signed up was the first.
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        let db = &self.dynamo;
+        let answer = db
+            .client()?
+            .query()
+            .table_name(db.name(Table::Accounts))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(keys::USERS))
+            .consistent_read(true)
+            .limit(1)
+            .send()
+            .await
+            .map_err(|error| fault("load owner", &error))?;
+        let first = answer.items.unwrap_or_default().into_iter().next();
+        first.map(|item| Ok(from_item::<UserRow>(item)?.user(account))).transpose()
+    }
+
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
         let row = self.dynamo.get::<ProfileRow>(&keys::profile(account)).await?;
         Ok(row.map(|row| Sealed(row.sealed)))
@@ -97,7 +118,7 @@ impl KeepMailTokens for Live {
                 &keys::user(account, row.user),
                 "SET verified = :yes",
                 "attribute_exists(pk)",
-                &[(":yes", aws_sdk_dynamodb::types::AttributeValue::Bool(true))],
+                &[(":yes", AttributeValue::Bool(true))],
             )?,
         ];
         Ok(matches!(db.transact(parts).await?, Transacted::Committed))
@@ -184,22 +205,117 @@ impl Live {
             }
         }
     }
+}
 
-    /// An account's gate.
-    pub(super) async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
-        Ok(self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::from))
+impl LoadGate for Live {
+    async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        self.dynamo.get::<GateRow>(&keys::gate(account)).await?.map(Gate::try_from).transpose()
+    }
+}
+
+impl StopSending for Live {
+    async fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> Result<Stopped, Fault> {
+        let db = &self.dynamo;
+        let key = keys::gate(account);
+        let (yes, no) = ((":yes", AttributeValue::Bool(true)), (":no", AttributeValue::Bool(false)));
+        let changed = match stop {
+            // A refusal of a credential that was replaced meanwhile says nothing about the new one.
+            Stop::CredentialRefused => {
+                let condition = "credential_version = :version AND \
+                    (attribute_not_exists(credential_refused) OR credential_refused = :no)";
+                let values = [yes, no, (":version", n(credential_version)), (":now", millis(now))];
+                let set = "SET credential_refused = :yes, refusal_untold = :now";
+                db.update_one(&key, set, condition, &values).await?
+            }
+            Stop::Frozen(reason) => {
+                let set = "SET frozen = :yes, frozen_reason = :reason, frozen_since = :now, freeze_untold = :yes";
+                let condition = "attribute_exists(pk) AND (attribute_not_exists(frozen) OR frozen = :no)";
+                let values = [yes, no, (":reason", s(reason.as_str())), (":now", millis(now))];
+                db.update_one(&key, set, condition, &values).await?
+            }
+        };
+        Ok(match changed {
+            Ok(_) => Stopped::Now,
+            // Also what the SDK meets that repeats a write whose answer was lost: the owner is told a little later.
+            Err(Some(item)) if stop == Stop::CredentialRefused && item.contains_key("refusal_untold") => {
+                Stopped::Untold
+            }
+            Err(_) => Stopped::Unchanged,
+        })
     }
 
-    /// Stops an account's sending for one reason.
-    pub(super) async fn close_gate(&self, account: AccountId, stop: Stop, version: u32) -> Result<(), Fault> {
-        // A refusal of a credential that was replaced meanwhile says nothing about the new one.
-        let (expression, condition) = match stop {
-            Stop::CredentialRefused => ("SET credential_refused = :yes", "credential_version = :version"),
-            Stop::Frozen => ("SET frozen = :yes", "credential_version = :version OR attribute_exists(pk)"),
+    async fn stop_told(&self, account: AccountId, stop: Stop, since: Timestamp) -> Result<(), Fault> {
+        let (told, of_that_time) = match stop {
+            Stop::CredentialRefused => ("REMOVE refusal_untold", "refusal_untold = :since"),
+            Stop::Frozen(_) => ("REMOVE freeze_untold", "frozen_since = :since"),
         };
-        let yes = aws_sdk_dynamodb::types::AttributeValue::Bool(true);
-        let key = keys::gate(account);
-        let values = [(":yes", yes), (":version", n(version))];
-        self.dynamo.update_one(&key, expression, condition, &values).await.map(|_| ())
+        let (key, since) = (keys::gate(account), [(":since", millis(since))]);
+        self.dynamo.update_one(&key, told, of_that_time, &since).await.map(|_| ())
+    }
+}
+
+impl SavePolicy for Live {
+    async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
+        // Only what the policy is about is named here: a freeze of the same moment stays.
+        let mut expression = "SET countries = :countries, daily_ceiling = :ceiling".to_owned();
+        let countries = policy.countries.iter().map(|country| s(country.as_str())).collect();
+        let mut values = vec![(":countries", AttributeValue::L(countries)), (":ceiling", n(policy.daily_ceiling))];
+        match policy.quiet_hours {
+            Some(QuietHours { from, to }) => {
+                let hours = [("from".to_owned(), s(from)), ("to".to_owned(), s(to))];
+                expression.push_str(", quiet_hours = :quiet");
+                values.push((":quiet", AttributeValue::M(hours.into_iter().collect())));
+            }
+            None => expression.push_str(" REMOVE quiet_hours"),
+        }
+        let saved = self.dynamo.update_one(&keys::gate(account), &expression, "attribute_exists(pk)", &values).await?;
+        saved.ok().map(|item| from_item::<GateRow>(item)?.try_into()).transpose()
+    }
+}
+
+impl LiftFreeze for Live {
+    async fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> Result<Lift, Fault> {
+        let lifted = Lifted { at: now, by };
+        // Rows that were frozen before times were stored read as of 1970.
+        let of_no_time = if seen == Timestamp::UNIX_EPOCH { " OR attribute_not_exists(frozen_since)" } else { "" };
+        let values = [
+            (":yes", AttributeValue::Bool(true)),
+            (":no", AttributeValue::Bool(false)),
+            (":seen", millis(seen)),
+            (":now", millis(now)),
+            (":by", s(by.to_string())),
+        ];
+        let done = self
+            .dynamo
+            .update_one(
+                &keys::gate(account),
+                "SET frozen = :no, lifted_at = :now, lifted_by = :by REMOVE frozen_reason, frozen_since, freeze_untold",
+                &format!("frozen = :yes AND (frozen_since = :seen{of_no_time})"),
+                &values,
+            )
+            .await?;
+        let gate = match done {
+            Ok(_) => return Ok(Lift::Done),
+            Err(None) => return Ok(Lift::NotFrozen),
+            Err(Some(item)) => Gate::try_from(from_item::<GateRow>(item)?)?,
+        };
+        Ok(match gate.frozen {
+            Some(freeze) => Lift::Other(freeze),
+            // The SDK repeated our own write after its answer was lost: what stands there is what we wrote.
+            None if gate.lifted == Some(lifted) => Lift::Done,
+            None => Lift::NotFrozen,
+        })
     }
 }

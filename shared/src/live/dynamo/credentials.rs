@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::keys;
 use super::rows::{ClaimRow, CredentialRow, KeysRow};
 use super::{Transacted, blocker, from_item, n, s, to_item};
+use crate::account::LoadGate;
 use crate::credential::{
     FindHook, FoundHook, History, KeepCredential, LoadKeys, SaveCredential, Saved, StoredCredential,
 };
@@ -17,7 +18,7 @@ use crate::secret::HookId;
 impl LoadKeys for Live {
     async fn load_keys(&self, account: AccountId, purpose: Purpose) -> Result<Option<WrappedKeys>, Fault> {
         let row = self.dynamo.get::<KeysRow>(&keys::data_keys(account, purpose)).await?;
-        Ok(row.map(|row| row.keys(account, purpose)))
+        row.map(|row| row.keys(account, purpose)).transpose()
     }
 }
 
@@ -29,7 +30,12 @@ impl KeepCredential for Live {
 
     async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         let gate = self.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?;
-        Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
+        Ok(History {
+            version: gate.credential_version,
+            hook: gate.hook,
+            numbers: gate.numbers,
+            refused: gate.credential_refused,
+        })
     }
 
     async fn save_credential(&self, save: SaveCredential) -> Result<Saved, Fault> {
@@ -48,7 +54,7 @@ impl KeepCredential for Live {
         ];
         // Only a new secret for calls ends what a refused one began.
         if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
-            gate.push_str(", credential_refused = :no");
+            gate.push_str(", credential_refused = :no REMOVE refusal_untold");
             values.push((":no", AttributeValue::Bool(false)));
         }
         let replaced = save.replaced_sid_hash.as_deref().filter(|old| *old != save.sid_hash);
@@ -79,7 +85,14 @@ impl KeepCredential for Live {
         for wrapped in &save.keys {
             let key = keys::data_keys(account, wrapped.purpose);
             let item = to_item(&key, &KeysRow::from(wrapped))?;
-            parts.push(db.put(&key, item, "attribute_not_exists(pk) OR attribute_exists(pk)", &[])?);
+            parts.push(match save.keys_read.iter().find(|read| read.purpose == wrapped.purpose) {
+                // What is kept of it may have been moved to another KMS key since.
+                Some(read) => {
+                    let read = KeysRow::from(read).stored_versions()?;
+                    db.put(&key, item, "versions = :read", &[(":read", read)])?
+                }
+                None => db.put(&key, item, "attribute_not_exists(pk) OR attribute_exists(pk)", &[])?,
+            });
         }
         if let Some(old) = replaced {
             parts.push(db.delete(&keys::carrier_claim(old), "account = :me", &[(":me", s(account.to_string()))])?);
@@ -129,8 +142,8 @@ impl FindHook for Live {
         }
         Ok(Some(FoundHook {
             credential,
-            hook_keys: from_item::<KeysRow>(hook_keys)?.keys(account, Purpose::Hook),
-            match_keys: from_item::<KeysRow>(match_keys)?.keys(account, Purpose::Match),
+            hook_keys: from_item::<KeysRow>(hook_keys)?.keys(account, Purpose::Hook)?,
+            match_keys: from_item::<KeysRow>(match_keys)?.keys(account, Purpose::Match)?,
         }))
     }
 }

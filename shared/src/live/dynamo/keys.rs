@@ -11,8 +11,10 @@ use crate::connection::Target;
 use crate::ids::{AccountId, EntryId, MessageId, UserId};
 use crate::ledger::{Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
+use crate::quarantine::Cause;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
+use crate::velocity::Minute;
 
 /// Tables, split by who may read them and how long things live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,7 +27,7 @@ pub enum Table {
     Credentials,
     /// Messages and opt-outs.
     Messages,
-    /// Idempotency keys and counters; everything in it ends by itself.
+    /// Idempotency keys, counters and the quarantine; everything in it ends by itself.
     Once,
     /// Allowances, entries, journal and usage rows.
     Ledger,
@@ -95,9 +97,12 @@ pub fn profile(account: AccountId) -> Key {
     Key::new(Table::Accounts, account.to_string(), "PROFILE")
 }
 
+/// What sort keys of users start with.
+pub const USERS: &str = "USER#";
+
 /// A user.
 pub fn user(account: AccountId, user: UserId) -> Key {
-    Key::new(Table::Accounts, account.to_string(), format!("USER#{user}"))
+    Key::new(Table::Accounts, account.to_string(), format!("{USERS}{user}"))
 }
 
 /// What every send checks.
@@ -121,6 +126,11 @@ pub fn mail_token(account: AccountId, hash: &TokenHash) -> Key {
 /// An account's wrapped keys for one purpose.
 pub fn data_keys(account: AccountId, purpose: Purpose) -> Key {
     Key::new(Table::Keys, account.to_string(), purpose.as_str())
+}
+
+/// Reads the key of wrapped keys back.
+pub fn parse_data_keys(pk: &str, sk: &str) -> Option<(AccountId, Purpose)> {
+    Some((pk.parse().ok()?, Purpose::ALL.into_iter().find(|purpose| purpose.as_str() == sk)?))
 }
 
 /// The carrier credential.
@@ -164,9 +174,22 @@ pub fn sid(account: AccountId, sid: &str) -> Key {
     Key::new(Table::Messages, account.to_string(), format!("SID#{sid}"))
 }
 
+/// The partition of all recipients who ever opted out of a sender.
+pub fn opt_outs(account: AccountId, own: &str) -> String {
+    format!("{account}#OPTOUT#{own}")
+}
+
 /// Whether a recipient has opted out of a sender.
 pub fn opt_out(account: AccountId, own: &str, other_hash: &str) -> Key {
-    Key::new(Table::Messages, format!("{account}#OPTOUT#{own}"), other_hash)
+    Key::new(Table::Messages, opt_outs(account, own), other_hash)
+}
+
+/// What sort keys of senders with opt-outs start with.
+pub const OPT_OUT_SENDERS: &str = "OPTOUTS#";
+
+/// A sender that somebody opted out of.
+pub fn opt_out_sender(account: AccountId, own: &str) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{OPT_OUT_SENDERS}{own}"))
 }
 
 /// The record behind an idempotency key, per account and route.
@@ -177,6 +200,23 @@ pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key
 /// A counter of tries in one window of time.
 pub fn tries(what: &str, window: i64) -> Key {
     Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
+}
+
+/// The partition of an account's failed checks of signatures.
+pub fn quarantine_of(account: AccountId) -> String {
+    format!("QUARANTINE#{account}")
+}
+
+/// Failed checks of signatures of one account and cause.
+pub fn quarantine(account: AccountId, cause: Cause) -> Key {
+    Key::new(Table::Once, quarantine_of(account), cause.code())
+}
+
+/// What an account's minute has handed over: to one prefix, or in all.
+pub fn passing(minute: Minute, prefix: Option<&str>) -> Key {
+    let Minute { account, counts_from, minute } = minute;
+    let of = prefix.map_or_else(|| "ALL".to_owned(), |prefix| format!("PREFIX#{prefix}"));
+    Key::new(Table::Once, format!("PASSING#{account}#{of}"), format!("{minute}#{}", counts_from.as_millisecond()))
 }
 
 /// An account's allowance.
@@ -280,6 +320,7 @@ mod tests {
             direction: Direction::Outbound,
             country: Country::parse("US").ok(),
         };
+        let minute = Minute { account, counts_from: jiff::Timestamp::UNIX_EPOCH, minute: 7 };
         let target = Target::parse(&format!("PN{}", "0a".repeat(16))).unwrap();
         let keys = [
             email(&EmailIndex("hash".to_owned())),
@@ -295,8 +336,12 @@ mod tests {
             connection(account, &target),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
+            opt_out_sender(account, "+15005550006"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
+            quarantine(account, Cause::OtherAccount),
+            passing(minute, None),
+            passing(minute, Some("hash")),
             allowance(account),
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),
@@ -312,5 +357,9 @@ mod tests {
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
+        for purpose in Purpose::ALL {
+            let key = data_keys(account, purpose);
+            assert_eq!(parse_data_keys(&key.pk, &key.sk), Some((account, purpose)));
+        }
     }
 }

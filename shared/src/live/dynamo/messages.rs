@@ -1,4 +1,4 @@
-//! Messages, opt-outs and idempotency records in tables `messages` and `once`.
+//! Messages and idempotency records in tables `messages` and `once`.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
 use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
@@ -39,20 +38,20 @@ impl LoadSender for Live {
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
-        let gate = found.remove(&gate).map(from_item::<GateRow>).transpose()?;
+        let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
         let mut wrapped = Vec::new();
         for purpose in purposes {
             if let Some(item) = found.remove(&keys::data_keys(account, *purpose)) {
-                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose));
+                wrapped.push(from_item::<KeysRow>(item)?.keys(account, *purpose)?);
             }
         }
         Ok(Loaded {
             session: session.map(|row| row.session(account)).transpose()?,
             facts: gate
                 .zip(allowance)
-                .map(|(gate, allowance)| SenderFacts { gate: Gate::from(gate), allowance: Allowance::from(allowance) }),
+                .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
         })
@@ -341,7 +340,8 @@ impl ClaimMessage for Live {
         };
         let payload = item.get("payload").and_then(|payload| payload.as_b().ok());
         let payload = Sealed(payload.ok_or(Fault::permanent("a message to send has no payload"))?.as_ref().to_vec());
-        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence })))
+        let counted = item.get("counted") == Some(&AttributeValue::Bool(true));
+        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted })))
     }
 }
 
@@ -397,18 +397,23 @@ impl LoadGuards for Live {
         let mut guards = Vec::new();
         for one in claimed {
             let account = one.message.account;
-            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?.map(Gate::from);
+            let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?;
+            let gate = gate.map(Gate::try_from).transpose()?;
             let credential = item(&keys::credential(account)).map(from_item::<CredentialRow>).transpose()?;
             let credential = credential.map(|row| row.credential(account)).transpose()?;
             let mut wrapped = Vec::new();
             for (owner, purpose) in wanted.iter().filter(|(owner, _)| *owner == account) {
                 if let Some(row) = item(&keys::data_keys(*owner, *purpose)) {
-                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose));
+                    wrapped.push(from_item::<KeysRow>(row)?.keys(*owner, *purpose)?);
                 }
             }
             guards.push(Guard {
-                opted_out: item(&opt_out(one)).is_some_and(|item| item.get("consent") == Some(&s("stop"))),
+                // What does not read keeps its own message back and no other of the batch.
+                opted_out: item(&opt_out(one))
+                    .is_some_and(|item| super::opt_outs::opt_out(item).map_or(true, |row| row.standing().is_some())),
                 stopped: gate.as_ref().and_then(Gate::stopped),
+                daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
+                counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -440,7 +445,10 @@ impl RecordOutcome for Live {
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
-            Outcome::Retry { not_before } => assign(", not_before = :not_before", ":not_before", millis(*not_before)),
+            Outcome::Retry { not_before } => {
+                assign(", not_before = :not_before", ":not_before", millis(*not_before));
+                assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
+            }
             Outcome::Rejected { code: None } | Outcome::Unknown => {}
         }
         match due(held, outcome, now) {
@@ -461,10 +469,6 @@ impl RecordOutcome for Live {
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
         }
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.close_gate(account, stop, credential_version).await
     }
 }
 
@@ -593,33 +597,5 @@ impl FindDue for Live {
             )
             .await;
         Ok(moved?.is_ok())
-    }
-}
-
-impl RecordConsent for Live {
-    /// 1 conditional update: a later word stands; of two at the same time STOP does.
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        let same_time = match consent {
-            Consent::Stop => " OR said_at = :at",
-            Consent::Start => "",
-        };
-        let recorded = self
-            .dynamo
-            .update_one(
-                &keys::opt_out(account, own, other_hash),
-                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
-                &format!("attribute_not_exists(pk) OR said_at < :at{same_time}"),
-                &[(":consent", word(consent)?), (":at", millis(at)), (":by", s(source)), (":v", n(1))],
-            )
-            .await;
-        recorded.map(|_| ())
     }
 }

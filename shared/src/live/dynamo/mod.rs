@@ -8,6 +8,9 @@ pub mod keys;
 mod ledger;
 mod messages;
 mod once;
+mod opt_outs;
+mod quarantine;
+mod rotation;
 mod rows;
 pub mod schema;
 

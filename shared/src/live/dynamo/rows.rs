@@ -1,11 +1,12 @@
 //! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
-use crate::account::{EmailIndex, Gate, Hashed, User};
+use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
@@ -100,13 +101,27 @@ impl UserRow {
 }
 
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as stored")]
 pub(super) struct GateRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hook: Option<String>,
     #[serde(default)]
     credential_refused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refusal_untold: Option<i64>,
     #[serde(default)]
     frozen: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    freeze_untold: bool,
+    /// Left out of rows that were frozen before reasons were stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen_reason: Option<FreezeReason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    frozen_since: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifted_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifted_by: Option<UserId>,
     connected: bool,
     #[serde(default)]
     numbers: u32,
@@ -114,6 +129,8 @@ pub(super) struct GateRow {
     countries: Vec<Country>,
     home: Country,
     daily_ceiling: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quiet_hours: Option<QuietHours>,
 }
 
 impl From<&Gate> for GateRow {
@@ -121,30 +138,48 @@ impl From<&Gate> for GateRow {
         Self {
             hook: gate.hook.map(|hook| hook.reveal()),
             credential_refused: gate.credential_refused,
-            frozen: gate.frozen,
+            refusal_untold: gate.refusal_untold.map(Timestamp::as_millisecond),
+            frozen: gate.frozen.is_some(),
+            freeze_untold: gate.freeze_untold,
+            frozen_reason: gate.frozen.map(|freeze| freeze.reason),
+            frozen_since: gate.frozen.map(|freeze| freeze.since.as_millisecond()),
+            lifted_at: gate.lifted.map(|lifted| lifted.at.as_millisecond()),
+            lifted_by: gate.lifted.map(|lifted| lifted.by),
             connected: gate.connected,
             numbers: gate.numbers,
             credential_version: gate.credential_version,
             countries: gate.countries.clone(),
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
+            quiet_hours: gate.quiet_hours,
         }
     }
 }
 
-impl From<GateRow> for Gate {
-    fn from(row: GateRow) -> Self {
-        Self {
+impl TryFrom<GateRow> for Gate {
+    type Error = Fault;
+
+    fn try_from(row: GateRow) -> Result<Self, Fault> {
+        let freeze = Freeze {
+            reason: row.frozen_reason.unwrap_or(FreezeReason::Unnamed),
+            since: at(row.frozen_since.unwrap_or_default())?,
+        };
+        let lifted_at = row.lifted_at.map(at).transpose()?;
+        Ok(Self {
             hook: row.hook.as_deref().and_then(HookId::parse),
             credential_refused: row.credential_refused,
-            frozen: row.frozen,
+            refusal_untold: row.refusal_untold.map(at).transpose()?,
+            freeze_untold: row.freeze_untold,
+            frozen: row.frozen.then_some(freeze),
+            lifted: lifted_at.zip(row.lifted_by).map(|(at, by)| Lifted { at, by }),
             connected: row.connected,
             numbers: row.numbers,
             credential_version: row.credential_version,
             countries: row.countries,
             home: row.home,
             daily_ceiling: row.daily_ceiling,
-        }
+            quiet_hours: row.quiet_hours,
+        })
     }
 }
 
@@ -201,19 +236,38 @@ struct KeyVersion {
     version: u32,
     #[serde(with = "binary")]
     blob: Vec<u8>,
+    /// Left out where it is not known: a row is compared with what was read of it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    made: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(made: &i64) -> bool {
+    *made == 0
 }
 
 impl From<&WrappedKeys> for KeysRow {
     fn from(keys: &WrappedKeys) -> Self {
-        let version = |key: &WrappedKey| KeyVersion { version: key.version, blob: key.blob.clone() };
+        let version = |key: &WrappedKey| KeyVersion {
+            version: key.version,
+            blob: key.blob.clone(),
+            made: key.made.as_millisecond(),
+        };
         Self { versions: keys.versions.iter().map(version).collect() }
     }
 }
 
 impl KeysRow {
-    pub fn keys(self, account: AccountId, purpose: Purpose) -> WrappedKeys {
-        let key = |key: KeyVersion| WrappedKey { version: key.version, blob: key.blob };
-        WrappedKeys { account, purpose, versions: self.versions.into_iter().map(key).collect() }
+    pub fn keys(self, account: AccountId, purpose: Purpose) -> Result<WrappedKeys, Fault> {
+        let key =
+            |key: KeyVersion| Ok::<_, Fault>(WrappedKey { version: key.version, blob: key.blob, made: at(key.made)? });
+        let versions = self.versions.into_iter().map(key).collect::<Result<_, _>>()?;
+        Ok(WrappedKeys { account, purpose, versions })
+    }
+
+    /// The attribute `versions` as it is stored, to compare with.
+    pub fn stored_versions(&self) -> Result<AttributeValue, Fault> {
+        serde_dynamo::to_attribute_value(&self.versions).map_err(|_| Fault::permanent("a row did not serialize"))
     }
 }
 
@@ -226,6 +280,9 @@ pub(super) struct CredentialRow {
     friendly_name: Option<String>,
     trial: Option<bool>,
     connected_at: i64,
+    /// Left out of rows from before it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret_since: Option<i64>,
     hook: String,
     #[serde(with = "binary")]
     send: Vec<u8>,
@@ -252,6 +309,7 @@ impl From<&StoredCredential> for CredentialRow {
             friendly_name: stored.friendly_name.clone(),
             trial: stored.trial,
             connected_at: stored.connected_at.as_millisecond(),
+            secret_since: Some(stored.secret_since.as_millisecond()),
             hook: stored.hook.reveal(),
             send: stored.send.0.clone(),
             verify: stored.verify.0.clone(),
@@ -278,6 +336,7 @@ impl CredentialRow {
             friendly_name: self.friendly_name,
             trial: self.trial,
             connected_at: at(self.connected_at)?,
+            secret_since: at(self.secret_since.unwrap_or(self.connected_at))?,
             hook: HookId::parse(&self.hook).ok_or_else(damaged("hook"))?,
             send: Sealed(self.send),
             verify: Sealed(self.verify),
@@ -397,6 +456,8 @@ pub(super) struct IdempotencyRow {
     created: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcomes: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quiet_hours: Option<QuietHours>,
 }
 
 impl From<&Idempotency> for IdempotencyRow {
@@ -409,6 +470,7 @@ impl From<&Idempotency> for IdempotencyRow {
             batch_id: idempotency.batch.as_ref().map(|batch| batch.id),
             created: idempotency.batch.as_ref().map(|batch| batch.created.as_millisecond()),
             outcomes: idempotency.batch.as_ref().map(|batch| RowOutcome::to_text(&batch.outcomes)),
+            quiet_hours: idempotency.batch.as_ref().and_then(|batch| batch.quiet_hours),
         }
     }
 }
@@ -419,6 +481,7 @@ impl IdempotencyRow {
             (Some(id), Some(created), Some(outcomes)) => Some(Batch {
                 id,
                 created: at(created)?,
+                quiet_hours: self.quiet_hours,
                 outcomes: RowOutcome::from_text(&outcomes).ok_or_else(damaged("batch"))?,
             }),
             _ => None,
@@ -527,4 +590,33 @@ pub(super) struct UsageRow {
 /// Puts a message's row together.
 pub(super) fn message_item(key: &Key, message: &Message) -> Result<Item, Fault> {
     to_item(key, &MessageRow::from(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(row: &serde_json::Value) -> Gate {
+        let row: GateRow = serde_json::from_value(row.clone()).unwrap();
+        Gate::try_from(row).unwrap()
+    }
+
+    #[test]
+    fn a_gate_from_before_freezes_had_reasons_reads() {
+        let row = serde_json::json!({ "connected": true, "credential_version": 1, "countries": ["US"], "home": "US",
+            "daily_ceiling": 500, "frozen": true });
+        let read = gate(&row);
+        let unnamed = Freeze { reason: FreezeReason::Unnamed, since: Timestamp::UNIX_EPOCH };
+        assert_eq!((read.frozen, read.lifted, read.quiet_hours), (Some(unnamed), None, None));
+    }
+
+    #[test]
+    fn a_gate_reads_back_as_it_was_stored() {
+        let mut stored = Gate::new(Country::parse("US").unwrap());
+        let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(7);
+        stored.frozen = Some(Freeze { reason: FreezeReason::Pumping, since: now });
+        stored.lifted = Some(Lifted { at: now, by: UserId::from_bits(1) });
+        stored.quiet_hours = Some(QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() });
+        assert_eq!(gate(&serde_json::to_value(GateRow::from(&stored)).unwrap()), stored);
+    }
 }

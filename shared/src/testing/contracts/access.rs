@@ -67,3 +67,35 @@ where
     assert_eq!(appended.into_iter().filter(|appended| matches!(appended, Ok(true))).count(), 1);
     assert_eq!(world.read_access(account, 0, 100).await.unwrap(), entries);
 }
+
+/// The count of uses reaches the chain with the next opening. `until_it_is_over` waits until an opened key is
+/// forgotten; it is no port, so that this fact is not in the list.
+pub async fn an_opening_tells_how_often_the_one_before_was_used<W, F>(world: &W, until_it_is_over: F)
+where
+    W: MintKey + OpenKey + LinkAccess + ReadAccess + Clock + Chance,
+    F: AsyncFn(),
+{
+    let account = AccountId::new(world.now(), fresh::dice(world));
+    let (_, wrapped) = minted(world, account, Purpose::Payload, 1).await;
+    for uses in [3, 0, 1] {
+        let key = world.open_key(&wrapped, None).await.unwrap();
+        for n in 0..uses {
+            // A copy of the key counts too.
+            let copy = world.open_key(&wrapped, Some(1)).await.unwrap();
+            if n == 0 {
+                copy.seal("field", b"clear", [n; 12]).unwrap().0
+            } else {
+                key.keyed_hash("a", "b").into()
+            };
+        }
+        until_it_is_over().await;
+    }
+    world.open_key(&wrapped, None).await.unwrap();
+    let head = Head::default();
+    let entries = link(&head, pending(world, account).await);
+    assert!(world.append_entries(account, &head, &entries).await.unwrap());
+    let read = world.read_access(account, 0, 10).await.unwrap();
+    assert_eq!(read, entries);
+    let uses: Vec<_> = read.iter().map(|entry| entry.uses_before).collect();
+    assert_eq!(uses, [None, Some(3), Some(0), Some(1)]);
+}

@@ -41,12 +41,16 @@ where
 {
     let (new, token) = token(world).await;
     let (account, owner) = (new.account, new.owner.clone());
+    let owner_id = owner.id;
     assert_eq!(world.find_user(&owner.email).await, Ok(None));
     assert_eq!(world.load_user(account, owner.id).await, Ok(Some(owner.clone())));
     assert_eq!(world.confirm_email(account, &token.hash, new.now).await, Ok(true));
     let confirmed = User { verified: true, ..owner };
     assert_eq!(world.find_user(&confirmed.email).await, Ok(Some(confirmed)));
     assert_eq!(world.load_profile(account).await, Ok(Some(new.profile)));
+    assert_eq!(world.load_owner(account).await, Ok(world.load_user(account, owner_id).await.unwrap()));
+    let nobody = crate::ids::AccountId::from_bits(fresh::dice(world));
+    assert_eq!(world.load_owner(nobody).await, Ok(None));
     assert_eq!(world.find_user(&EmailIndex(fresh::word(world))).await, Ok(None));
     assert_eq!(world.load_user(account, UserId::from_bits(fresh::dice(world))).await, Ok(None));
 }

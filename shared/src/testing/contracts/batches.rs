@@ -4,7 +4,7 @@ use futures::future::join;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{at_once, count};
-use crate::account::CreateAccount;
+use crate::account::{CreateAccount, QuietHours};
 use crate::ids::{AccountId, BatchId, MessageId};
 use crate::ledger::{MicroCredits, PostOutcome, ReadUsage};
 use crate::message::{
@@ -15,8 +15,17 @@ use crate::message::{
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, account, claimed, secs};
 
+fn quiet() -> QuietHours {
+    QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() }
+}
+
 fn record<W: Clock + Chance>(world: &W) -> Idempotency {
-    let batch = Batch { id: BatchId::from_bits(fresh::dice(world)), created: world.now(), outcomes: Vec::new() };
+    let batch = Batch {
+        id: BatchId::from_bits(fresh::dice(world)),
+        created: world.now(),
+        quiet_hours: Some(quiet()),
+        outcomes: Vec::new(),
+    };
     let other = fresh::outgoing(world, AccountId::from_bits(1), 1, world.now()).idempotency;
     Idempotency { answer: String::new(), batch: Some(batch), expires: world.now() + IDEMPOTENCY_LIFE, ..other }
 }

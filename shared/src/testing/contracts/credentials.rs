@@ -3,16 +3,16 @@
 use futures::future::join;
 
 use super::count;
-use crate::account::{CreateAccount, Stop};
+use crate::account::{CreateAccount, LoadGate, Stop, StopSending, Stopped};
 use crate::credential::{
     Carrier, FindHook, HookSecret, KeepCredential, LoadKeys, MintKey, OpenKey, SaveCredential, Saved,
 };
 use crate::ids::AccountId;
-use crate::message::{LoadSender, RecordOutcome};
+use crate::message::LoadSender;
 use crate::platform::{Chance, Clock};
 use crate::seal::Purpose;
 use crate::secret::HookId;
-use crate::testing::fresh::{self, account, connect, credential, sid, sid_hash};
+use crate::testing::fresh::{self, FROZEN, account, connect, credential, sid, sid_hash};
 
 pub async fn a_credential_reads_back_and_its_version_rises<W>(world: &W)
 where
@@ -175,11 +175,12 @@ where
 
 pub async fn a_new_credential_ends_a_stop_for_a_refused_one<W>(world: &W)
 where
-    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
+    W: CreateAccount + MintKey + KeepCredential + StopSending + LoadSender + Clock + Chance,
 {
     let account = account(world, 1).await;
     let old = connect(world, account).await;
-    assert_eq!(world.stop_sending(account, Stop::CredentialRefused, 1).await, Ok(()));
+    let stopped = world.stop_sending(account, Stop::CredentialRefused, 1, world.now()).await;
+    assert_eq!(stopped, Ok(Stopped::Now));
     assert_eq!(gate(world, account).await.stopped(), Some(Stop::CredentialRefused));
     let save = credential(world, account, 2, &old.account_sid).await;
     assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
@@ -188,32 +189,66 @@ where
 
 pub async fn a_new_credential_does_not_lift_a_freeze<W>(world: &W)
 where
-    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
+    W: CreateAccount + MintKey + KeepCredential + StopSending + LoadSender + Clock + Chance,
 {
     let account = account(world, 1).await;
     let old = connect(world, account).await;
-    assert_eq!(world.stop_sending(account, Stop::Frozen, 1).await, Ok(()));
+    assert_eq!(world.stop_sending(account, FROZEN, 1, world.now()).await, Ok(Stopped::Now));
     let save = credential(world, account, 2, &old.account_sid).await;
     world.save_credential(save).await.unwrap();
-    assert_eq!(gate(world, account).await.stopped(), Some(Stop::Frozen));
+    assert_eq!(gate(world, account).await.stopped(), Some(FROZEN));
 }
 
 pub async fn each_stop_ends_by_itself<W>(world: &W)
 where
-    W: CreateAccount + MintKey + KeepCredential + RecordOutcome + LoadSender + Clock + Chance,
+    W: CreateAccount + MintKey + KeepCredential + StopSending + LoadSender + Clock + Chance,
 {
-    for stops in [[Stop::Frozen, Stop::CredentialRefused], [Stop::CredentialRefused, Stop::Frozen]] {
+    for stops in [[FROZEN, Stop::CredentialRefused], [Stop::CredentialRefused, FROZEN]] {
         let account = account(world, 1).await;
         let old = connect(world, account).await;
         assert_eq!(gate(world, account).await.stopped(), None);
         for stop in stops {
-            assert_eq!(world.stop_sending(account, stop, 1).await, Ok(()));
+            assert_eq!(world.stop_sending(account, stop, 1, world.now()).await, Ok(Stopped::Now));
         }
         let stopped = gate(world, account).await;
-        assert_eq!((stopped.frozen, stopped.credential_refused), (true, true), "{stops:?}");
+        assert_eq!((stopped.frozen.is_some(), stopped.credential_refused), (true, true), "{stops:?}");
         let save = credential(world, account, 2, &old.account_sid).await;
         assert_eq!(world.save_credential(save).await, Ok(Saved::Stored), "a frozen account may renew its credential");
         let renewed = gate(world, account).await;
-        assert_eq!((renewed.frozen, renewed.credential_refused), (true, false), "{stops:?}");
+        assert_eq!((renewed.frozen.is_some(), renewed.credential_refused), (true, false), "{stops:?}");
     }
+}
+
+pub async fn a_refusal_stays_untold_until_it_is_noted_or_over<W>(world: &W)
+where
+    W: CreateAccount + MintKey + KeepCredential + StopSending + LoadGate + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    let old = connect(world, account).await;
+    let (stop, now) = (Stop::CredentialRefused, world.now());
+    let untold = async || world.load_gate(account).await.unwrap().unwrap().refusal_untold;
+    assert_eq!(
+        world.stop_sending(account, stop, 2, now).await,
+        Ok(Stopped::Unchanged),
+        "of a version that is not there"
+    );
+    assert_eq!((world.stop_sending(account, stop, 1, now).await, untold().await), (Ok(Stopped::Now), Some(now)));
+    let later = now + fresh::secs(1);
+    assert_eq!((world.stop_sending(account, stop, 1, later).await, untold().await), (Ok(Stopped::Untold), Some(now)));
+    assert_eq!(
+        (world.stop_told(account, stop, later).await, untold().await),
+        (Ok(()), Some(now)),
+        "of another refusal"
+    );
+    assert_eq!((world.stop_told(account, stop, now).await, untold().await), (Ok(()), None));
+    assert_eq!((world.stop_sending(account, stop, 1, later).await, untold().await), (Ok(Stopped::Unchanged), None));
+    // A new credential: the next refusal is another one, and a note about the first does not count for it.
+    let save = credential(world, account, 2, &old.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+    assert_eq!(world.stop_sending(account, stop, 1, later).await, Ok(Stopped::Unchanged), "it was replaced");
+    assert_eq!(world.stop_sending(account, stop, 2, later).await, Ok(Stopped::Now));
+    assert_eq!((world.stop_told(account, stop, now).await, untold().await), (Ok(()), Some(later)));
+    let save = credential(world, account, 3, &old.account_sid).await;
+    assert_eq!(world.save_credential(save).await, Ok(Saved::Stored));
+    assert_eq!(untold().await, None, "nobody has to be told of what is over");
 }

@@ -6,7 +6,7 @@ use crate::credential::{LoadKeys, MintKey, OpenKey, data_key};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::platform::{Chance, Clock};
-use crate::seal::{DataKey, Purpose, WrappedKeys};
+use crate::seal::{DataKey, MOST_SEALS, Purpose, SPARE_SEALS, WrappedKeys};
 use crate::testing::fresh::{self, minted};
 
 fn someone<W: Clock + Chance>(world: &W) -> AccountId {
@@ -77,6 +77,23 @@ pub async fn an_opened_key_is_remembered_and_no_other<W: MintKey + OpenKey + Clo
     assert!(same(&newer, &world.open_key(&both, None).await.unwrap()), "the newest seals");
     assert!(same(&newer, &remembered(Purpose::Hook, None).unwrap()));
     assert!(same(&key, &world.open_key(&both, Some(1)).await.unwrap()), "the older one still opens");
+}
+
+pub async fn a_key_that_is_nearly_used_up_is_opened_again<W: MintKey + OpenKey + Clock + Chance>(world: &W) {
+    let account = someone(world);
+    let (_, wrapped) = minted(world, account, Purpose::Payload, 1).await;
+    let first = world.open_key(&wrapped, None).await.unwrap();
+    for _ in 0..MOST_SEALS - SPARE_SEALS - 1 {
+        first.seal("field", b"", [0; 12]).unwrap();
+    }
+    assert!(world.remembered_key(account, Purpose::Payload, None).is_some());
+    first.seal("field", b"", [0; 12]).unwrap();
+    assert!(world.remembered_key(account, Purpose::Payload, None).is_none());
+    assert!(world.remembered_key(account, Purpose::Payload, Some(1)).is_none());
+    first.seal("field", b"", [0; 12]).unwrap();
+    let again = world.open_key(&wrapped, None).await.unwrap();
+    assert!(same(&first, &again) && again.uses().count() == 1, "the same key, counted from nought");
+    assert!(!again.nearly_used_up());
 }
 
 pub async fn keys_opened_at_once_are_the_same<W: MintKey + OpenKey + Clock + Chance>(world: &W) {

@@ -13,10 +13,15 @@ pub mod connections;
 pub mod credentials;
 pub mod due;
 pub mod keys;
+pub mod opt_outs;
+pub mod policy;
 pub mod posting;
+pub mod quarantine;
+pub mod rotation;
 pub mod sending;
 pub mod sessions;
 pub mod usage;
+pub mod velocity;
 
 use futures::future::join_all;
 
@@ -62,6 +67,7 @@ macro_rules! contracts {
                 another_purposes_wrapped_key_does_not_open,
                 a_changed_wrapped_key_does_not_open,
                 an_opened_key_is_remembered_and_no_other,
+                a_key_that_is_nearly_used_up_is_opened_again,
                 keys_opened_at_once_are_the_same,
                 a_version_that_is_not_there_does_not_open,
                 keys_load_by_account_and_purpose;
@@ -80,7 +86,22 @@ macro_rules! contracts {
                 a_hook_is_found_by_its_secret_only,
                 a_new_credential_ends_a_stop_for_a_refused_one,
                 a_new_credential_does_not_lift_a_freeze,
-                each_stop_ends_by_itself;
+                each_stop_ends_by_itself,
+                a_refusal_stays_untold_until_it_is_noted_or_over;
+            quarantine:
+                of_fifty_failures_at_once_all_count_and_one_is_the_first,
+                a_record_shows_the_first_and_what_the_last_looked_like,
+                each_cause_and_each_account_counts_by_itself,
+                the_owner_is_told_once_a_day_at_most_and_what_is_owed_stays_owed,
+                a_record_ends_a_month_after_its_last_failure;
+            rotation:
+                a_walk_in_pages_finds_every_row_once,
+                of_keys_replaced_at_once_one_is_written,
+                a_profile_is_replaced_as_it_was_read_only,
+                a_resealed_credential_has_the_next_version_and_lifts_no_stop,
+                of_a_customers_change_and_a_reseal_at_once_one_takes_place,
+                what_was_disconnected_is_not_resealed,
+                a_credential_is_not_saved_over_keys_that_changed_since_they_were_read;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -101,6 +122,7 @@ macro_rules! contracts {
                 of_many_workers_one_claims,
                 a_claim_hands_out_the_payload_and_counts_the_attempt,
                 a_retry_waits_for_its_time,
+                a_retry_remembers_whether_the_message_was_counted,
                 an_outcome_removes_the_payload,
                 a_message_that_is_not_there_has_nothing_to_send,
                 only_the_fence_may_record,
@@ -117,6 +139,21 @@ macro_rules! contracts {
                 a_stop_is_for_its_sender_and_account_only,
                 guards_come_in_order_with_the_keys_that_were_asked_for,
                 guards_see_a_stopped_account;
+            policy:
+                a_policy_reads_back_and_replaces_the_one_before,
+                of_a_policy_and_a_freeze_at_once_both_stand,
+                of_many_freezes_at_once_one_counts,
+                a_refused_credential_is_told_once,
+                a_freeze_stays_untold_until_it_is_noted_or_lifted,
+                a_lift_ends_the_freeze_that_was_seen_and_nothing_else,
+                a_freeze_of_no_time_is_lifted_too,
+                of_many_lifts_at_once_one_counts,
+                a_newer_freeze_is_never_lifted_by_an_older_click;
+            velocity:
+                an_account_is_counted_exactly_by_fifty_batches_at_once,
+                a_prefix_is_counted_exactly_by_fifty_batches_at_once,
+                the_same_message_in_a_prefix_counts_once,
+                counters_are_of_one_account_minute_prefix_and_beginning;
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;
@@ -130,6 +167,17 @@ macro_rules! contracts {
                 what_is_not_handed_over_can_be_taken_back,
                 what_is_handed_over_cannot_be_taken_back,
                 of_a_cancel_and_a_claim_at_once_one_wins;
+            opt_outs:
+                an_entry_stands_until_its_removal_and_both_read_back,
+                no_removal_lifts_what_the_recipient_said,
+                words_come_to_the_same_end_in_any_order,
+                of_an_entry_and_a_removal_at_the_same_time_the_entry_stands,
+                of_a_stop_and_a_removal_at_once_the_stop_stands,
+                of_many_removals_at_once_one_lifts,
+                a_removal_of_nothing_leaves_nothing,
+                many_are_entered_removed_and_looked_up_in_their_order,
+                opt_outs_list_by_sender_and_in_pages,
+                the_last_check_sees_entries_of_its_own_sender_only;
             connections:
                 a_connection_reads_back_and_is_counted,
                 of_two_updates_at_once_one_is_written,
@@ -186,6 +234,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_opening_tells_how_often_the_one_before_was_used() {
+        let world = World::new(3);
+        let over = async || world.advance(fresh::secs(300));
+        access::an_opening_tells_how_often_the_one_before_was_used(&world, over).await;
+    }
+
+    #[tokio::test]
     async fn ten_openings_at_once_are_noted_as_one() {
         let world = World::new(3);
         keys::ten_openings_at_once_are_noted_as_one(&world, async |account| {
@@ -199,6 +254,7 @@ mod tests {
     fn every_fact_is_listed() {
         let files = [
             include_str!("accepting.rs"),
+            include_str!("access.rs"),
             include_str!("accounts.rs"),
             include_str!("arriving.rs"),
             include_str!("batches.rs"),
@@ -206,10 +262,15 @@ mod tests {
             include_str!("credentials.rs"),
             include_str!("due.rs"),
             include_str!("keys.rs"),
+            include_str!("opt_outs.rs"),
+            include_str!("policy.rs"),
             include_str!("posting.rs"),
+            include_str!("quarantine.rs"),
+            include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("usage.rs"),
+            include_str!("velocity.rs"),
         ];
         let listed = include_str!("mod.rs");
         let facts: Vec<_> = files.iter().flat_map(|file| file.split("pub async fn ").skip(1)).collect();

@@ -1,20 +1,22 @@
 //! From the claim to the outcome: fences, callbacks, opt-outs and the last check.
 
 use futures::future::join;
+use jiff::Timestamp;
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, Stop};
+use crate::account::{CreateAccount, Gate, StopSending, Stopped};
 use crate::credential::{KeepCredential, MintKey};
 use crate::fault::Fault;
 use crate::ids::AccountId;
-use crate::inbound::{Consent, RecordConsent};
+use crate::inbound::Consent;
 use crate::message::{
     Claim, ClaimMessage, Claimed, Fence, FindDue, LEASE, LoadGuards, Message, Outcome, ReadMessages, Reason,
     RecordMessage, RecordOutcome, Report, Status, UpdateMessage, apply_report,
 };
+use crate::opt_out::RecordConsent;
 use crate::platform::{Chance, Clock};
 use crate::seal::Purpose;
-use crate::testing::fresh::{self, OWN, accepted, account, claimed, secs};
+use crate::testing::fresh::{self, FROZEN, OWN, accepted, account, claimed, secs};
 
 fn sent<W: Chance>(world: &W) -> Outcome {
     Outcome::Sent { sid: fresh::word(world) }
@@ -60,7 +62,7 @@ where
     let claim = world.claim_message(account, outgoing.message.id, fence, at).await;
     let message =
         Message { status: Status::Dispatching, attempts: 1, revision: 1, updated: at, ..outgoing.message.clone() };
-    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence };
+    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence, counted: false };
     assert_eq!(claim, Ok(Claim::Mine(Box::new(mine))));
     assert_eq!(load(world, &message).await, message);
 }
@@ -81,6 +83,22 @@ where
     assert_eq!(second.message.attempts, 2);
     let outcome = sent(world);
     assert_eq!(world.record_outcome(&first, &outcome, not_before).await, Ok(Status::Dispatching), "an old fence");
+}
+
+pub async fn a_retry_remembers_whether_the_message_was_counted<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + RecordOutcome + Clock + Chance,
+{
+    let (account, now) = (account(world, 10).await, world.now());
+    let message = accepted(world, account, now).await;
+    let mut claim = claimed(world, &message, now).await;
+    for counted in [false, true, false] {
+        claim.counted = counted;
+        let retry = Outcome::Retry { not_before: now };
+        assert_eq!(world.record_outcome(&claim, &retry, now).await, Ok(Status::Retryable));
+        claim = claimed(world, &message, now).await;
+        assert_eq!(claim.counted, counted);
+    }
 }
 
 pub async fn an_outcome_removes_the_payload<W>(world: &W)
@@ -129,7 +147,7 @@ where
     let outgoing = fresh::outgoing(world, nobody, 1, world.now());
     let claim = world.claim_message(nobody, outgoing.message.id, fence(world), world.now()).await;
     assert_eq!(claim, Ok(Claim::Done));
-    let ghost = Claimed { message: outgoing.message, payload: outgoing.payload, fence: fence(world) };
+    let ghost = Claimed { message: outgoing.message, payload: outgoing.payload, fence: fence(world), counted: false };
     let recorded = world.record_outcome(&ghost, &Outcome::Unknown, world.now()).await;
     assert!(matches!(recorded, Err(Fault::Permanent(_))), "{recorded:?}");
 }
@@ -301,9 +319,10 @@ where
         for order in orders {
             let claim = ready(world).await;
             let Message { account, other_hash, .. } = &claim.message;
+            let heard = fresh::heard(world);
             for n in order {
                 let at = now + secs(i64::try_from(n).unwrap());
-                world.record_consent(*account, OWN, other_hash, words[n], "webhook", at).await.unwrap();
+                world.record_consent(*account, OWN, other_hash, words[n], &heard, at).await.unwrap();
             }
             assert_eq!(opted_out(world, &claim).await, ends_out, "{words:?} in order {order:?}");
         }
@@ -319,7 +338,7 @@ where
         let Message { account, other_hash, .. } = &claim.message;
         let same_time = world.now();
         for word in words {
-            world.record_consent(*account, OWN, other_hash, word, "webhook", same_time).await.unwrap();
+            world.record_consent(*account, OWN, other_hash, word, &fresh::heard(world), same_time).await.unwrap();
         }
         assert!(opted_out(world, &claim).await, "{words:?}");
     }
@@ -332,10 +351,10 @@ where
     let claim = ready(world).await;
     assert!(!opted_out(world, &claim).await);
     let Message { account, other_hash, .. } = &claim.message;
-    world.record_consent(*account, OWN, other_hash, Consent::Stop, "error 21610", world.now()).await.unwrap();
+    world.record_consent(*account, OWN, other_hash, Consent::Stop, &fresh::heard(world), world.now()).await.unwrap();
     assert!(opted_out(world, &claim).await);
     let later = world.now() + secs(1);
-    world.record_consent(*account, OWN, other_hash, Consent::Start, "webhook", later).await.unwrap();
+    world.record_consent(*account, OWN, other_hash, Consent::Start, &fresh::heard(world), later).await.unwrap();
     assert!(!opted_out(world, &claim).await);
 }
 
@@ -346,7 +365,7 @@ where
     let (claim, other) = (ready(world).await, ready(world).await);
     let Message { account, other_hash, .. } = &claim.message;
     let stop = async |account, own: &str, other_hash: &str| {
-        world.record_consent(account, own, other_hash, Consent::Stop, "webhook", world.now()).await.unwrap();
+        world.record_consent(account, own, other_hash, Consent::Stop, &fresh::heard(world), world.now()).await.unwrap();
     };
     stop(other.message.account, OWN, other_hash).await;
     stop(*account, "+15005550007", other_hash).await;
@@ -376,7 +395,7 @@ where
         claims.push(claimed(world, &accepted(world, account, now).await, now).await);
     }
     let last = &claims[2].message.other_hash;
-    world.record_consent(two, OWN, last, Consent::Stop, "webhook", now).await.unwrap();
+    world.record_consent(two, OWN, last, Consent::Stop, &fresh::heard(world), now).await.unwrap();
     let wanted = [(one, Purpose::Send), (one, Purpose::Payload), (two, Purpose::Payload), (two, Purpose::Send)];
     let guards = world.load_guards(&claims, &wanted).await.unwrap();
     let opted_out: Vec<_> = guards.iter().map(|guard| guard.opted_out).collect();
@@ -397,7 +416,7 @@ where
         + RecordMessage
         + ClaimMessage
         + LoadGuards
-        + RecordOutcome
+        + StopSending
         + Clock
         + Chance,
 {
@@ -407,8 +426,9 @@ where
     let guard = async || world.load_guards(std::slice::from_ref(&claim), &[]).await.unwrap().remove(0);
     let open = guard().await;
     assert_eq!((open.stopped, open.credential.as_ref()), (None, Some(&stored)));
-    world.stop_sending(account, Stop::Frozen, 1).await.unwrap();
-    assert_eq!(guard().await.stopped, Some(Stop::Frozen));
+    assert_eq!((open.daily_ceiling, open.counts_from), (Gate::FIRST_CEILING, Timestamp::UNIX_EPOCH));
+    assert_eq!(world.stop_sending(account, FROZEN, 1, world.now()).await, Ok(Stopped::Now));
+    assert_eq!(guard().await.stopped, Some(FROZEN));
     let hash = fresh::sid_hash(&stored.account_sid);
     assert_eq!(world.remove_credential(&stored, &hash, 0).await, Ok(true));
     assert_eq!(guard().await.credential, None);

@@ -11,12 +11,12 @@ use crate::ids::{AccountId, EntryId};
 pub(super) struct AccessLog {
     pub(super) pending: BTreeMap<EntryId, Opening>,
     chains: BTreeMap<AccountId, Vec<Entry>>,
+    pub(super) heads: BTreeMap<AccountId, Head>,
 }
 
 impl AccessLog {
     fn head(&self, account: AccountId) -> Head {
-        let last = self.chains.get(&account).and_then(|chain| chain.last());
-        last.map_or_else(Head::default, |last| Head { sequence: last.sequence, hash: last.hash.clone() })
+        self.heads.get(&account).cloned().unwrap_or_default()
     }
 }
 
@@ -42,6 +42,8 @@ impl LinkAccess for World {
             for entry in entries {
                 log.pending.remove(&entry.id);
             }
+            let end = entries.iter().fold(head.clone(), |head, entry| head.after(entry));
+            log.heads.insert(account, end);
             log.chains.entry(account).or_default().extend(entries.iter().cloned());
             Ok(true)
         })

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::{World, dump};
 use crate::account::{
-    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, MailToken, NewAccount, SignedUp, User,
+    CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
+    NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
@@ -19,7 +20,7 @@ use crate::session::{KeepSessions, Session};
 #[derive(Default)]
 pub(super) struct Accounts {
     emails: BTreeMap<EmailIndex, (AccountId, UserId)>,
-    profiles: BTreeMap<AccountId, Sealed>,
+    pub(super) profiles: BTreeMap<AccountId, Sealed>,
     users: BTreeMap<(AccountId, UserId), User>,
     pub(super) gates: BTreeMap<AccountId, Gate>,
     mail_tokens: BTreeMap<(AccountId, TokenHash), MailToken>,
@@ -73,6 +74,14 @@ impl FindUser for World {
 
     async fn load_user(&self, account: AccountId, user: UserId) -> Result<Option<User>, Fault> {
         self.call("load_user", |state| Ok(state.accounts.users.get(&(account, user)).cloned())).await
+    }
+
+    async fn load_owner(&self, account: AccountId) -> Result<Option<User>, Fault> {
+        self.call("load_owner", |state| {
+            let of_account = state.accounts.users.values().filter(|user| user.account == account);
+            Ok(of_account.min_by_key(|user| user.id).cloned())
+        })
+        .await
     }
 
     async fn load_profile(&self, account: AccountId) -> Result<Option<Sealed>, Fault> {
@@ -167,6 +176,93 @@ impl CountTries for World {
             let kept = *tries < limit;
             *tries += u32::from(kept);
             Ok(kept)
+        })
+        .await
+    }
+}
+
+impl LoadGate for World {
+    async fn load_gate(&self, account: AccountId) -> Result<Option<Gate>, Fault> {
+        self.call("load_gate", |state| Ok(state.accounts.gates.get(&account).cloned())).await
+    }
+}
+
+impl StopSending for World {
+    async fn stop_sending(
+        &self,
+        account: AccountId,
+        stop: Stop,
+        credential_version: u32,
+        now: Timestamp,
+    ) -> Result<Stopped, Fault> {
+        self.call("stop_sending", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Stopped::Unchanged) };
+            let open = match stop {
+                Stop::Frozen(_) => gate.frozen.is_none(),
+                Stop::CredentialRefused => !gate.credential_refused && gate.credential_version == credential_version,
+            };
+            if !open {
+                let untold = stop == Stop::CredentialRefused && gate.refusal_untold.is_some();
+                return Ok(if untold { Stopped::Untold } else { Stopped::Unchanged });
+            }
+            gate.stop(stop, now);
+            match stop {
+                Stop::CredentialRefused => gate.refusal_untold = Some(now),
+                Stop::Frozen(_) => gate.freeze_untold = true,
+            }
+            Ok(Stopped::Now)
+        })
+        .await
+    }
+
+    async fn stop_told(&self, account: AccountId, stop: Stop, since: Timestamp) -> Result<(), Fault> {
+        self.call("stop_told", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(()) };
+            match stop {
+                Stop::CredentialRefused if gate.refusal_untold == Some(since) => gate.refusal_untold = None,
+                Stop::Frozen(_) if gate.frozen.is_some_and(|freeze| freeze.since == since) => {
+                    gate.freeze_untold = false;
+                }
+                Stop::CredentialRefused | Stop::Frozen(_) => {}
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl SavePolicy for World {
+    async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
+        self.call("save_policy", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
+            let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
+            (gate.countries, gate.daily_ceiling, gate.quiet_hours) = (countries, daily_ceiling, quiet_hours);
+            Ok(Some(gate.clone()))
+        })
+        .await
+    }
+}
+
+impl LiftFreeze for World {
+    async fn lift_freeze(
+        &self,
+        account: AccountId,
+        seen: Timestamp,
+        by: UserId,
+        now: Timestamp,
+    ) -> Result<Lift, Fault> {
+        self.call("lift_freeze", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(Lift::NotFrozen) };
+            let lifted = Lifted { at: now, by };
+            match gate.frozen {
+                Some(freeze) if freeze.since == seen => {
+                    (gate.frozen, gate.lifted, gate.freeze_untold) = (None, Some(lifted), false);
+                    Ok(Lift::Done)
+                }
+                Some(freeze) => Ok(Lift::Other(freeze)),
+                None if gate.lifted == Some(lifted) => Ok(Lift::Done),
+                None => Ok(Lift::NotFrozen),
+            }
         })
         .await
     }

@@ -13,7 +13,8 @@ use crate::credential::{
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
-use crate::seal::{DataKey, Purpose, Sealed, WrappedKey, WrappedKeys};
+use crate::rotation::{KeysChange, KeysCursor, KeysPage, ReplaceKeys, RewrapKey, WalkKeys};
+use crate::seal::{DataKey, Purpose, Sealed, Uses, WrappedKey, WrappedKeys};
 use crate::secret::HookId;
 
 /// How long an opened key is remembered.
@@ -39,15 +40,35 @@ pub(super) struct Credentials {
     stored: BTreeMap<AccountId, StoredCredential>,
     claims: BTreeMap<String, AccountId>,
     pub(super) keys: BTreeMap<(AccountId, Purpose), WrappedKeys>,
-    pub(super) master: [u8; 32],
+    /// KMS keys, oldest first; the last one wraps. `None`: disabled.
+    pub(super) masters: Vec<Option<[u8; 32]>>,
     opened: BTreeMap<(AccountId, Purpose, u32), (DataKey, Timestamp)>,
     newest: BTreeMap<(AccountId, Purpose), u32>,
+    last: BTreeMap<(AccountId, Purpose, u32), Uses>,
     pub(super) openings: Vec<Opening>,
 }
 
 impl Credentials {
-    fn master(&self, account: AccountId, purpose: Purpose) -> DataKey {
-        DataKey::new(account, purpose, 1, Zeroizing::new(self.master))
+    /// A KMS key, counted from 1, bound to account and purpose.
+    fn master(&self, account: AccountId, purpose: Purpose, nth: u32) -> Result<DataKey, Fault> {
+        let at = usize::try_from(nth).ok().and_then(|nth| nth.checked_sub(1));
+        let master = at.and_then(|at| self.masters.get(at).copied().flatten());
+        let master = master.ok_or(Fault::permanent("this KMS key is disabled"))?;
+        Ok(DataKey::new(account, purpose, nth, Zeroizing::new(master)))
+    }
+
+    fn newest_master(&self) -> u32 {
+        u32::try_from(self.masters.len()).unwrap_or(u32::MAX)
+    }
+
+    fn wrap(&self, account: AccountId, purpose: Purpose, clear: &[u8; 32], nonce: [u8; 12]) -> Result<Vec<u8>, Fault> {
+        Ok(self.master(account, purpose, self.newest_master())?.seal(WRAPPED_FIELD, clear, nonce)?.0)
+    }
+
+    fn unwrap(&self, account: AccountId, purpose: Purpose, wrapped: &WrappedKey) -> Result<[u8; 32], Fault> {
+        let sealed = Sealed(wrapped.blob.clone());
+        let clear = self.master(account, purpose, sealed.key_version()?)?.open(WRAPPED_FIELD, &sealed)?;
+        clear.as_slice().try_into().map_err(|_| Fault::permanent("not a data key"))
     }
 
     pub(super) fn get(&self, account: AccountId) -> Option<&StoredCredential> {
@@ -57,6 +78,7 @@ impl Credentials {
     pub(super) fn forget(&mut self) {
         self.opened.clear();
         self.newest.clear();
+        self.last.clear();
     }
 
     fn remembered(
@@ -68,7 +90,7 @@ impl Credentials {
     ) -> Option<DataKey> {
         let version = version.or_else(|| self.newest.get(&(account, purpose)).copied())?;
         let (key, until) = self.opened.get(&(account, purpose, version))?;
-        (*until > now).then(|| key.clone())
+        (*until > now && !key.nearly_used_up()).then(|| key.clone())
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
@@ -94,8 +116,9 @@ impl MintKey for World {
         self.call("mint_key", |state| {
             let clear = Zeroizing::new(state.random::<32>());
             let nonce = state.random();
-            let wrapped = state.credentials.master(account, purpose).seal(WRAPPED_FIELD, clear.as_slice(), nonce)?;
-            Ok((DataKey::new(account, purpose, version, clear), WrappedKey { version, blob: wrapped.0 }))
+            let blob = state.credentials.wrap(account, purpose, &clear, nonce)?;
+            let wrapped = WrappedKey { version, blob, made: state.now };
+            Ok((DataKey::new(account, purpose, version, clear), wrapped))
         })
         .await
     }
@@ -140,13 +163,23 @@ impl State {
             return Ok(key);
         }
         vault.openings.push(Opening { account, purpose, version, at: now });
-        let (function, key_version) = ("world".to_owned(), version);
-        let opening = access_log::Opening { id, account, function, purpose, key_version, at: now };
+        let which = (account, purpose, version);
+        let opening = access_log::Opening {
+            id,
+            account,
+            function: "world".to_owned(),
+            purpose,
+            key_version: version,
+            request_id: self.request,
+            uses_before: vault.last.get(&which).map(Uses::count),
+            at: now,
+        };
         self.access_log.pending.insert(id, opening);
-        let clear = vault.master(account, purpose).open(WRAPPED_FIELD, &Sealed(wrapped.blob.clone()))?;
-        let clear: [u8; 32] = clear.as_slice().try_into().map_err(|_| Fault::permanent("not a data key"))?;
+        vault.last.insert(which, Uses::default());
+        let clear = vault.unwrap(account, purpose, wrapped)?;
         let key = DataKey::new(account, purpose, version, Zeroizing::new(clear));
-        vault.opened.insert((account, purpose, version), (key.clone(), now + REMEMBER));
+        vault.last.insert(which, key.uses());
+        vault.opened.insert(which, (key.clone(), now + REMEMBER));
         Ok(key)
     }
 }
@@ -165,7 +198,12 @@ impl KeepCredential for World {
     async fn credential_history(&self, account: AccountId) -> Result<History, Fault> {
         self.call("credential_history", |state| {
             let gate = state.accounts.gates.get(&account).ok_or(Fault::permanent("the account has no gate"))?;
-            Ok(History { version: gate.credential_version, hook: gate.hook, numbers: gate.numbers })
+            Ok(History {
+                version: gate.credential_version,
+                hook: gate.hook,
+                numbers: gate.numbers,
+                refused: gate.credential_refused,
+            })
         })
         .await
     }
@@ -186,7 +224,8 @@ impl KeepCredential for World {
             let replaced = save.replaced_sid_hash.filter(|old| *old != save.sid_hash);
             let lost = replaced.as_ref().is_some_and(|old| !mine(credentials.claims.get(old)));
             let cut_off = replaced.is_some() && gate.numbers != save.numbers;
-            if !next || lost || cut_off {
+            let changed = |read: &WrappedKeys| credentials.keys.get(&(account, read.purpose)) != Some(read);
+            if !next || lost || cut_off || save.keys_read.iter().any(changed) {
                 return Ok(Saved::Raced);
             }
             gate.connected = true;
@@ -194,6 +233,7 @@ impl KeepCredential for World {
             gate.hook = Some(save.credential.hook);
             if save.keys.iter().any(|keys| keys.purpose == Purpose::Send) {
                 gate.credential_refused = false;
+                gate.refusal_untold = None;
             }
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);
@@ -245,5 +285,114 @@ impl FindHook for World {
                 .map(|((credential, hook_keys), match_keys)| FoundHook { credential, hook_keys, match_keys }))
         })
         .await
+    }
+}
+
+impl WalkKeys for World {
+    async fn walk_keys(&self, after: Option<KeysCursor>, limit: u8) -> Result<KeysPage, Fault> {
+        self.call("walk_keys", |state| {
+            let rows = &state.credentials.keys;
+            let behind = |at: &(AccountId, Purpose)| after.is_none_or(|after| *at > (after.account, after.purpose));
+            let keys: Vec<_> = rows
+                .iter()
+                .filter(|(at, _)| behind(at))
+                .take(usize::from(limit))
+                .map(|(_, keys)| keys.clone())
+                .collect();
+            let full = keys.len() == usize::from(limit);
+            let last = keys.last().filter(|_| full);
+            let next = last.map(|keys| KeysCursor { account: keys.account, purpose: keys.purpose });
+            Ok(KeysPage { keys, next })
+        })
+        .await
+    }
+}
+
+impl RewrapKey for World {
+    async fn rewrap_key(
+        &self,
+        account: AccountId,
+        purpose: Purpose,
+        wrapped: &WrappedKey,
+    ) -> Result<Option<WrappedKey>, Fault> {
+        self.call("rewrap_key", |state| {
+            let nonce = state.random();
+            let vault = &state.credentials;
+            if Sealed(wrapped.blob.clone()).key_version()? == vault.newest_master() {
+                return Ok(None);
+            }
+            let clear = vault.unwrap(account, purpose, wrapped)?;
+            let blob = vault.wrap(account, purpose, &clear, nonce)?;
+            Ok(Some(WrappedKey { blob, ..wrapped.clone() }))
+        })
+        .await
+    }
+}
+
+impl ReplaceKeys for World {
+    async fn replace_keys(&self, change: &KeysChange) -> Result<bool, Fault> {
+        self.call("replace_keys", |state| Ok(state.credentials.change_keys(std::slice::from_ref(change)))).await
+    }
+
+    async fn replace_profile(&self, account: AccountId, read: &Sealed, new: &Sealed) -> Result<bool, Fault> {
+        self.call("replace_profile", |state| {
+            let profile = state.accounts.profiles.get_mut(&account).filter(|profile| *profile == read);
+            Ok(profile.map(|profile| profile.clone_from(new)).is_some())
+        })
+        .await
+    }
+
+    async fn replace_credential(
+        &self,
+        read: &StoredCredential,
+        new: &StoredCredential,
+        changes: &[KeysChange],
+    ) -> Result<bool, Fault> {
+        self.call("replace_credential", |state| {
+            let gate = state.accounts.gates.get_mut(&read.account);
+            let gate = gate.filter(|gate| gate.credential_version == read.version && gate.connected);
+            let stored = state.credentials.get(read.account).is_some_and(|stored| stored.version == read.version);
+            let Some(gate) = gate.filter(|_| stored) else { return Ok(false) };
+            if !state.credentials.change_keys(changes) {
+                return Ok(false);
+            }
+            gate.credential_version = new.version;
+            state.credentials.stored.insert(new.account, new.clone());
+            Ok(true)
+        })
+        .await
+    }
+}
+
+impl Credentials {
+    /// All or none of them.
+    fn change_keys(&mut self, changes: &[KeysChange]) -> bool {
+        let at = |keys: &WrappedKeys| (keys.account, keys.purpose);
+        let same = changes.iter().all(|change| self.keys.get(&at(&change.read)) == Some(&change.read));
+        if same {
+            self.keys.extend(changes.iter().map(|change| (at(&change.new), change.new.clone())));
+        }
+        same
+    }
+}
+
+impl World {
+    /// From now on another KMS key wraps; what the ones before wrapped still opens.
+    pub fn new_kms_key(&self) {
+        let mut state = self.state();
+        let master = state.random();
+        state.credentials.masters.push(Some(master));
+    }
+
+    /// Only the newest KMS key is left.
+    pub fn disable_kms_keys_before(&self) {
+        let masters = &mut self.state().credentials.masters;
+        let newest = masters.len() - 1;
+        masters[..newest].fill(None);
+    }
+
+    /// All rows of wrapped keys.
+    pub fn wrapped_keys(&self) -> Vec<WrappedKeys> {
+        self.state().credentials.keys.values().cloned().collect()
     }
 }

@@ -1,14 +1,13 @@
-//! Messages, opt-outs and idempotency records. The conditions are those of the live adapters, in Rust.
+//! Messages and idempotency records. The conditions are those of the live adapters, in Rust.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::account::{Gate, Stop};
+use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::inbound::{Consent, RecordConsent};
 use crate::ledger::{Granularity, MicroCredits};
 use crate::message::{
     CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
@@ -27,11 +26,12 @@ struct Row {
     lease: Option<Timestamp>,
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
+    counted: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due) }
+        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
     }
 
     fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
@@ -50,7 +50,6 @@ impl Row {
 pub(super) struct Messages {
     rows: BTreeMap<(AccountId, MessageId), Row>,
     sids: BTreeMap<(AccountId, String), (MessageId, Timestamp)>,
-    opt_outs: BTreeMap<(AccountId, String, String), (Consent, Timestamp, String)>,
     idempotency: BTreeMap<(AccountId, IdempotencyKey), Idempotency>,
 }
 
@@ -64,11 +63,6 @@ impl Messages {
 
     pub(super) fn payload(&self, account: AccountId, message: MessageId) -> Option<Sealed> {
         self.rows.get(&(account, message))?.payload.clone()
-    }
-
-    pub(super) fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        let said = self.opt_outs.get(&(account, own.to_owned(), other_hash.to_owned()));
-        said.map(|(consent, _, _)| *consent)
     }
 
     /// Marks a message as settled and takes it off the list of due work; `None` if it was before or is not there.
@@ -91,7 +85,6 @@ impl Messages {
             bytes.extend(row.payload.iter().flat_map(|payload| &payload.0));
         }
         dump(bytes, &self.sids);
-        dump(bytes, &self.opt_outs);
         dump(bytes, &self.idempotency);
     }
 }
@@ -233,7 +226,8 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                Ok(Claim::Mine(Box::new(Claimed { message: row.message.clone(), payload, fence })))
+                let (message, counted) = (row.message.clone(), row.counted);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
             };
             let ready = match row.message.status {
                 Status::Accepted => true,
@@ -283,8 +277,10 @@ impl LoadGuards for World {
                 let gate = state.accounts.gates.get(account);
                 let owned = wanted.iter().filter(|(owner, _)| owner == account);
                 Guard {
-                    opted_out: state.messages.consent(*account, own, other_hash) == Some(Consent::Stop),
+                    opted_out: state.opt_outs.get(*account, own, other_hash).standing().is_some(),
                     stopped: gate.and_then(Gate::stopped),
+                    daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
+                    counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -316,22 +312,12 @@ impl RecordOutcome for World {
                 Outcome::Rejected { code: Some(code) } => row.message.error_code = Some(*code),
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
-                Outcome::Retry { not_before } => row.not_before = Some(*not_before),
+                Outcome::Retry { not_before } => {
+                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                }
                 Outcome::Rejected { code: None } | Outcome::Unknown => {}
             }
             Ok(outcome.status())
-        })
-        .await
-    }
-
-    async fn stop_sending(&self, account: AccountId, stop: Stop, credential_version: u32) -> Result<(), Fault> {
-        self.call("stop_sending", |state| {
-            let gate = state.accounts.gates.get_mut(&account);
-            let counts = |gate: &&mut Gate| stop == Stop::Frozen || gate.credential_version == credential_version;
-            if let Some(gate) = gate.filter(counts) {
-                gate.stop(stop);
-            }
-            Ok(())
         })
         .await
     }
@@ -414,31 +400,6 @@ impl FindDue for World {
             let Some(row) = row.filter(same) else { return Ok(false) };
             row.due = Some(at);
             Ok(true)
-        })
-        .await
-    }
-}
-
-impl RecordConsent for World {
-    async fn record_consent(
-        &self,
-        account: AccountId,
-        own: &str,
-        other_hash: &str,
-        consent: Consent,
-        source: &str,
-        at: Timestamp,
-    ) -> Result<(), Fault> {
-        self.call("record_consent", |state| {
-            let key = (account, own.to_owned(), other_hash.to_owned());
-            let stands = state.messages.opt_outs.get(&key).is_some_and(|(_, said_at, _)| match consent {
-                Consent::Stop => *said_at > at,
-                Consent::Start => *said_at >= at,
-            });
-            if !stands {
-                state.messages.opt_outs.insert(key, (consent, at, source.to_owned()));
-            }
-            Ok(())
         })
         .await
     }

@@ -9,7 +9,10 @@ mod connections;
 mod credentials;
 mod ledger;
 mod messages;
+mod opt_outs;
+mod quarantine;
 mod twilio;
+mod velocity;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
@@ -22,12 +25,12 @@ use zeroize::Zeroizing;
 
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
-use crate::inbound::Consent;
+use crate::ids::{AccountId, MessageId, RequestId};
 use crate::ledger::{Allowance, JournalItem};
 use crate::message::Message;
+use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
-use crate::seal::Sealed;
+use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
 pub use twilio::{Checked, Taken, TwilioView};
@@ -67,6 +70,8 @@ enum Strikes {
     Before,
     /// It took place, and its answer is lost.
     After,
+    /// Nothing took place, and the caller panics.
+    Panic,
 }
 
 /// All there is.
@@ -74,11 +79,15 @@ struct State {
     seed: u64,
     drawn: u64,
     now: Timestamp,
+    request: Option<RequestId>,
     accounts: accounts::Accounts,
     access_log: access_log::AccessLog,
     connections: connections::Connections,
     credentials: credentials::Credentials,
     messages: messages::Messages,
+    quarantine: quarantine::Quarantine,
+    velocity: velocity::Velocity,
+    opt_outs: opt_outs::OptOuts,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -107,6 +116,19 @@ impl State {
         bytes
     }
 
+    /// The fault that is planned to come first; a planned panic panics.
+    fn strike_before<'w>(state: MutexGuard<'w, Self>, method: &str) -> Result<MutexGuard<'w, Self>, Fault> {
+        let mut state = state;
+        if state.strike(method, Strikes::Panic).is_some() {
+            drop(state);
+            panic!("a planted panic in {method}");
+        }
+        match state.strike(method, Strikes::Before) {
+            Some(fault) => Err(fault),
+            None => Ok(state),
+        }
+    }
+
     fn strike(&mut self, method: &str, when: Strikes) -> Option<Fault> {
         let planned = self.faults.get_mut(method)?;
         let (strikes, _) = planned.front()?;
@@ -126,11 +148,15 @@ impl World {
             seed,
             drawn: 0,
             now,
+            request: None,
             accounts: accounts::Accounts::default(),
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
             messages: messages::Messages::default(),
+            quarantine: quarantine::Quarantine::default(),
+            velocity: velocity::Velocity::default(),
+            opt_outs: opt_outs::OptOuts::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -139,7 +165,8 @@ impl World {
             calls: BTreeMap::new(),
             faults: BTreeMap::new(),
         };
-        state.credentials.master = state.random();
+        let master = state.random();
+        state.credentials.masters.push(Some(master));
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -157,9 +184,7 @@ impl World {
         step_back(dice % 3).await;
         let mut state = self.state();
         *state.calls.entry(method).or_default() += 1;
-        if let Some(fault) = state.strike(method, Strikes::Before) {
-            return Err(fault);
-        }
+        let mut state = State::strike_before(state, method)?;
         let done = act(&mut state)?;
         match state.strike(method, Strikes::After) {
             Some(fault) => Err(fault),
@@ -177,6 +202,11 @@ impl World {
         self.state().now += by;
     }
 
+    /// What is worked on from now on: the access log names it.
+    pub fn set_request(&self, request: RequestId) {
+        self.state().request = Some(request);
+    }
+
     /// The next call of this port method fails and changes nothing. Several plans for one method strike one after
     /// the other. For `create_message`, `Ambiguous` is a time-out and the others are "certainly not processed".
     pub fn fail_next(&self, method: &str, fault: Fault) {
@@ -186,6 +216,16 @@ impl World {
     /// The next call of this port method that succeeds takes place, and its answer is lost: the caller sees the fault.
     pub fn lose_answer(&self, method: &str, fault: Fault) {
         self.plan(method, Strikes::After, fault);
+    }
+
+    /// The next call of this port method panics and changes nothing.
+    pub fn panic_next(&self, method: &str) {
+        self.plan(method, Strikes::Panic, Fault::permanent("a planted panic"));
+    }
+
+    /// Forgets the faults and panics that did not strike.
+    pub fn forget_faults(&self) {
+        self.state().faults.clear();
     }
 
     fn plan(&self, method: &str, strikes: Strikes, fault: Fault) {
@@ -263,7 +303,8 @@ impl World {
 
     /// Stops an account's sending from outside.
     pub fn stop(&self, account: AccountId, stop: Stop) {
-        self.change_gate(account, |gate| gate.stop(stop));
+        let now = self.now();
+        self.change_gate(account, |gate| gate.stop(stop, now));
     }
 
     /// The ledger's entries of an account.
@@ -271,14 +312,21 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
-    /// What a recipient said last to a sender of the account.
-    pub fn consent(&self, account: AccountId, own: &str, other_hash: &str) -> Option<Consent> {
-        self.state().messages.consent(account, own, other_hash)
+    /// What is known of a recipient and a sender of the account.
+    pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
+        self.state().opt_outs.get(account, own, other_hash)
     }
 
     /// Every opening of a data key that was noted.
     pub fn openings(&self) -> Vec<Opening> {
         self.state().credentials.openings.clone()
+    }
+
+    /// As if an account's chain had counted so many openings of a key already.
+    pub fn set_openings(&self, account: AccountId, purpose: Purpose, version: u32, openings: u64) {
+        let mut state = self.state();
+        let head = state.access_log.heads.entry(account).or_default();
+        head.openings = [(purpose, version, openings)].into_iter().collect();
     }
 
     /// Forgets the opened keys, as a new environment of the function would have none.
@@ -288,15 +336,23 @@ impl World {
 
     /// Whether a text lies anywhere in the tables or in a queue in clear (promises N1 and N2).
     pub fn holds_in_clear(&self, text: &str) -> bool {
+        self.at_rest().windows(text.len().max(1)).any(|window| window == text.as_bytes())
+    }
+
+    /// Everything in the tables and queues, as bytes.
+    pub fn at_rest(&self) -> Vec<u8> {
         let state = self.state();
         let mut bytes = Vec::new();
         state.accounts.dump(&mut bytes);
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
         state.messages.dump(&mut bytes);
+        state.quarantine.dump(&mut bytes);
+        state.velocity.dump(&mut bytes);
+        state.opt_outs.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
-        bytes.windows(text.len().max(1)).any(|window| window == text.as_bytes())
+        bytes
     }
 }
 
@@ -333,10 +389,7 @@ impl Chance for World {
     fn random<const N: usize>(&self) -> Result<[u8; N], Fault> {
         let mut state = self.state();
         *state.calls.entry("random").or_default() += 1;
-        match state.strike("random", Strikes::Before) {
-            Some(fault) => Err(fault),
-            None => Ok(state.random()),
-        }
+        State::strike_before(state, "random").map(|mut state| state.random())
     }
 }
 
@@ -378,14 +431,17 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 70] = [
+const METHODS: [&str; 90] = [
+    "append_entries",
     "begin_batch",
     "begin_connection",
     "cancel_message",
     "check_carrier",
     "claim_message",
     "confirm_email",
+    "count_account",
     "count_journal",
+    "count_prefix",
     "count_try",
     "create_account",
     "create_message",
@@ -395,30 +451,34 @@ const METHODS: [&str; 70] = [
     "end_session",
     "enqueue",
     "enqueue_all",
+    "enter_opt_outs",
     "find_due",
     "find_due_connections",
     "find_hook",
     "fetch_media",
     "find_user",
     "keep_mail_token",
+    "lift_freeze",
     "list_connections",
     "list_media",
     "list_messages",
     "list_numbers",
+    "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
-    "load_pending",
-    "load_head",
-    "append_entries",
-    "read_access",
     "load_allowance",
     "load_connection",
     "load_credential",
+    "load_gate",
     "load_guards",
+    "load_head",
     "load_journal",
     "load_keys",
     "load_message",
+    "load_opt_outs",
+    "load_owner",
+    "load_pending",
     "load_profile",
     "load_sender",
     "load_session",
@@ -426,11 +486,16 @@ const METHODS: [&str; 70] = [
     "look_again",
     "look_at_connection_again",
     "mint_key",
+    "note_alert",
     "open_key",
+    "opt_out_senders",
     "platform",
     "post_charge",
     "post_release",
+    "quarantine",
     "random",
+    "read_access",
+    "read_quarantine",
     "read_settings",
     "read_text",
     "read_usage",
@@ -441,24 +506,32 @@ const METHODS: [&str; 70] = [
     "record_outcome",
     "remembered_key",
     "remove_credential",
+    "remove_opt_outs",
+    "replace_credential",
+    "replace_keys",
+    "replace_profile",
+    "rewrap_key",
     "save_credential",
+    "save_policy",
     "send_mail",
     "start_session",
     "stop_sending",
+    "stop_told",
     "touch_session",
     "update_connection",
     "update_message",
+    "walk_keys",
     "write_settings",
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::{LinkAccess, PENDING_SHARDS};
     use crate::credential::{Auth, Carrier, Check, CheckCarrier, OpenKey, Region};
     use crate::ids::UserId;
     use crate::message::{ClaimMessage, CreateMessage, Created, Fence, Payload, ReadMessages, RecordMessage, Recorded};
     use crate::platform::Mail;
-    use crate::seal::Purpose;
     use crate::testing::fresh::{self, secs};
 
     fn carrier(world: &World) -> Carrier {
@@ -533,6 +606,20 @@ mod tests {
             world.advance(secs(1));
             assert!(world.remembered_key(wrapped.account, Purpose::Send, None).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn an_opening_names_its_request() {
+        let world = World::new(1);
+        let (_, wrapped) = fresh::minted(&world, AccountId::from_bits(1), Purpose::Send, 1).await;
+        world.set_request(RequestId::from_bits(5));
+        world.open_key(&wrapped, None).await.unwrap();
+        let mut pending = Vec::new();
+        for shard in 0..PENDING_SHARDS {
+            pending.extend(world.load_pending(shard, 10).await.unwrap());
+        }
+        let named: Vec<_> = pending.iter().map(|opening| opening.request_id).collect();
+        assert_eq!(named, [Some(RequestId::from_bits(5))]);
     }
 
     #[tokio::test]

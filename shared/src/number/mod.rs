@@ -4,6 +4,8 @@
 //! codes, lengths, ranges, trunk prefixes), Twilio's pages on test credentials (magic numbers), alphanumeric sender
 //! ids, short codes and channel addresses ("whatsapp:+1…").
 
+mod zones;
+
 use std::fmt;
 
 use phonenumber::PhoneNumber;
@@ -11,6 +13,8 @@ use phonenumber::country::Id;
 use phonenumber::metadata::{DATABASE, Descriptor, Metadata};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use zones::zones;
 
 /// A phone number in E.164 form, such as `+14155552671`: `+`, a calling code and 7 to 15 digits in all.
 ///
@@ -128,6 +132,11 @@ impl E164 {
     /// The number without its last four digits: neighbours share it, which is how pumped traffic looks.
     pub fn prefix(&self) -> &str {
         self.0.len().checked_sub(4).and_then(|end| self.0.get(..end)).unwrap_or("")
+    }
+
+    /// The number without its last two digits: a hundred numbers share it.
+    pub fn hundred(&self) -> &str {
+        self.0.len().checked_sub(2).and_then(|end| self.0.get(..end)).unwrap_or("")
     }
 
     fn international(raw: &str) -> Result<Self, NumberError> {
@@ -465,7 +474,7 @@ mod tests {
     fn a_number_prints_as_its_last_two_digits() {
         let number = E164::parse("+15005550009", None).unwrap();
         assert_eq!(format!("{number} {number:?}"), "+…09 +…09");
-        assert_eq!(number.prefix(), "+1500555");
+        assert_eq!((number.prefix(), number.hundred()), ("+1500555", "+150055500"));
         assert_eq!(format!("{:?}", SenderId::Number(number)), "Number(+…09)");
     }
 
