@@ -221,9 +221,10 @@ purposes = {
     "mailer": {"kms:Decrypt": {"profile"}},
     "numbers": {"kms:Decrypt": {"send", "profile"}},
     "opt-outs": {"kms:Decrypt": {"match"}},
+    "templates": {"kms:Decrypt": {"payload", "match"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "key-rotation": {
-        "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "profile"},
+        "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "payload", "profile"},
         "kms:ReEncryptFrom": MOVES, "kms:ReEncryptTo": MOVES,
     },
 }

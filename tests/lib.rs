@@ -20,5 +20,6 @@ mod seal;
 mod sending;
 mod sign_in;
 mod support;
+mod templates;
 mod vectors;
 mod wrong_input;

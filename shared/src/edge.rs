@@ -323,6 +323,12 @@ pub enum Kind {
     NumberChanged,
     /// What Twilio answers may not be passed on.
     MediaRefused,
+    /// Another template of the account has the name.
+    TemplateNameTaken,
+    /// The template was changed since it was read.
+    TemplateChanged,
+    /// The account has as many templates as it may.
+    TooManyTemplates,
     /// What was to be taken back is with Twilio already.
     TooLate,
     /// The credit does not cover the message.
@@ -399,6 +405,9 @@ impl Kind {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
             Self::MediaRefused => ("media-refused", StatusCode::BAD_GATEWAY, "The media cannot be passed on"),
+            Self::TemplateNameTaken => ("template-name-taken", StatusCode::CONFLICT, "Another template has this name"),
+            Self::TemplateChanged => ("template-changed", StatusCode::CONFLICT, "The template was changed meanwhile"),
+            Self::TooManyTemplates => ("too-many-templates", StatusCode::CONFLICT, "The account has all its templates"),
             Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),

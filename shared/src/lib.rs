@@ -7,8 +7,8 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`velocity`]) import no `live`, no clock, no
-//!   randomness and no client;
+//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`template`], [`velocity`]) import no `live`,
+//!   no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -33,6 +33,7 @@ pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod template;
 pub mod velocity;
 
 #[cfg(feature = "live")]

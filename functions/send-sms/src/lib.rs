@@ -4,7 +4,7 @@ mod accept;
 mod ask;
 
 use http::StatusCode;
-use telbuddy::credential::OpenKey;
+use telbuddy::credential::{LoadKeys, OpenKey};
 use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::MessageId;
 use telbuddy::live::Need;
@@ -30,7 +30,8 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 /// message.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + CancelMessage + OpenKey + EnqueueJob + Chance + Sync,
+    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + CancelMessage + OpenKey + LoadKeys + EnqueueJob,
+    W: Chance + Sync,
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;

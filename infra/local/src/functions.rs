@@ -94,6 +94,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(sessions, "sessions", config, |live, request| sessions::handle(live, &live.site, request)),
         http!(credentials, "credentials", config, |live, request| credentials::handle(live, &live.site, request)),
         http!(send_sms, "send-sms", config, |live, request| send_sms::handle(live, &live.site, request)),
+        http!(templates, "templates", config, |live, request| templates::handle(live, &live.site, request)),
         http!(messages, "messages", config, |live, request| messages::handle(live, &live.site, request)),
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
@@ -135,6 +136,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         credentials::openapi(),
         send_sms::openapi(),
         messages::openapi(),
+        templates::openapi(),
         sending_policy::openapi(),
         usage::openapi(),
         access_log::openapi(),

@@ -10,21 +10,24 @@ use crate::account::Stop;
 use crate::connection::Trouble;
 use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::Allowance;
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::secret::TokenHash;
 use crate::session::Session;
+use crate::template::Template;
 
 /// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
 pub trait LoadSender {
-    /// Session, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes named.
+    /// Session, gate, allowance, an earlier request with this key, the wrapped keys of the purposes named, and the
+    /// template named.
     fn load_sender(
         &self,
         account: AccountId,
         session: &TokenHash,
         key: &IdempotencyKey,
         keys: &[Purpose],
+        template: Option<TemplateId>,
     ) -> impl Future<Output = Result<Loaded, Fault>> + Send;
 }
 
@@ -39,6 +42,8 @@ pub struct Loaded {
     pub earlier: Option<Idempotency>,
     /// Wrapped keys.
     pub keys: Vec<WrappedKeys>,
+    /// The template, if one was named and is there.
+    pub template: Option<Template>,
 }
 
 /// Records a message as accepted.

@@ -9,7 +9,7 @@ use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow,
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
@@ -31,10 +31,13 @@ impl LoadSender for Live {
         session: &TokenHash,
         key: &IdempotencyKey,
         purposes: &[Purpose],
+        template: Option<TemplateId>,
     ) -> Result<Loaded, Fault> {
         let [session, gate] = [keys::session(account, session), keys::gate(account)];
         let (allowance, earlier) = (keys::allowance(account), keys::idempotency(account, ROUTE, key));
         let mut wanted = vec![session.clone(), gate.clone(), allowance.clone(), earlier.clone()];
+        let template = template.map(|template| keys::template(account, template));
+        wanted.extend(template.clone());
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
@@ -54,6 +57,7 @@ impl LoadSender for Live {
                 .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
+            template: template.and_then(|key| found.remove(&key)).map(super::templates::template).transpose()?,
         })
     }
 }

@@ -13,6 +13,7 @@ mod quarantine;
 mod rotation;
 mod rows;
 pub mod schema;
+mod templates;
 
 use std::collections::HashMap;
 use std::time::Duration;

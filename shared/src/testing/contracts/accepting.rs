@@ -126,7 +126,7 @@ where
 /// What the record behind the key says.
 async fn earlier<W: LoadSender + Clock + Chance>(world: &W, account: AccountId, of: &Outgoing) -> Option<Idempotency> {
     let session = fresh::session(world, account);
-    world.load_sender(account, &session.hash, &of.idempotency.key, &[]).await.unwrap().earlier
+    world.load_sender(account, &session.hash, &of.idempotency.key, &[], None).await.unwrap().earlier
 }
 
 pub async fn another_accounts_key_is_another_key<W>(world: &W)
@@ -222,7 +222,7 @@ where
     let session = fresh::session(world, account);
     let outgoing = outgoing(world, account, 1, now);
     let load = async |keys: &[Purpose]| {
-        world.load_sender(account, &session.hash, &outgoing.idempotency.key, keys).await.unwrap()
+        world.load_sender(account, &session.hash, &outgoing.idempotency.key, keys, None).await.unwrap()
     };
     let before = load(&[]).await;
     assert_eq!((before.session, before.earlier, before.keys), (None, None, Vec::new()));
@@ -243,7 +243,7 @@ pub async fn an_account_that_is_not_there_has_no_facts<W: LoadSender + ReadUsage
     let nobody = AccountId::new(world.now(), fresh::dice(world));
     let session = fresh::session(world, nobody);
     let key = outgoing(world, nobody, 1, world.now()).idempotency.key;
-    let loaded = world.load_sender(nobody, &session.hash, &key, &[Purpose::Payload]).await.unwrap();
+    let loaded = world.load_sender(nobody, &session.hash, &key, &[Purpose::Payload], None).await.unwrap();
     assert_eq!((loaded.session, loaded.facts, loaded.earlier, loaded.keys), (None, None, None, Vec::new()));
     assert_eq!(world.load_allowance(nobody).await, Ok(None));
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{World, dump, not_valid};
 use crate::account::Gate;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Granularity, MicroCredits};
 use crate::message::{
     CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
@@ -86,6 +86,8 @@ impl Messages {
         }
         dump(bytes, &self.sids);
         dump(bytes, &self.idempotency);
+        let batches = self.idempotency.values().filter_map(|record| record.batch.as_ref());
+        bytes.extend(batches.filter_map(|batch| batch.template.as_ref()).flat_map(|template| &template.0));
     }
 }
 
@@ -96,6 +98,7 @@ impl LoadSender for World {
         session: &TokenHash,
         key: &IdempotencyKey,
         purposes: &[Purpose],
+        template: Option<TemplateId>,
     ) -> Result<Loaded, Fault> {
         self.call("load_sender", |state| {
             let gate = state.accounts.gates.get(&account).cloned();
@@ -106,6 +109,7 @@ impl LoadSender for World {
                 facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
                 earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
                 keys: keys.collect(),
+                template: template.and_then(|id| state.templates.get(account, id).cloned()),
             })
         })
         .await

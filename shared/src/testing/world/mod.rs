@@ -11,6 +11,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod templates;
 mod twilio;
 mod velocity;
 
@@ -88,6 +89,7 @@ struct State {
     quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
+    templates: templates::Templates,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -157,6 +159,7 @@ impl World {
             quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
+            templates: templates::Templates::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -350,6 +353,7 @@ impl World {
         state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
+        state.templates.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
@@ -431,7 +435,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 90] = [
+const METHODS: [&str; 96] = [
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -445,6 +449,7 @@ const METHODS: [&str; 90] = [
     "count_try",
     "create_account",
     "create_message",
+    "create_template",
     "credential_history",
     "end_connection",
     "end_lease",
@@ -452,10 +457,10 @@ const METHODS: [&str; 90] = [
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
+    "fetch_media",
     "find_due",
     "find_due_connections",
     "find_hook",
-    "fetch_media",
     "find_user",
     "keep_mail_token",
     "lift_freeze",
@@ -467,6 +472,7 @@ const METHODS: [&str; 90] = [
     "list_pool",
     "list_services",
     "list_sessions",
+    "list_templates",
     "load_allowance",
     "load_connection",
     "load_credential",
@@ -482,6 +488,7 @@ const METHODS: [&str; 90] = [
     "load_profile",
     "load_sender",
     "load_session",
+    "load_template",
     "load_user",
     "look_again",
     "look_at_connection_again",
@@ -507,9 +514,11 @@ const METHODS: [&str; 90] = [
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
+    "remove_template",
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "replace_template",
     "rewrap_key",
     "save_credential",
     "save_policy",
@@ -520,6 +529,7 @@ const METHODS: [&str; 90] = [
     "touch_session",
     "update_connection",
     "update_message",
+    "update_template",
     "walk_keys",
     "write_settings",
 ];
