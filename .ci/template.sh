@@ -89,7 +89,7 @@ for folder in sorted(pathlib.Path("functions").iterdir()):
         "queue": queue and queue.group(1),
         "http": "serve::http" in read(folder / "src/main.rs"),
         "mail": "site.app" in text,
-        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.token\(", text) is not None,
+        "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.proof\(", text) is not None,
     }
 
 # Tables, queues, index.
@@ -223,6 +223,7 @@ purposes = {
     "opt-outs": {"kms:Decrypt": {"match"}},
     "templates": {"kms:Decrypt": {"payload", "match"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
+    "settler": {"kms:Decrypt": {"send", "payload"}},
     "key-rotation": {
         "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "payload", "profile"},
         "kms:ReEncryptFrom": MOVES, "kms:ReEncryptTo": MOVES,

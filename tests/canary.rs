@@ -153,6 +153,10 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
+    let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
+    let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
+    client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
+
     let markers = [
         Marker::new("the body", BODY),
         Marker::new("the name", NAME),
@@ -166,6 +170,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         Marker::new("the media", MEDIA),
         Marker::new("the mail token", &mail_token[30..]),
         Marker::new("the session token", &session_token[30..]),
+        Marker::new("the API key", &api_key[34..]),
+        Marker::new("the revoked API key", &revoked_key[34..]),
         Marker::new("the Auth Token", &carrier.auth_token),
         Marker::new("the key secret", &key_secret),
     ];
@@ -197,6 +203,7 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         let found = search(&running, &markers);
         assert_eq!(found.hits, Vec::<String>::new(), "while {kind} was under way");
     }
+    the_other_way_in(&client, &carrier, &api_key, &revoked_key).await;
     send("f", "+15005550001", BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     send("a", TO, "another", json!([])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
@@ -228,7 +235,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     all_have_ended(&client).await;
     opt_outs(&client, &carrier).await;
-    for path in ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/_local/queues", "/_local/tables"] {
+    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
+    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
         client.hear(client.client.get(path).await).expect(StatusCode::OK);
     }
 
@@ -240,6 +248,20 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     positive_control(&running, &markers).await;
     running.stop().await;
+}
+
+/// A key sends, lacks a scope, is revoked, and comes in the wrong place.
+async fn the_other_way_in(client: &Listening, carrier: &Carrier, key: &str, revoked: &str) {
+    let program = Listening { client: client.client.by_key(key), heard: Mutex::default() };
+    let text = json!({ "to": TO, "from": carrier.number, "body": BODY });
+    let headers = [("idempotency-key", "k")];
+    program.call(Method::POST, "/v1/messages", text, &headers).await.expect(StatusCode::ACCEPTED);
+    program.hear(program.client.get("/v1/usage").await).problem(StatusCode::FORBIDDEN);
+    program.hear(program.client.get(&format!("/v1/messages/{key}")).await).problem(StatusCode::NOT_FOUND);
+    program.hear(program.client.by_key(revoked).get("/v1/messages").await).problem(StatusCode::UNAUTHORIZED);
+    let misplaced = json!({ "name": "a", "scopes": [key] });
+    client.call(Method::POST, "/v1/account/api-keys", misplaced, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+    client.heard.lock().unwrap().append(&mut program.heard.lock().unwrap());
 }
 
 /// Numbers through every route that takes them in its body.
@@ -258,7 +280,7 @@ async fn opt_outs(client: &Listening, carrier: &Carrier) {
 
 /// Waits until every message has come to its end.
 async fn all_have_ended(client: &Listening) {
-    let mut ends = ["delivered"; 3].to_vec();
+    let mut ends = ["delivered"; 4].to_vec();
     ends.extend(["received", "received", "refused", "rejected", "unknown", "unknown"]);
     eventually("every message has come to its end", async || {
         let list = client.hear(client.client.get("/v1/messages").await).expect(StatusCode::OK);

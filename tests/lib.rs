@@ -4,6 +4,7 @@
 
 mod access_log;
 mod api;
+mod api_keys;
 mod canary;
 mod canary_secrets;
 mod content;
@@ -18,6 +19,7 @@ mod opt_outs;
 mod quarantine;
 mod seal;
 mod sending;
+mod settling;
 mod sign_in;
 mod support;
 mod templates;

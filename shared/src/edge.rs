@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api_key::Scope;
 use crate::fault::Fault;
 use crate::ids::RequestId;
 
@@ -48,6 +49,19 @@ pub struct Route {
     pub method: &'static str,
     /// Path with `{name}` for a segment that varies.
     pub path: &'static str,
+    /// Who may call it. No default: a new route has to say it.
+    pub access: Access,
+}
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever comes: it asks for nothing, or has a proof of its own (a password, a mailed link, a signature).
+    Open,
+    /// A person who logged in. Whatever makes keys, changes credentials or sessions, or lifts a freeze.
+    Session,
+    /// A person who logged in, or an API key with this scope.
+    Scope(Scope),
 }
 
 impl Route {
@@ -283,8 +297,16 @@ pub enum Kind {
     MalformedJson,
     /// Fields are missing, unknown or wrong; `errors` lists them.
     InvalidInput,
-    /// No session, or one that ended.
+    /// No session or API key, or one that ended.
     NotSignedIn,
+    /// A session and an API key at the same time.
+    TwoCredentials,
+    /// The API key lacks a scope.
+    ScopeMissing,
+    /// An API key came where only a person may.
+    SessionNeeded,
+    /// The account has as many API keys as it may.
+    TooManyApiKeys,
     /// E-mail address or password is wrong.
     WrongCredentials,
     /// A mail's link is used up, too old or wrong.
@@ -331,6 +353,8 @@ pub enum Kind {
     TooManyTemplates,
     /// What was to be taken back is with Twilio already.
     TooLate,
+    /// The message is not `unconfirmed`, or its time to decide is over.
+    NothingToDecide,
     /// The credit does not cover the message.
     NotEnoughCredit,
     /// The account's segments of the day are used up.
@@ -358,6 +382,12 @@ impl Kind {
             Self::MalformedJson => ("malformed-json", StatusCode::BAD_REQUEST, "The body is not valid JSON"),
             Self::InvalidInput => ("invalid-input", StatusCode::UNPROCESSABLE_ENTITY, "The request does not fit"),
             Self::NotSignedIn => ("not-signed-in", StatusCode::UNAUTHORIZED, "Sign in first"),
+            Self::TwoCredentials => {
+                ("two-credentials", StatusCode::BAD_REQUEST, "The request has both a session and an API key")
+            }
+            Self::ScopeMissing => ("scope-missing", StatusCode::FORBIDDEN, "The API key may not do this"),
+            Self::SessionNeeded => ("session-needed", StatusCode::FORBIDDEN, "No API key may do this"),
+            Self::TooManyApiKeys => ("too-many-api-keys", StatusCode::CONFLICT, "The account has all its API keys"),
             Self::WrongCredentials => {
                 ("wrong-credentials", StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong")
             }
@@ -409,6 +439,7 @@ impl Kind {
             Self::TemplateChanged => ("template-changed", StatusCode::CONFLICT, "The template was changed meanwhile"),
             Self::TooManyTemplates => ("too-many-templates", StatusCode::CONFLICT, "The account has all its templates"),
             Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
+            Self::NothingToDecide => ("nothing-to-decide", StatusCode::CONFLICT, "There is nothing to decide"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
             Self::DailyCeiling => ("daily-ceiling", StatusCode::TOO_MANY_REQUESTS, "The day's segments are used up"),
             Self::SendingStopped => ("sending-stopped", StatusCode::FORBIDDEN, "Sending is stopped"),
@@ -664,7 +695,7 @@ mod tests {
 
     #[test]
     fn routes_capture_their_segments_and_nothing_else() {
-        let route = Route { method: "GET", path: "/v1/messages/{id}" };
+        let route = Route { method: "GET", path: "/v1/messages/{id}", access: Access::Open };
         assert_eq!(route.captures("/v1/messages/msg_1"), Some(vec!["msg_1"]));
         assert_eq!(route.captures("/v1/messages/"), None);
         assert_eq!(route.captures("/v1/messages"), None);

@@ -110,6 +110,10 @@ prefixed_id!(
     SessionId, "ses_"
 );
 prefixed_id!(
+    /// One API key, as lists show it; the token itself is shown once.
+    ApiKeyId, "key_"
+);
+prefixed_id!(
     /// One entry of the ledger.
     EntryId, "ent_"
 );

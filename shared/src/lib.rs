@@ -6,9 +6,9 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`credential`], [`connection`], [`message`],
-//!   [`inbound`], [`opt_out`], [`quarantine`], [`ledger`], [`rotation`], [`template`], [`velocity`]) import no `live`,
-//!   no clock, no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`credential`], [`connection`],
+//!   [`message`], [`inbound`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`], [`template`],
+//!   [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -17,6 +17,7 @@
 pub mod access_log;
 pub mod account;
 pub mod alert;
+pub mod api_key;
 pub mod connection;
 pub mod credential;
 pub mod edge;
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod message;
 pub mod number;
 pub mod opt_out;
+pub mod pace;
 pub mod platform;
 pub mod quarantine;
 pub mod rotation;

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -75,6 +75,13 @@ pub enum Job {
         /// Which.
         message: MessageId,
     },
+    /// Look at Twilio for this message, of which it is not known whether Twilio took it (queue `settle`).
+    Settle {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        message: MessageId,
+    },
     /// Post this message's outcome to the ledger (queue `post`).
     Post {
         /// Whose.
@@ -141,6 +148,8 @@ pub enum Mail {
 pub enum Queue {
     /// Messages to send.
     Send,
+    /// Messages to look for at Twilio.
+    Settle,
     /// Outcomes to post.
     Post,
     /// Mails to write.
@@ -155,13 +164,14 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 6] =
-        [Self::Send, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
+    pub const ALL: [Self; 7] =
+        [Self::Send, Self::Settle, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
         match self {
             Self::Send => "send",
+            Self::Settle => "settle",
             Self::Post => "post",
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
@@ -176,6 +186,7 @@ impl Job {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Send { .. } => Queue::Send,
+            Self::Settle { .. } => Queue::Settle,
             Self::Post { .. } => Queue::Post,
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
@@ -188,6 +199,7 @@ impl Job {
     pub fn account(&self) -> AccountId {
         match self {
             Self::Send { account, .. }
+            | Self::Settle { account, .. }
             | Self::Post { account, .. }
             | Self::Mail { account, .. }
             | Self::Alert { account, .. }
@@ -208,6 +220,9 @@ pub enum Handled {
     /// The queue should give it again.
     Again,
 }
+
+/// The longest that SQS delays a job.
+pub const MOST_DELAY: SignedDuration = SignedDuration::from_secs(900);
 
 /// Puts work into queues.
 pub trait EnqueueJob {

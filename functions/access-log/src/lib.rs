@@ -5,7 +5,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
 use telbuddy::access_log::{Entry, ReadAccess};
-use telbuddy::edge::{Problem, Reply, Request, Route, answer};
+use telbuddy::api_key::Scope;
+use telbuddy::edge::{Access, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
 use telbuddy::quarantine::{ReadQuarantine, Record, Rotation, RouteKind};
@@ -13,8 +14,10 @@ use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] =
-    &[Route { method: "GET", path: "/v1/access-log" }, Route { method: "GET", path: "/v1/quarantine" }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/v1/access-log", access: Access::Scope(Scope::AccountRead) },
+    Route { method: "GET", path: "/v1/quarantine", access: Access::Scope(Scope::AccountRead) },
+];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables];
@@ -31,7 +34,7 @@ pub struct AccessPage {
     next_cursor: Option<String>,
 }
 
-/// Answers one request. AWS calls: 2 reads, once a minute 1 write for the session's idle limit.
+/// Answers one request. AWS calls: 2 reads, once a minute 1 write of the caller's last call.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + ReadAccess + ReadQuarantine + Sync,
@@ -58,7 +61,7 @@ async fn read<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadAccess + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let after = query.get("cursor").map_or(Ok(0), str::parse::<u64>);
@@ -146,7 +149,7 @@ async fn quarantine<W>(world: &W, site: &Site, request: &Request) -> Result<Repl
 where
     W: KeepSessions + ReadQuarantine + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let mut records = world.read_quarantine(account, request.now).await?;
     records.sort_by_key(|record| std::cmp::Reverse(record.last));
     let data = records.iter().map(QuarantineView::of).collect();

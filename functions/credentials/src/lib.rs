@@ -7,7 +7,7 @@ use telbuddy::credential::{
     Auth, Carrier, CheckCarrier, CredentialKind, History, HookSecret, KeepCredential, LoadKeys, MOST_PREVIOUS, MintKey,
     NewCredential, Region, SaveCredential, Saved, Sid, StoredCredential, accept_check,
 };
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
@@ -27,10 +27,10 @@ const WINDOW_SECS: u32 = 900;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "PUT", path: PATH },
-    Route { method: "GET", path: PATH },
-    Route { method: "DELETE", path: PATH },
-    Route { method: "POST", path: ROTATION },
+    Route { method: "PUT", path: PATH, access: Access::Session },
+    Route { method: "GET", path: PATH, access: Access::Session },
+    Route { method: "DELETE", path: PATH, access: Access::Session },
+    Route { method: "POST", path: ROTATION, access: Access::Session },
 ];
 
 /// The services that it calls. It seals and cannot open: its policy has GenerateDataKey and no Decrypt.
@@ -224,7 +224,7 @@ async fn connect<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, 
 where
     W: KeepSessions + KeepCredential + CountTries + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let leave_numbers = leave_numbers(request)?;
     let new = parse(request.json()?)?;
     limit_tries(world, account, request.now).await?;
@@ -297,7 +297,7 @@ async fn rotate<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, P
 where
     W: KeepSessions + KeepCredential + CountTries + CheckCarrier + MintKey + LoadKeys + PlatformKeys + Chance + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let ask = parse_rotation(request.json()?)?;
     let before = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
     let rotation = fit(ask, before.kind)?;
@@ -552,7 +552,7 @@ async fn show<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + KeepCredential + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let stored = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
     let refused = world.credential_history(account).await?.refused;
     Ok(Reply::json(StatusCode::OK, &CredentialView::of(&stored, refused, site, request.now)))
@@ -574,7 +574,7 @@ async fn disconnect<W>(world: &W, site: &Site, request: &Request) -> Result<Repl
 where
     W: KeepSessions + KeepCredential + PlatformKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let leave_numbers = leave_numbers(request)?;
     let stored = world.load_credential(account).await?.ok_or_else(nothing_connected)?;
     let history = world.credential_history(account).await?;

@@ -3,9 +3,10 @@
 use futures::{StreamExt, stream};
 use http::{StatusCode, header};
 use serde::Serialize;
+use telbuddy::api_key::Scope;
 use telbuddy::connection::Trouble;
 use telbuddy::credential::{Carrier, KeepCredential, LoadKeys, OpenKey, open_carrier};
-use telbuddy::edge::{Kind, Problem, Query, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Kind, Problem, Query, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
@@ -18,9 +19,9 @@ use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/messages" },
-    Route { method: "GET", path: "/v1/messages/{id}" },
-    Route { method: "GET", path: "/v1/messages/{id}/media/{n}" },
+    Route { method: "GET", path: "/v1/messages", access: Access::Scope(Scope::MessagesRead) },
+    Route { method: "GET", path: "/v1/messages/{id}", access: Access::Scope(Scope::MessagesRead) },
+    Route { method: "GET", path: "/v1/messages/{id}/media/{n}", access: Access::Scope(Scope::MessagesRead) },
 ];
 
 /// The services that it calls. It may open the purpose send, to call Twilio, and no message that waits.
@@ -91,7 +92,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadMessages + KeepCredential + ReadContent + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor", "include"])?;
     let (limit, with_content) = (query.limit(20, 100)?, with_content(&query)?);
     if with_content && limit > MOST_WITH_CONTENT {
@@ -121,7 +122,7 @@ async fn show<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<
 where
     W: KeepSessions + ReadMessages + KeepCredential + ReadContent + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let with_content = with_content(&request.query(&["include"])?)?;
     let message = load(world, account, id).await?;
     let shown = shown(world, account, vec![message], with_content).await?;
@@ -222,7 +223,7 @@ async fn media<W>(world: &W, site: &Site, request: &Request, id: &str, n: &str) 
 where
     W: KeepSessions + ReadMessages + KeepCredential + ReadContent + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     let message = load(world, account, id).await?;
     let sid = message.sid.as_deref().and_then(MessageSid::parse).ok_or_else(no_piece)?;

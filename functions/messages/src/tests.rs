@@ -9,7 +9,7 @@ use telbuddy::message::{CarrierText, CdnUrl, Outcome, RecordInbound, RecordOutco
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::setup::{BODY, Customer, TO, called, site};
+use telbuddy::testing::setup::{BODY, Customer, TO, called, site, with_header};
 
 use super::*;
 
@@ -261,4 +261,24 @@ async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
     assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
     assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
     assert_eq!(shown(None).await["error"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn a_key_that_may_read_reads_all_of_it_and_one_that_may_send_nothing() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (message, media) = arrived(&world, &customer, BODY, 1).await;
+    let elsewhere = CdnUrl::parse("https://mms.twiliocdn.com/AC0/0a", None).unwrap();
+    world.twilio().media_says(&media[0], FetchedMedia::Elsewhere(elsewhere));
+    let (_, reads) = customer.api_key(&world, &[Scope::MessagesRead]).await;
+    let (_, sends) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+    for (path, status) in [("", 200), ("?include=content", 200), ("/media/0", 303)] {
+        for (bearer, status) in [(&reads, status), (&sends, 403)] {
+            let path = format!("/v1/messages/{}{path}", message.id);
+            let mut request = customer.request(&world, Method::GET, &path, "");
+            request.headers.remove(header::COOKIE);
+            let reply = handle(&world, &site(), with_header(request, header::AUTHORIZATION, bearer)).await;
+            assert_eq!(reply.status.as_u16(), status, "{path}: {}", reply.body);
+        }
+    }
 }

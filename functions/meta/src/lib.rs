@@ -2,13 +2,15 @@
 
 use http::StatusCode;
 use serde::Serialize;
-use telbuddy::edge::{Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Reply, Request, Route, answer};
 use telbuddy::live::Need;
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] =
-    &[Route { method: "GET", path: "/v1/health" }, Route { method: "GET", path: "/v1/openapi.json" }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/v1/health", access: Access::Open },
+    Route { method: "GET", path: "/v1/openapi.json", access: Access::Open },
+];
 
 /// The services that it calls: none.
 pub const NEEDS: &[Need] = &[];

@@ -4,13 +4,14 @@ use futures::future::{join_all, try_join};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
+use telbuddy::api_key::Scope;
 use telbuddy::connection::{
     Begun, CHECK_EVERY, CHECK_SOON, Capabilities, CarrierNumber, CarrierService, Change, ConfigureNumbers, Connect,
     Connection, Disconnect, KeepConnections, PageMark, Settings, Snapshot, State, Target, TargetKind, Trouble,
     WhenChanged, connect, disconnect, look,
 };
 use telbuddy::credential::{Carrier, KeepCredential, LoadKeys, OpenKey, StoredCredential, data_key, open_carrier};
-use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
@@ -23,9 +24,9 @@ const CONNECTION: &str = "/v1/numbers/{sid}/connection";
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/numbers" },
-    Route { method: "POST", path: CONNECTION },
-    Route { method: "DELETE", path: CONNECTION },
+    Route { method: "GET", path: "/v1/numbers", access: Access::Scope(Scope::NumbersRead) },
+    Route { method: "POST", path: CONNECTION, access: Access::Scope(Scope::NumbersWrite) },
+    Route { method: "DELETE", path: CONNECTION, access: Access::Scope(Scope::NumbersWrite) },
 ];
 
 /// The services that it calls. It may open the purposes send and profile.
@@ -160,7 +161,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + KeepCredential + KeepConnections + ConfigureNumbers + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(50, 1000)?;
     let wrong = || Problem::field("cursor", "invalid", "give next_cursor of the page before");
@@ -268,7 +269,7 @@ async fn connect_one<W>(world: &W, site: &Site, request: &Request, sid: &str) ->
 where
     W: KeepSessions + KeepCredential + KeepConnections + ConfigureNumbers + OpenKey + LoadKeys + Chance + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let target = target(sid)?;
     let dry_run = request.query(&["dry_run"])?.flag("dry_run")?;
     let (stored, carrier) = carrier(world, account).await?;
@@ -408,7 +409,7 @@ async fn disconnect_one<W>(world: &W, site: &Site, request: &Request, sid: &str)
 where
     W: KeepSessions + KeepCredential + KeepConnections + ConfigureNumbers + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let target = target(sid)?;
     let when_changed = when_changed(request)?;
     let known = known(world, account, &target).await?;

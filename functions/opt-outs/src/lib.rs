@@ -5,18 +5,17 @@ use std::collections::BTreeMap;
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use telbuddy::api_key::Scope;
 use telbuddy::credential::{LoadKeys, OpenKey, Sid, data_key};
-use telbuddy::edge::{Fields, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
 use telbuddy::message::{Sender, number_hash};
 use telbuddy::number::{E164, NumberError, SenderId};
-use telbuddy::opt_out::{
-    By, EnterOptOuts, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, Removal, Standing,
-};
+use telbuddy::opt_out::{EnterOptOuts, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, Removal, Standing};
 use telbuddy::seal::Purpose;
-use telbuddy::session::{KeepSessions, Site, caller};
+use telbuddy::session::{By, KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 const REMOVALS: &str = "/v1/opt-outs/removals";
@@ -24,10 +23,10 @@ const CHECK: &str = "/v1/opt-outs/check";
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/opt-outs" },
-    Route { method: "POST", path: "/v1/opt-outs" },
-    Route { method: "POST", path: REMOVALS },
-    Route { method: "POST", path: CHECK },
+    Route { method: "GET", path: "/v1/opt-outs", access: Access::Scope(Scope::OptOutsRead) },
+    Route { method: "POST", path: "/v1/opt-outs", access: Access::Scope(Scope::OptOutsWrite) },
+    Route { method: "POST", path: REMOVALS, access: Access::Scope(Scope::OptOutsWrite) },
+    Route { method: "POST", path: CHECK, access: Access::Scope(Scope::OptOutsRead) },
 ];
 
 /// The services that it calls. It may open the purpose match.
@@ -97,7 +96,7 @@ pub enum Source {
     Error21610,
     /// Entered by a user; `reference` is the user.
     Manual,
-    /// Entered with an API key.
+    /// Entered with an API key; `reference` is the key.
     Api,
 }
 
@@ -120,7 +119,7 @@ impl Source {
             },
             Standing::Entered(entered) => match entered.by {
                 By::User(user) => (Self::Manual, Some(user.to_string())),
-                By::Api => (Self::Api, None),
+                By::Key(key) => (Self::Api, Some(key.to_string())),
             },
         }
     }
@@ -138,7 +137,7 @@ pub struct OptOutView {
     sender_id: String,
     /// Where it comes from.
     source: Source,
-    /// What the source refers to: a SID, a message or a user.
+    /// What the source refers to: a SID, a message, a user or an API key.
     reference: Option<String>,
     /// Since when.
     #[schema(value_type = String, format = "date-time")]
@@ -213,10 +212,10 @@ pub struct OptOutRows {
 
 /// Answers one request.
 ///
-/// AWS calls: 1 read of the session; 1 read of the wrapped keys and 1 KMS call with its entry in the access log once in
-/// five minutes; once a minute 1 write for the session's idle limit. Listing: 1 read for the senders and at least 1 for
-/// each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each number. Looking up: 1 read
-/// for each 100.
+/// AWS calls: 1 read of the session or API key; 1 read of the wrapped keys and 1 KMS call with its entry in the access
+/// log once in five minutes; once a minute 1 write of the caller's last call. Listing: 1 read for the senders and at
+/// least 1 for each. Entering: 1 write for the sender and 1 for each number. Removing: 1 write for each number. Looking
+/// up: 1 read for each 100.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + EnterOptOuts + ReadOptOuts + OpenKey + LoadKeys + Sync,
@@ -250,7 +249,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadOptOuts + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["sender_id", "limit", "cursor"])?;
     let as_csv = wants_csv(request);
     let limit = if as_csv { query.limit(10_000, 10_000)? } else { query.limit(100, 1_000)? };
@@ -412,12 +411,11 @@ async fn enter<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pr
 where
     W: KeepSessions + EnterOptOuts + OpenKey + LoadKeys + Sync,
 {
-    let caller = caller(world, site, request).await?;
+    let caller = caller(world, site, request, ROUTES).await?;
     request.query(&[])?;
     let ask = Ask::of(request)?;
     let list = ask.hashed(world, caller.account).await?;
-    let by = By::User(caller.user);
-    let entries = world.enter_opt_outs(caller.account, &ask.own, &list.recipients, by, request.now).await?;
+    let entries = world.enter_opt_outs(caller.account, &ask.own, &list.recipients, caller.by, request.now).await?;
     tracing::info!(account.id = %caller.account, numbers = entries.len(), "entered opt-outs");
     Ok(list.answer(entries, |entry, row| match entry {
         Entry::OptedOut => row.result = Some(RowResult::OptedOut),
@@ -438,7 +436,7 @@ async fn remove<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, P
 where
     W: KeepSessions + EnterOptOuts + OpenKey + LoadKeys + Sync,
 {
-    let caller = caller(world, site, request).await?;
+    let caller = caller(world, site, request, ROUTES).await?;
     request.query(&[])?;
     let RemoveOptOuts { numbers, from, messaging_service_sid, evidence } = request.json()?;
     let mut fields = Fields::default();
@@ -447,7 +445,7 @@ where
     let ask = Ask::parse(Recipients { numbers, from, messaging_service_sid }, &mut fields);
     let (Some(given), Some(ask)) = (given, ask) else { return Err(fields.into_problem()) };
     let list = ask.hashed(world, caller.account).await?;
-    let shown = (By::User(caller.user), Evidence { kind: evidence.kind, given });
+    let shown = (caller.by, Evidence { kind: evidence.kind, given });
     let removals = world.remove_opt_outs(caller.account, &ask.own, &list.recipients, shown, request.now).await?;
     tracing::info!(account.id = %caller.account, numbers = removals.len(), "removed opt-outs");
     Ok(list.answer(removals, |removal, row| match removal {
@@ -473,7 +471,7 @@ async fn look_up<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, 
 where
     W: KeepSessions + ReadOptOuts + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     let ask = Ask::of(request)?;
     let list = ask.hashed(world, account).await?;

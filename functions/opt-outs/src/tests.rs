@@ -2,12 +2,13 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use telbuddy::ids::ApiKeyId;
 use telbuddy::inbound::Consent;
 use telbuddy::opt_out::RecordConsent;
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, OWN, secs};
-use telbuddy::testing::setup::{Customer, TO, called, site, with_header};
+use telbuddy::testing::setup::{Customer, TO, called, request, site, with_header};
 
 use super::*;
 
@@ -86,6 +87,36 @@ async fn rows_answer_in_order_and_nothing_but_hashes_is_kept_or_told() {
 }
 
 #[tokio::test]
+async fn an_entry_with_an_api_key_names_the_key_and_one_scope_does_not_stand_for_the_other() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (writing, writer) = customer.api_key(&world, &[Scope::OptOutsWrite]).await;
+    let (_, reader) = customer.api_key(&world, &[Scope::OptOutsRead]).await;
+    let ask = json!({ "numbers": [TO], "from": OWN }).to_string();
+    let call = async |bearer: &str, method: Method, path: &str, body: &str| {
+        let request = with_header(request(&world, method, path, body), header::AUTHORIZATION, bearer);
+        handle(&world, &site(), request).await
+    };
+    for (bearer, method, path) in [
+        (&reader, Method::POST, "/v1/opt-outs"),
+        (&reader, Method::POST, REMOVALS),
+        (&writer, Method::POST, CHECK),
+        (&writer, Method::GET, "/v1/opt-outs"),
+    ] {
+        let reply = call(bearer, method, path, &ask).await;
+        assert_eq!(reply.status, StatusCode::FORBIDDEN, "{path}");
+        assert!(reply.body.contains("scope-missing"), "{}", reply.body);
+    }
+    assert_eq!(results(&data(&call(&writer, Method::POST, "/v1/opt-outs", &ask).await)), ["opted_out"]);
+    assert_eq!(results(&data(&call(&reader, Method::POST, CHECK, &ask).await)), ["opted_out"]);
+    let row = data(&call(&reader, Method::GET, "/v1/opt-outs", "").await).remove(0);
+    assert_eq!((&row["source"], &row["reference"]), (&json!("api"), &json!(writing.id)));
+    world.advance(secs(5));
+    let removal = removal(&json!([TO]), world.now()).to_string();
+    assert_eq!(results(&data(&call(&writer, Method::POST, REMOVALS, &removal).await)), ["removed"]);
+}
+
+#[tokio::test]
 async fn an_entry_is_the_users_and_its_removal_needs_evidence() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
@@ -161,7 +192,10 @@ async fn filled(world: &World, customer: &Customer, senders: u32, recipients: u3
     for sender in 0..senders {
         let own = format!("+1500555{sender:04}");
         let others: Vec<_> = (0..recipients).map(|n| format!("{n:04}")).collect();
-        world.enter_opt_outs(customer.account, &own, &others, By::Api, world.now()).await.unwrap();
+        world
+            .enter_opt_outs(customer.account, &own, &others, By::Key(ApiKeyId::from_bits(7)), world.now())
+            .await
+            .unwrap();
         for other in others.iter().step_by(3) {
             let (heard, at) = (fresh::heard(world), world.now() + secs(1));
             world.record_consent(customer.account, &own, other, Consent::Start, &heard, at).await.unwrap();
@@ -222,13 +256,19 @@ async fn csv_has_the_rows_of_the_list_and_links_to_the_next_page() {
     filled(&world, &customer, 1, 4).await;
     // Twilio names addresses of other channels; whatever is in one, it stays one field.
     let odd = "rcs:\"A, B\"";
-    world.enter_opt_outs(customer.account, odd, &["x".to_owned()], By::Api, world.now()).await.unwrap();
+    world
+        .enter_opt_outs(customer.account, odd, &["x".to_owned()], By::Key(ApiKeyId::from_bits(7)), world.now())
+        .await
+        .unwrap();
     let whole = get_csv(&world, &customer, "/v1/opt-outs").await;
     assert_eq!(whole.headers[header::CONTENT_TYPE], "text/csv; charset=utf-8");
     assert_eq!(whole.headers.get(header::LINK), None);
     let lines: Vec<_> = whole.body.split_terminator("\r\n").collect();
     assert_eq!(lines[0], "recipient_hash,sender,sender_id,source,reference,opted_out_at");
-    assert!(lines[1].starts_with("0001,+15005550000,") && lines[1].ends_with(",api,,2026-11-24T06:00:00Z"));
+    assert!(
+        lines[1].starts_with("0001,+15005550000,")
+            && lines[1].ends_with(",api,key_00000000000000000000000007,2026-11-24T06:00:00Z")
+    );
     assert!(lines[3].starts_with("x,\"rcs:\"\"A, B\"\"\","), "{}", lines[3]);
     assert_eq!(lines.len(), 1 + 3);
     let first = get_csv(&world, &customer, "/v1/opt-outs?limit=2").await;

@@ -23,6 +23,7 @@ use telbuddy::seal::{DataKey, Purpose, Sealed};
 use telbuddy::session::{KeepSessions, Site, admit, not_signed_in};
 use telbuddy::template::{Content, FieldName, FieldValues, Template, Text, Unfilled, Values};
 
+use crate::ROUTES;
 use crate::ask::{Ask, Recipient, Recipients, SendMessage, Words, parse};
 
 /// Waits beyond this belong to the sweeper: SQS delays no longer.
@@ -105,7 +106,8 @@ pub struct RowError {
     (status = 400, description = "No Idempotency-Key, or not JSON", body = telbuddy::edge::ProblemBody),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 402, description = "The credit is used up", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "Sending is stopped, or not to there", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "Sending is stopped, or not to there, or the API key lacks the scope",
+        body = telbuddy::edge::ProblemBody),
     (status = 409, description = "No Twilio account is connected", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit, or the key was used for another request",
         body = telbuddy::edge::ProblemBody)))]
@@ -113,9 +115,9 @@ pub(crate) async fn accept<W>(world: &W, site: &Site, request: &Request) -> Resu
 where
     W: KeepSessions + LoadSender + RecordMessage + RecordBatch + OpenKey + LoadKeys + EnqueueJob + Chance + Sync,
 {
-    let token = site.token(request)?;
+    let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
-    let account = token.account();
+    let account = proof.account;
     let remembered = [Purpose::Payload, Purpose::Match].map(|purpose| world.remembered_key(account, purpose, None));
     let wanted: Vec<_> = [Purpose::Payload, Purpose::Match]
         .into_iter()
@@ -124,11 +126,10 @@ where
         .collect();
     let asked = request.json::<SendMessage>();
     let template = asked.as_ref().ok().and_then(SendMessage::template);
-    let loaded = world.load_sender(account, &token.hash(), &key, &wanted, template).await?;
+    let loaded = world.load_sender(&proof, &key, &wanted, template).await?;
 
-    let session = loaded.session.clone().filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session, request.now).await?;
-    let facts = loaded.facts.clone().ok_or_else(not_signed_in)?;
+    admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
+    let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
     let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
     let first_time = earlier.is_none().then_some(request.now);
     let Ask { recipients, words, draft } = parse(asked?, facts.gate.home, first_time)?;
@@ -156,16 +157,28 @@ where
         // A request for many that was begun has a text of its own.
         (Words::Template(..), Some(_)) | (Words::Body(_), _) => None,
     };
-    let sender = Accepting { account, key, fingerprint, facts, words, draft, payload_key, match_key, now: request.now };
+    let sender = Accepting { account, key, fingerprint, facts, draft, payload_key, match_key, now: request.now };
     match recipients {
-        Recipients::One(to) => sender.one(world, &to, text.as_ref()).await,
+        Recipients::One(to) => {
+            let body = match (words, text) {
+                (Words::Body(body), _) => body,
+                (Words::Template(_, shared), Some(text)) => {
+                    text.fill(Values { shared: &shared, own: None }).map_err(|why| unfilled_problem(&why))?
+                }
+                (Words::Template(..), None) => return Err(no_text().into()),
+            };
+            let row = sender.draft.row(to, body);
+            decide(&sender.facts, &row.to, row.quote, request.now)?;
+            sender.one(world, &row).await
+        }
         Recipients::Many(rows) => {
-            sender.many(world, &rows, text.as_ref(), earlier.and_then(|earlier| earlier.batch.clone())).await
+            let batch = earlier.and_then(|earlier| earlier.batch.clone());
+            sender.many(world, &rows, &words, text.as_ref(), batch).await
         }
     }
 }
 
-async fn key_of<W: OpenKey>(
+pub(crate) async fn key_of<W: OpenKey>(
     world: &W,
     loaded: &Loaded,
     purpose: Purpose,
@@ -198,7 +211,7 @@ async fn opens<W: OpenKey + LoadKeys>(world: &W, at_hand: &DataKey, sealed: &Sea
 }
 
 /// A problem if the key came with another request.
-fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem> {
+pub(crate) fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem> {
     if earlier.fingerprint == fingerprint {
         return Ok(());
     }
@@ -209,7 +222,7 @@ fn same_request(earlier: &Idempotency, fingerprint: &str) -> Result<(), Problem>
 }
 
 /// The stored answer.
-fn again(earlier: &Idempotency) -> Reply {
+pub(crate) fn again(earlier: &Idempotency) -> Reply {
     replayed(Reply::text(StatusCode::ACCEPTED, "application/json", earlier.answer.clone()))
 }
 
@@ -244,16 +257,15 @@ fn fingerprint(match_key: &DataKey, recipients: &Recipients, words: &Words, draf
 }
 
 /// A request that may be accepted, with all that it needs.
-struct Accepting {
-    account: AccountId,
-    key: IdempotencyKey,
-    fingerprint: String,
-    facts: SenderFacts,
-    words: Words,
-    draft: Draft,
-    payload_key: DataKey,
-    match_key: DataKey,
-    now: Timestamp,
+pub(crate) struct Accepting {
+    pub(crate) account: AccountId,
+    pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: String,
+    pub(crate) facts: SenderFacts,
+    pub(crate) draft: Draft,
+    pub(crate) payload_key: DataKey,
+    pub(crate) match_key: DataKey,
+    pub(crate) now: Timestamp,
 }
 
 /// The rows of a request for many, and why a template made no message of some.
@@ -263,30 +275,11 @@ struct Rows {
 }
 
 impl Accepting {
-    async fn one<W>(self, world: &W, to: &E164, text: Option<&Text>) -> Result<Reply, Problem>
+    async fn one<W>(self, world: &W, row: &message::Row) -> Result<Reply, Problem>
     where
         W: RecordMessage + EnqueueJob + Chance + Sync,
     {
-        let body = match (&self.words, text) {
-            (Words::Body(body), _) => body.clone(),
-            (Words::Template(_, shared), Some(text)) => {
-                text.fill(Values { shared, own: None }).map_err(|why| unfilled_problem(&why))?
-            }
-            (Words::Template(..), None) => return Err(no_text().into()),
-        };
-        let row = message::Row { quote: self.draft.quote(&body), body: Arc::new(body), to: to.clone() };
-        decide(&self.facts, to, row.quote, self.now)?;
-        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
-        let id = MessageId::new(self.now, world.dice()?);
-        let (message, payload) = self.message(id, &row, held.as_ref(), world.random()?)?;
-        let answer = serde_json::to_string(&accepted(id, row.quote, held));
-        let body = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
-        let outgoing = Outgoing {
-            message,
-            payload,
-            idempotency: self.record(body.clone(), None),
-            daily_ceiling: self.facts.gate.daily_ceiling,
-        };
+        let outgoing = self.outgoing(world, row)?;
         match world.record_message(&outgoing).await? {
             Recorded::Accepted => {}
             Recorded::Earlier(earlier) => {
@@ -295,16 +288,33 @@ impl Accepting {
             }
             Recorded::Refused(refusal) => return Err(refusal.into()),
         }
+        Ok(self.accept(world, outgoing).await)
+    }
+
+    /// What is to be recorded for one recipient, with the answer.
+    pub(crate) fn outgoing<W: Chance>(&self, world: &W, row: &message::Row) -> Result<Outgoing, Fault> {
+        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), &row.to, self.now);
+        let id = MessageId::new(self.now, world.dice()?);
+        let (message, payload) = self.message(id, row, held.as_ref(), world.random()?)?;
+        let answer = serde_json::to_string(&accepted(id, row.quote, held));
+        let answer = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
+        let idempotency = self.record(answer, None);
+        Ok(Outgoing { message, payload, idempotency, daily_ceiling: self.facts.gate.daily_ceiling })
+    }
+
+    /// It is recorded: wakes the sender and answers.
+    pub(crate) async fn accept<W: EnqueueJob>(&self, world: &W, outgoing: Outgoing) -> Reply {
         let (id, held_until) = (outgoing.message.id, outgoing.message.held_until);
         tracing::info!(account.id = %self.account, message.id = %id, "accepted {id}");
         self.wake(world, vec![(id, held_until)]).await;
-        Ok(Reply::text(StatusCode::ACCEPTED, "application/json", body))
+        Reply::text(StatusCode::ACCEPTED, "application/json", outgoing.idempotency.answer)
     }
 
     async fn many<W>(
         mut self,
         world: &W,
         recipients: &[Recipient],
+        words: &Words,
         text: Option<&Text>,
         earlier: Option<Batch>,
     ) -> Result<Reply, Problem>
@@ -324,7 +334,7 @@ impl Accepting {
             Some(sealed) => Some(Text::open(sealed, &opens(world, &self.payload_key, sealed).await?, batch.id)?),
             None => None,
         };
-        let Rows { rows, unfilled } = self.rows(recipients, text.as_ref())?;
+        let Rows { rows, unfilled } = self.rows(recipients, words, text.as_ref())?;
         for _ in 0..MOST_CHUNKS {
             let left = rows.get(batch.outcomes.len()..).unwrap_or_default();
             if left.is_empty() {
@@ -352,10 +362,10 @@ impl Accepting {
     }
 
     /// Each recipient with its text, or why there is none.
-    fn rows(&self, recipients: &[Recipient], text: Option<&Text>) -> Result<Rows, Fault> {
+    fn rows(&self, recipients: &[Recipient], words: &Words, text: Option<&Text>) -> Result<Rows, Fault> {
         let numbers = parse_rows(recipients.iter().map(|row| row.to.as_str()), self.facts.gate.home);
         let mut unfilled = BTreeMap::new();
-        let rows = match (&self.words, text) {
+        let rows = match (words, text) {
             (Words::Body(body), _) => {
                 let (quote, body) = (self.draft.quote(body), Arc::new(body.clone()));
                 let row = |to| message::Row { to, body: Arc::clone(&body), quote };
@@ -365,7 +375,7 @@ impl Accepting {
                 let row = |(at, (to, row)): (usize, (Result<E164, RowOutcome>, &Recipient))| {
                     let to = to?;
                     match text.fill(Values { shared, own: Some(&row.fields) }) {
-                        Ok(body) => Ok(message::Row { to, quote: self.draft.quote(&body), body: Arc::new(body) }),
+                        Ok(body) => Ok(self.draft.row(to, body)),
                         Err(why) => {
                             let outcome = RowOutcome::from(&why);
                             unfilled.insert(at, why);
@@ -454,6 +464,7 @@ impl Accepting {
             reason: None,
             attempts: 0,
             settled: false,
+            settling: None,
             created: now,
             valid_until: held.map_or(now, |held| held.until) + draft.validity,
             held_until: held.map(|held| held.until),

@@ -6,6 +6,7 @@ use http::{Method, header};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use telbuddy::account::Stop;
+use telbuddy::api_key::{ApiKey, CheckApiKey, KEY_PREFIX, KeepApiKeys};
 use telbuddy::credential::data_key;
 use telbuddy::fault::Fault;
 use telbuddy::ids::TemplateId;
@@ -14,6 +15,7 @@ use telbuddy::message::{Message, Payload, Status, VALIDITY};
 use telbuddy::platform::Clock;
 use telbuddy::rotation::{KeysChange, ReplaceKeys};
 use telbuddy::seal::Purpose;
+use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::template::{Content, Created, KeepTemplates, Name, ReadTemplates, Template, Text, Updated};
 use telbuddy::testing::World;
@@ -199,6 +201,104 @@ async fn a_session_that_is_over_or_revoked_sends_nothing_though_its_keys_are_war
     world.advance(telbuddy::session::IDLE_LIFE);
     assert_eq!(sent(&world, &idle, "a").await.status, StatusCode::UNAUTHORIZED);
     assert_eq!(world.jobs().len(), 1);
+}
+
+/// The same with an API key in place of the cookie.
+fn by_key(mut request: Request, bearer: &str) -> Request {
+    request.headers.remove(header::COOKIE);
+    with_header(request, header::AUTHORIZATION, bearer)
+}
+
+#[tokio::test]
+async fn an_api_key_sends_by_the_same_calls_as_a_session() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (key, bearer) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+    let each = BTreeMap::from([("load_sender", 1), ("record_message", 1), ("enqueue", 1)]);
+    let with = |more: &[(&'static str, u32)]| each.clone().into_iter().chain(more.iter().copied()).collect();
+    let plan: [(&str, i64, BTreeMap<_, _>); 3] = [
+        ("a", 0, with(&[("open_key", 2), ("touch_api_key", 1)])),
+        ("b", 59, with(&[])),
+        ("c", 1, with(&[("touch_api_key", 1)])),
+    ];
+    for (idempotency, later, calls) in plan {
+        world.advance(fresh::secs(later));
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, idempotency, BODY), &bearer)).await;
+        assert_eq!((reply.status, called(&world)), (StatusCode::ACCEPTED, calls), "{idempotency}");
+    }
+    let used = world.load_api_key(customer.account, &key.hash).await.unwrap().unwrap().used;
+    assert_eq!(used, Some(world.now()));
+    assert!(!world.holds_in_clear(&bearer[40..]), "the key is in a table");
+}
+
+#[tokio::test]
+async fn a_key_without_the_scope_sends_nothing_and_learns_no_earlier_answer() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    sent(&world, &customer, "a").await;
+    let (_, bearer) = customer.api_key(&world, &[Scope::MessagesRead]).await;
+    for idempotency in ["a", "b"] {
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, idempotency, BODY), &bearer)).await;
+        assert_eq!((reply.status, called(&world)), (StatusCode::FORBIDDEN, [("load_sender", 1)].into_iter().collect()));
+        assert!(reply.body.contains("scope-missing") && reply.body.contains("messages:send"), "{}", reply.body);
+    }
+    assert_eq!(world.jobs().len(), 1);
+}
+
+#[tokio::test]
+async fn unknown_expired_and_revoked_keys_get_the_same_answer_by_the_same_calls() {
+    let world = World::new(1);
+    let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+    let (_, good) = customer.api_key(&world, &Scope::ALL).await;
+    let (revoked, by_revoked) = customer.api_key(&world, &Scope::ALL).await;
+    world.revoke_api_key(customer.account, revoked.id).await.unwrap();
+    let token = Token::new(customer.account, world.random().unwrap());
+    let expires = Some(world.now() + fresh::secs(60));
+    let short = ApiKey { hash: token.hash(), expires, ..fresh::api_key(&world, customer.account) };
+    assert_eq!(world.create_api_key(short).await, Ok(true));
+    let by_expired = format!("Bearer {}", token.reveal(KEY_PREFIX).expose_secret());
+    world.advance(fresh::secs(60));
+    let unknown = Token::new(customer.account, world.random().unwrap());
+    let by_unknown = format!("Bearer {}", unknown.reveal(KEY_PREFIX).expose_secret());
+    // The random part of one account's key with another account in front.
+    let start = "Bearer tb_live_".len();
+    let strange = format!("{}{}{}", &good[..start], &other.account.to_string()["acct_".len()..], &good[start + 26..]);
+    let mut answers = Vec::new();
+    for bearer in [by_revoked, by_expired, by_unknown, strange] {
+        world.forget_calls();
+        let reply = handle(&world, &site(), by_key(asking(&world, &customer, "a", BODY), &bearer)).await;
+        let id = reply.headers["x-request-id"].to_str().unwrap();
+        assert_eq!(reply.headers["www-authenticate"], "Bearer");
+        answers.push((reply.status, reply.body.replace(id, ""), called(&world)));
+    }
+    assert_eq!(answers[0].0, StatusCode::UNAUTHORIZED);
+    assert_eq!(answers[0].2, [("load_sender", 1)].into_iter().collect());
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    let reply = handle(&world, &site(), by_key(asking(&world, &customer, "a", BODY), &good)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_key_revoked_while_a_message_comes_in_sends_it_whole_or_not_at_all() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let (key, bearer) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+        let (site, request) = (site(), by_key(asking(&world, &customer, "a", BODY), &bearer));
+        let (reply, revoked) =
+            tokio::join!(handle(&world, &site, request), world.revoke_api_key(customer.account, key.id));
+        assert_eq!(revoked, Ok(true));
+        assert_eq!(world.load_api_key(customer.account, &key.hash).await, Ok(None), "no touch brings it back");
+        let sent = world.jobs().len();
+        assert_eq!(sent, usize::from(reply.status == StatusCode::ACCEPTED));
+        assert_eq!((reserved(&world, &customer), world.messages_of(customer.account).len()), (sent as u64, sent));
+        seen.insert((reply.status.as_u16(), world.calls().contains_key("touch_api_key")));
+    }
+    // It came first; it was gone when it was looked up; it was gone when its call was written down.
+    assert_eq!(seen, [(202, true), (401, false), (401, true)].into_iter().collect());
 }
 
 /// A request of the customer's own making.
@@ -745,4 +845,249 @@ async fn templates_and_batches_open_over_a_new_key() {
     assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
     let calls = [("load_sender", 1), ("open_key", 3), ("load_keys", 1), ("record_message", 1), ("enqueue", 1)];
     assert_eq!(called(&world), calls.into_iter().collect(), "one more read and opening for the old version");
+}
+
+mod deciding {
+    //! What could not be confirmed: of all that comes at once one thing counts, and nothing is sent by itself.
+
+    use telbuddy::ledger::PostOutcome;
+    use telbuddy::message::{
+        ClaimMessage, DECIDE_WITHIN, Fence, Outcome, Payload, RecordOutcome, Report, apply_report, unconfirmed,
+    };
+    use telbuddy::testing::setup::row;
+
+    use super::*;
+
+    /// A message that was given up; `posted`: its hold is given back already.
+    async fn given_up(world: &World, customer: &Customer, posted: bool) -> Message {
+        let message = customer.message(world).await;
+        let claim = fresh::claimed(world, &message, world.now()).await;
+        world.record_outcome(&claim, &Outcome::Unknown, world.now()).await.unwrap();
+        let over = unconfirmed(&row(world, &message), world.now());
+        assert_eq!(world.record_listing(&over, world.now()).await, Ok(true));
+        if posted {
+            assert_eq!(world.post_release(&over, world.now()).await, Ok(true));
+        }
+        world.forget_calls();
+        row(world, &message)
+    }
+
+    fn decision(world: &World, customer: &Customer, message: &Message, what: &str, key: &str) -> Request {
+        let path = format!("/v1/messages/{}/decision", message.id);
+        let request = customer.request(world, Method::POST, &path, &json!({ "decision": what }).to_string());
+        with_header(request, header::HeaderName::from_static("idempotency-key"), key)
+    }
+
+    async fn decide(world: &World, customer: &Customer, message: &Message, what: &str, key: &str) -> (u16, Value) {
+        let reply = handle(world, &site(), decision(world, customer, message, what, key)).await;
+        (reply.status.as_u16(), serde_json::from_str(&reply.body).unwrap())
+    }
+
+    fn other(world: &World, message: &Message) -> Option<Message> {
+        world.messages_of(message.account).into_iter().find(|row| row.id != message.id)
+    }
+
+    fn has_payload(world: &World, message: &Message) -> bool {
+        world.payload_of(message.account, message.id).is_some()
+    }
+
+    #[tokio::test]
+    async fn the_view_says_what_to_do_and_until_when() {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        let message = given_up(&world, &customer, true).await;
+        let view = serde_json::to_value(MessageView::from(message)).unwrap();
+        assert_eq!((&view["status"], &view["credits_micro"]), (&json!("unconfirmed"), &json!(0)));
+        assert_eq!(view["decision"]["until"], json!(world.now() + DECIDE_WITHIN));
+        assert!(view["decision"]["advice"].as_str().unwrap().contains("/decision"));
+    }
+
+    #[tokio::test]
+    async fn sending_again_is_a_new_message_with_the_same_text_and_the_old_one_names_it() {
+        for posted in [true, false] {
+            let world = World::new(1);
+            let customer = Customer::new(&world).await;
+            let message = given_up(&world, &customer, posted).await;
+            let (status, answer) = decide(&world, &customer, &message, "resend", "k").await;
+            let calls = [("load_sender", 1), ("load_with_payload", 1), ("record_resend", 1)];
+            let mut calls = BTreeMap::from(calls);
+            calls.insert("enqueue", if posted { 1 } else { 2 });
+            let costs = called(&world).into_iter().filter(|(method, _)| *method != "open_key").collect();
+            assert_eq!((calls, world.openings().len()), (costs, 2));
+            let new = other(&world, &message).unwrap();
+            assert_eq!((status, &answer["id"], &answer["status"]), (202, &json!(new.id), &json!("accepted")));
+            let old = row(&world, &message);
+            assert_eq!((old.status, old.settling.unwrap().resent_as), (Status::Dropped, Some(new.id)));
+            assert!(!has_payload(&world, &old));
+            assert_eq!((new.own.as_str(), &new.other_hash.is_empty()), (fresh::OWN, &false));
+            let claim = world.claim_message(new.account, new.id, Fence(1), world.now()).await.unwrap();
+            let telbuddy::message::Claim::Mine(claim) = claim else { panic!("{claim:?}") };
+            let keys = telbuddy::credential::LoadKeys::load_keys(&world, new.account, Purpose::Payload).await;
+            let key = world.open_key(&keys.unwrap().unwrap(), None).await.unwrap();
+            let payload = Payload::open(&claim.payload, &key, new.id).unwrap();
+            assert_eq!((payload.to.as_str(), payload.body.as_str()), (TO, BODY));
+            assert!(!world.holds_in_clear(BODY) && !world.holds_in_clear(&TO[1..]));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_key_gives_the_same_answer_and_is_not_another_requests() {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        let message = given_up(&world, &customer, true).await;
+        let first = decide(&world, &customer, &message, "resend", "k").await;
+        assert_eq!(decide(&world, &customer, &message, "resend", "k").await, first);
+        let (status, problem) = decide(&world, &customer, &message, "resend", "another").await;
+        assert_eq!((status, &problem["title"]), (409, &json!("There is nothing to decide")));
+        assert!(problem["detail"].as_str().unwrap().contains(first.1["id"].as_str().unwrap()), "{problem}");
+        let second = given_up(&world, &customer, true).await;
+        assert_eq!(decide(&world, &customer, &second, "resend", "k").await.0, 422);
+        assert_eq!(sent(&world, &customer, "k").await.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let mut keyless = decision(&world, &customer, &second, "resend", "k");
+        keyless.headers.remove("idempotency-key");
+        assert_eq!(handle(&world, &site(), keyless).await.status, StatusCode::BAD_REQUEST);
+        assert_eq!(row(&world, &second).status, Status::Unconfirmed);
+    }
+
+    #[tokio::test]
+    async fn an_api_key_decides_with_the_scope_to_send_and_about_its_own_accounts_messages_only() {
+        let world = World::new(1);
+        let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
+        let message = given_up(&world, &customer, true).await;
+        let (_, reads) = customer.api_key(&world, &[Scope::MessagesRead]).await;
+        let (_, strange) = other.api_key(&world, &Scope::ALL).await;
+        let (_, sends) = customer.api_key(&world, &[Scope::MessagesSend]).await;
+        for (bearer, expected) in [(&reads, StatusCode::FORBIDDEN), (&strange, StatusCode::NOT_FOUND)] {
+            for what in ["resend", "drop"] {
+                let request = by_key(decision(&world, &customer, &message, what, "k"), bearer);
+                assert_eq!(handle(&world, &site(), request).await.status, expected, "{what}");
+            }
+        }
+        // What does not fit is told to those who are let in.
+        for (bearer, expected) in [(&reads, StatusCode::FORBIDDEN), (&sends, StatusCode::UNPROCESSABLE_ENTITY)] {
+            let request = by_key(decision(&world, &customer, &message, "both", "k"), bearer);
+            assert_eq!(handle(&world, &site(), request).await.status, expected);
+        }
+        assert_eq!(row(&world, &message).status, Status::Unconfirmed);
+        let resend = by_key(decision(&world, &customer, &message, "resend", "k"), &sends);
+        assert_eq!(handle(&world, &site(), resend).await.status, StatusCode::ACCEPTED);
+        assert_eq!(row(&world, &message).status, Status::Dropped);
+    }
+
+    #[tokio::test]
+    async fn dropping_removes_what_it_said_and_may_be_repeated() {
+        for posted in [true, false] {
+            let world = World::new(1);
+            let customer = Customer::new(&world).await;
+            let message = given_up(&world, &customer, posted).await;
+            let (status, view) = decide(&world, &customer, &message, "drop", "").await;
+            assert_eq!((status, &view["status"], &view["decision"]), (200, &json!("dropped"), &Value::Null));
+            let calls = [("load_session", 1), ("load_message", 1), ("update_message", 1)];
+            let mut calls = BTreeMap::from(calls);
+            calls.extend((!posted).then_some(("enqueue", 1)));
+            assert_eq!((called(&world), has_payload(&world, &message)), (calls, false));
+            assert_eq!(due_later(&world).await.is_empty(), posted, "a hold that is not given back is looked after");
+            assert_eq!(decide(&world, &customer, &message, "drop", "").await, (status, view));
+            assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 409);
+            assert_eq!(other(&world, &message), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_unconfirmed_and_still_there_is_decided_about() {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        let accepted = customer.message(&world).await;
+        let message = given_up(&world, &customer, true).await;
+        let stranger = Customer::new(&world).await;
+        let late = unconfirmed(&given_up(&world, &customer, true).await, world.now() - DECIDE_WITHIN);
+        assert_eq!(world.record_listing(&late, world.now()).await, Ok(true));
+        for what in ["resend", "drop"] {
+            assert_eq!(decide(&world, &customer, &accepted, what, "a").await.0, 409, "{what}");
+            assert_eq!(decide(&world, &customer, &late, what, "b").await.0, 409, "{what}: too late");
+        }
+        assert_eq!(decide(&world, &customer, &message, "perhaps", "c").await.0, 422);
+        assert_eq!(decide(&world, &stranger, &message, "drop", "d").await.0, 404);
+        assert_eq!(decide(&world, &stranger, &message, "resend", "d").await.0, 404);
+        assert_eq!(row(&world, &message), message);
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_now_count_and_what_they_refuse_can_still_be_decided() {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        let message = given_up(&world, &customer, true).await;
+        world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits(0));
+        assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 402);
+        world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(1));
+        world.stop(customer.account, Stop::CredentialRefused);
+        assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 403);
+        assert_eq!((row(&world, &message), has_payload(&world, &message)), (message.clone(), true));
+        world.change_gate(customer.account, |gate| gate.credential_refused = false);
+        assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 202);
+    }
+
+    /// Two people, or a callback, at the same time: one outcome, and one message more at most.
+    #[tokio::test]
+    async fn of_decisions_and_a_callback_at_once_exactly_one_counts() {
+        for seed in 0..60 {
+            let world = World::new(seed);
+            let customer = Customer::new(&world).await;
+            let message = given_up(&world, &customer, seed % 2 == 0).await;
+            let telling = async {
+                if seed % 3 > 0 {
+                    return false;
+                }
+                let report = Report { sid: "SM1".to_owned(), status: Status::Delivered, error_code: None };
+                let told = apply_report(&row(&world, &message), &report, world.now());
+                let Some(told) = told else { return false };
+                world.update_message(&told, None).await.unwrap()
+            };
+            let (one, two, three, told) = tokio::join!(
+                decide(&world, &customer, &message, "resend", "a"),
+                decide(&world, &customer, &message, "resend", "b"),
+                decide(&world, &customer, &message, "drop", ""),
+                telling
+            );
+            let n_resent = [one.0, two.0].iter().filter(|status| **status == 202).count();
+            let n_won = n_resent + usize::from(three.0 == 200) + usize::from(told);
+            assert_eq!(n_won, 1, "seed {seed}: {} {} {} {told}", one.0, two.0, three.0);
+            assert_eq!(world.messages_of(customer.account).len(), 1 + n_resent, "seed {seed}");
+            let old = row(&world, &message);
+            assert_eq!(old.status == Status::Delivered, told, "seed {seed}");
+            assert_eq!(old.settling.unwrap().resent_as.is_some(), n_resent == 1, "seed {seed}");
+        }
+    }
+
+    /// The poster gives the hold back while a person decides: that is no reason to refuse the decision.
+    #[tokio::test]
+    async fn a_hold_that_is_given_back_meanwhile_stops_no_decision() {
+        for seed in 0..30 {
+            let world = World::new(seed);
+            let customer = Customer::new(&world).await;
+            let message = given_up(&world, &customer, false).await;
+            let posting = world.post_release(&message, world.now());
+            let (decided, _) = tokio::join!(decide(&world, &customer, &message, "resend", "k"), posting);
+            assert_eq!((decided.0, world.messages_of(customer.account).len()), (202, 2), "seed {seed}");
+            let old = row(&world, &message);
+            if !old.settled {
+                assert_eq!(world.post_release(&old, world.now()).await, Ok(true));
+            }
+            assert_eq!(reserved(&world, &customer), 1, "seed {seed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crash_at_any_point_and_the_same_key_again_send_one_message_more() {
+        for polls in 0..30 {
+            let world = World::new(u64::try_from(polls).unwrap());
+            let customer = Customer::new(&world).await;
+            let message = given_up(&world, &customer, true).await;
+            crash_after(polls, decide(&world, &customer, &message, "resend", "k"));
+            let between = row(&world, &message).status == Status::Unconfirmed;
+            assert_eq!((between, between), (has_payload(&world, &message), other(&world, &message).is_none()));
+            assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 202, "{polls} polls");
+            assert_eq!((world.messages_of(customer.account).len(), reserved(&world, &customer)), (2, 1));
+        }
+    }
 }

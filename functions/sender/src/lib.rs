@@ -17,7 +17,8 @@ use telbuddy::message::{
 };
 use telbuddy::number::E164;
 use telbuddy::opt_out::{Heard, OPTED_OUT, RecordConsent};
-use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
+use telbuddy::pace::{TakeSlots, Turn, takes, turns};
+use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, MOST_DELAY, Queue};
 use telbuddy::seal::{DataKey, Purpose, WrappedKeys};
 use telbuddy::session::Site;
 use telbuddy::velocity::{CountPassing, Limits, Minute, Passing, count_batch};
@@ -37,13 +38,15 @@ const PURPOSES: [Purpose; 3] = [Purpose::Send, Purpose::Payload, Purpose::Match]
 /// Works through a batch, its messages at the same time.
 ///
 /// Calls: for each message 1 claim, 1 Twilio, 1 outcome, 1 hint; for the batch 1 read of opt-outs, gates and
-/// credentials, and to count what goes out 1 for each account and 1 for each of its prefixes; once in five minutes and
-/// key 1 KMS call with its entry in the access log. A job with nothing to claim costs 1 read of the gate. What stops an
-/// account (the first 401 of a credential, a freeze) costs 2 writes and 1 alert more, each further 401 1 write.
+/// credentials, 1 for each sender that has a pace (2 if others are in its line), and to count what goes out 1 for each
+/// account and 1 for each of its prefixes; once in five minutes and key 1 KMS call with its entry in the access log. A
+/// job with nothing to claim costs 1 read of the gate, one that comes too early 1 hint. What has to wait in its sender's
+/// line costs 1 outcome and 1 hint now, and 1 claim when its time has come. What stops an account (the first 401 of a credential, a freeze) costs 2 writes and 1 alert more, each further 401 1 write.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ClaimMessage
         + LoadGuards
+        + TakeSlots
         + CountPassing
         + StopSending
         + LoadGate
@@ -90,13 +93,22 @@ where
         Claim::Mine(claimed) => Ok(Ok(claimed)),
         // Somebody else has it or will: the sweeper owns what gets stuck, not the queue. But the job may have come
         // again because its owner was not told of a refusal.
-        Claim::Done | Claim::NotNow(_) => tell_if_owed(world, *account).await.map(Err),
+        Claim::Done | Claim::Busy(_) => tell_if_owed(world, *account).await.map(Err),
+        Claim::TooEarly(at) => {
+            let wait = at - world.now();
+            // Longer waits are the sweeper's.
+            if wait <= MOST_DELAY {
+                world.enqueue(job.clone(), delay_secs(wait)).await?;
+            }
+            Ok(Err(Handled::Done))
+        }
     }
 }
 
 async fn dispatch<W>(world: &W, site: &Site, mine: Vec<Claimed>) -> Vec<Handled>
 where
     W: LoadGuards
+        + TakeSlots
         + CountPassing
         + StopSending
         + RecordOutcome
@@ -126,6 +138,7 @@ where
         }
     };
     let steps = join_all(mine.iter().zip(&guards).map(|(claimed, guard)| check(world, claimed, guard))).await;
+    let steps = line_up(world, &mine, &guards, steps).await;
     let found = find_attacks(world, &mine, &guards, &steps).await;
     join_all(mine.into_iter().zip(steps).map(|(claimed, step)| {
         let found = found.get(&claimed.message.account).copied();
@@ -138,7 +151,7 @@ where
 enum Step<'g> {
     /// It is ready to be handed over.
     Send(Box<Ready<'g>>),
-    /// It ends here.
+    /// It goes no further now.
     End(Outcome),
     /// It has to wait.
     Wait,
@@ -168,6 +181,47 @@ where
             Step::Wait
         }
     }
+}
+
+/// Gives what is ready its turn in its sender's line. Not being able to is no reason to be faster than the carrier.
+async fn line_up<'g, W>(world: &W, mine: &[Claimed], guards: &[Guard], mut steps: Vec<Step<'g>>) -> Vec<Step<'g>>
+where
+    W: TakeSlots + Clock + Sync,
+{
+    type Line<'l, 'g> = Vec<(&'l Message, &'l mut Step<'g>)>;
+    let mut lines: BTreeMap<(AccountId, &str, u32), Line<'_, 'g>> = BTreeMap::new();
+    for ((claimed, guard), step) in mine.iter().zip(guards).zip(&mut steps) {
+        if let (Step::Send(_), Some(rate), false) = (&*step, guard.rate, claimed.in_line) {
+            let message = &claimed.message;
+            lines.entry((message.account, &message.own, rate)).or_default().push((message, step));
+        }
+    }
+    join_all(lines.into_iter().map(async |((account, own, rate), line)| {
+        let messages: Vec<_> = line.iter().map(|(message, _)| (message.segments, message.valid_until)).collect();
+        let stretch = messages.iter().map(|(segments, _)| takes(*segments, rate)).sum();
+        let latest = messages.iter().map(|(_, valid_until)| *valid_until).max().unwrap_or_default();
+        let now = world.now();
+        let slots = world.take_slots(account, own, stretch, now, latest).await;
+        let turns = match slots {
+            Ok(Some(start)) => turns(start, rate, &messages, now),
+            Ok(None) => vec![Turn::Never; messages.len()],
+            Err(fault) => {
+                tracing::warn!(account.id = %account, %fault, "a sender's line could not be joined");
+                Vec::new()
+            }
+        };
+        let mut turns = turns.into_iter();
+        for (_, step) in line {
+            match turns.next() {
+                Some(Turn::Now) => {}
+                Some(Turn::At(not_before)) => *step = Step::End(Outcome::InLine { not_before }),
+                Some(Turn::Never) => *step = Step::End(Outcome::Expired),
+                None => *step = Step::Wait,
+            }
+        }
+    }))
+    .await;
+    steps
 }
 
 /// What counting an account's part of a batch came to.
@@ -429,7 +483,10 @@ where
     };
     tracing::info!(account.id = %account, message.id = %id, ?status, "handled {id}");
     let hint = match (&outcome, status.standing()) {
-        (Outcome::Retry { not_before }, _) => Some((Job::Send { account, message: id }, delay_secs(*not_before - now))),
+        (Outcome::InLine { not_before }, _) if *not_before - now > MOST_DELAY => None,
+        (Outcome::Retry { not_before } | Outcome::InLine { not_before }, _) => {
+            Some((Job::Send { account, message: id }, delay_secs(*not_before - now)))
+        }
         (_, Standing::AtCarrier | Standing::Over) => Some((Job::Post { account, message: id }, 0)),
         (_, Standing::Waiting | Standing::Arrived) => None,
     };

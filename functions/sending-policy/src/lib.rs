@@ -7,21 +7,25 @@ use telbuddy::account::{
     FindUser, FreezeReason, Gate, Lift, LiftFreeze, LoadGate, MOST_COUNTRIES, Policy, QuietHours, Risk, SavePolicy,
     Stop,
 };
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::api_key::Scope;
+use telbuddy::credential::Sid;
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::live::Need;
-use telbuddy::number::Country;
+use telbuddy::message::Sender;
+use telbuddy::number::{Country, SenderId};
+use telbuddy::pace::{MOST_PER_SECOND, MOST_RATES, SenderRates};
 use telbuddy::platform::{CountTries, PlatformKeys};
 use telbuddy::secret::SecretString;
-use telbuddy::session::{KeepSessions, Site, caller, count_password_try, not_signed_in};
+use telbuddy::session::{By, KeepSessions, Site, Way, caller, count_password_try, not_signed_in};
 use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/sending-policy" },
-    Route { method: "PUT", path: "/v1/sending-policy" },
-    Route { method: "POST", path: "/v1/account/sending/unfreeze" },
+    Route { method: "GET", path: "/v1/sending-policy", access: Access::Scope(Scope::SendingPolicyRead) },
+    Route { method: "PUT", path: "/v1/sending-policy", access: Access::Scope(Scope::SendingPolicyWrite) },
+    Route { method: "POST", path: "/v1/account/sending/unfreeze", access: Access::Session },
 ];
 
 /// The services that it calls.
@@ -41,6 +45,24 @@ pub struct SendingPolicy {
     #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required)]
     quiet_hours: Option<QuietHoursBody>,
+    /// Senders that are faster or slower than what is usual for their kind: a long code of the US or Canada 1 segment a
+    /// second, toll-free 3, other numbers and names 10, short codes 100, a messaging service as fast as it comes. Left
+    /// out: none.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    sender_rates: Vec<SenderRate>,
+}
+
+/// How fast a sender is.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SenderRate {
+    /// A number, short code, name or messaging service, as in `from` or `messaging_service_sid` of a message.
+    #[schema(example = "+14155550100")]
+    sender: String,
+    /// Segments that are handed to Twilio in a second; with a 10DLC campaign, what Twilio shows for it.
+    #[schema(example = 12, minimum = 1, maximum = 1_000)]
+    segments_per_second: u32,
 }
 
 /// Hours of a day; over midnight if `to` is earlier.
@@ -79,6 +101,8 @@ pub struct PolicyView {
     daily_ceiling_segments: u64,
     /// When recipients are not to be disturbed, by the clock of where they are.
     quiet_hours: Option<QuietHoursBody>,
+    /// Senders with a rate of their own.
+    sender_rates: Vec<SenderRate>,
     /// Every reason for which nothing is sent now: `frozen`, `credential_refused`; empty if there is none.
     #[schema(value_type = Vec<String>)]
     stopped: Vec<&'static str>,
@@ -133,7 +157,7 @@ impl PolicyView {
             since: freeze.since,
             detail: format!(
                 "{}; look at GET /v1/messages, and if it was you, lift it with POST /v1/account/sending/unfreeze; if \
-                 not, change the password and end all sessions first",
+                 not, first change the password, end all sessions and revoke API keys",
                 freeze.reason.detail()
             ),
         });
@@ -142,6 +166,9 @@ impl PolicyView {
             countries: gate.countries,
             daily_ceiling_segments: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours.map(quiet),
+            sender_rates: (gate.sender_rates.into_iter())
+                .map(|(sender, segments_per_second)| SenderRate { sender, segments_per_second })
+                .collect(),
             frozen,
             lifted: gate.lifted.map(|lifted| LiftedView { at: lifted.at, by: lifted.by }),
             risks: risks.iter().map(|risk| RiskView { code: risk.as_str(), detail: risk.detail() }).collect(),
@@ -172,7 +199,7 @@ where
     (status = 200, description = "What may be sent, and what stops it", body = PolicyView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody)))]
 async fn show<W: KeepSessions + LoadGate>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem> {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     Ok(Reply::json(StatusCode::OK, &PolicyView::of(gate(world, account).await?, &[])))
 }
@@ -185,13 +212,12 @@ async fn gate<W: LoadGate>(world: &W, account: AccountId) -> Result<Gate, Fault>
 #[utoipa::path(put, path = "/v1/sending-policy", tag = "sending", request_body = SendingPolicy, responses(
     (status = 200, description = "Saved; the last of several at the same time stands", body = PolicyView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody)))]
 async fn save<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
     W: KeepSessions + LoadGate + SavePolicy + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let policy = parse(request.json()?)?;
     let risks = policy.risks(&gate(world, account).await?);
     let saved = world.save_policy(account, &policy).await?.ok_or(Fault::permanent("the account has no gate"))?;
@@ -223,14 +249,35 @@ fn parse(ask: SendingPolicy) -> Result<Policy, Problem> {
         }
         Some(QuietHours { from, to })
     });
-    fields.done(Policy { countries, daily_ceiling: ask.daily_ceiling_segments, quiet_hours })
+    let sender_rates = rates(&mut fields, &ask.sender_rates);
+    fields.done(Policy { countries, daily_ceiling: ask.daily_ceiling_segments, quiet_hours, sender_rates })
+}
+
+/// By the text that a message's sender is stored as, so that they are found again.
+fn rates(fields: &mut Fields, asked: &[SenderRate]) -> SenderRates {
+    let mut rates = SenderRates::new();
+    if asked.len() > MOST_RATES {
+        fields.add("sender_rates", "invalid", format!("give at most {MOST_RATES} senders"));
+    }
+    for (at, SenderRate { sender, segments_per_second }) in asked.iter().take(MOST_RATES).enumerate() {
+        let service = Sid::parse("MG", sender).map(Sender::Service);
+        let sender = service.map_or_else(|_| SenderId::parse(sender).map(Sender::Id), Ok);
+        let sender = fields.take(&format!("sender_rates[{at}].sender"), sender);
+        if !(1..=MOST_PER_SECOND).contains(segments_per_second) {
+            let detail = format!("give a whole number from 1 to {MOST_PER_SECOND}");
+            fields.add(&format!("sender_rates[{at}].segments_per_second"), "invalid", detail);
+        }
+        if sender.is_some_and(|sender| rates.insert(sender.as_str().to_owned(), *segments_per_second).is_some()) {
+            fields.add(&format!("sender_rates[{at}].sender"), "invalid", "is there twice".to_owned());
+        }
+    }
+    rates
 }
 
 /// Lift a freeze of sending. Nothing else that stops sending ends by it.
 #[utoipa::path(post, path = "/v1/account/sending/unfreeze", tag = "sending", request_body = Unfreeze, responses(
     (status = 200, description = "Nothing is frozen any more", body = PolicyView),
     (status = 401, description = "Not signed in, or the password is wrong", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
     (status = 409, description = "Sending was frozen again since; look first", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody),
     (status = 429, description = "Too many tries, log-in's counted too", body = telbuddy::edge::ProblemBody)))]
@@ -238,9 +285,12 @@ async fn unfreeze<W>(world: &W, site: &Site, request: &Request) -> Result<Reply,
 where
     W: KeepSessions + LoadGate + LiftFreeze + FindUser + PlatformKeys + CountTries + Sync,
 {
-    let caller = caller(world, site, request).await?;
+    let caller = caller(world, site, request, ROUTES).await?;
+    let not_signed_in = || not_signed_in(Some(Way::Session));
+    // The route lets users in only.
+    let By::User(lifting) = caller.by else { return Err(not_signed_in()) };
     let ask: Unfreeze = request.json()?;
-    let user = world.load_user(caller.account, caller.user).await?.ok_or_else(not_signed_in)?;
+    let user = world.load_user(caller.account, lifting).await?.ok_or_else(not_signed_in)?;
     let platform = world.platform().await?;
     count_password_try(world, &platform, &user.email, request).await?;
     // Seen before the password is looked at, which takes a while: what comes meanwhile is another freeze.
@@ -249,8 +299,8 @@ where
         return Err(Problem::new(Kind::WrongCredentials, "the password is wrong; nothing was changed"));
     }
     if let Some(seen) = seen {
-        match world.lift_freeze(caller.account, seen, caller.user, request.now).await? {
-            Lift::Done => tracing::warn!(account.id = %caller.account, user.id = %caller.user, "a freeze was lifted"),
+        match world.lift_freeze(caller.account, seen, lifting, request.now).await? {
+            Lift::Done => tracing::warn!(account.id = %caller.account, user.id = %lifting, "a freeze was lifted"),
             Lift::NotFrozen => {}
             Lift::Other(freeze) => {
                 let detail = format!("it is frozen since {}: look at GET /v1/sending-policy first", freeze.since);

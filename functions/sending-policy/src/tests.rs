@@ -77,7 +77,8 @@ async fn a_new_account_has_its_own_country_the_first_ceiling_and_no_stop() {
     let world = World::new(1);
     let owner = Owner::new(&world).await;
     let expected = json!({ "countries": ["US"], "daily_ceiling_segments": 500, "quiet_hours": null, "stopped": [],
-        "frozen": null, "lifted": null, "risks": [] });
+        "frozen": null, "lifted": null, "risks": [], "sender_rates": [] });
+    world.change_gate(owner.account, |gate| gate.sender_rates.clear());
     assert_eq!(owner.shown(&world).await, expected);
     assert_eq!(called(&world), [("load_session", 1), ("load_gate", 1)].into_iter().collect());
 }
@@ -104,10 +105,32 @@ async fn a_policy_is_saved_whole_and_says_what_it_opens() {
 }
 
 #[tokio::test]
+async fn senders_have_the_rates_that_were_saved_until_they_are_left_out() {
+    let world = World::new(1);
+    let owner = Owner::new(&world).await;
+    let service = format!("MG{}", "0123456789abcdef".repeat(2));
+    let mut asked = json!({ "countries": ["US"], "daily_ceiling_segments": 500, "quiet_hours": null, "sender_rates": [
+        { "sender": "+1 (415) 555-0100", "segments_per_second": 12 },
+        { "sender": service, "segments_per_second": 225 }] });
+    let (status, saved) = owner.save(&world, asked.clone()).await;
+    assert_eq!(status, StatusCode::OK, "{saved}");
+    let rates = json!([{ "sender": "+14155550100", "segments_per_second": 12 },
+        { "sender": service, "segments_per_second": 225 }]);
+    assert_eq!((&saved["sender_rates"], &owner.shown(&world).await), (&rates, &saved));
+    let gate = world.gate(owner.account).unwrap();
+    let of = |own: &str| gate.rate_of(own);
+    assert_eq!((of("+14155550100"), of(&service), of("+14155550101")), (Some(12), Some(225), Some(1)));
+    asked.as_object_mut().unwrap().remove("sender_rates");
+    let (_, saved) = owner.save(&world, asked).await;
+    assert_eq!(saved["sender_rates"], json!([]));
+}
+
+#[tokio::test]
 async fn every_field_that_does_not_fit_is_named_and_nothing_is_written() {
     let world = World::new(1);
     let owner = Owner::new(&world).await;
     let good = json!({ "countries": ["US"], "daily_ceiling_segments": 500, "quiet_hours": null });
+    let rate = |sender: &str, per_second: u32| json!({ "sender": sender, "segments_per_second": per_second });
     for (name, value, expected) in [
         ("countries", json!([]), "countries"),
         ("countries", json!(["US", "ZZ", "DE"]), "countries[1]"),
@@ -120,6 +143,15 @@ async fn every_field_that_does_not_fit_is_named_and_nothing_is_written() {
         ("quiet_hours", json!({ "from": "21:00", "to": "24:00" }), "quiet_hours.to"),
         ("quiet_hours", json!({ "from": "21:00", "to": "21:00" }), "quiet_hours.to"),
         ("quiet_hours", json!({ "from": "21:00" }), "quiet_hours.to"),
+        ("sender_rates", json!([rate("", 1)]), "sender_rates[0].sender"),
+        ("sender_rates", json!([rate("12345", 1), rate("12345", 2)]), "sender_rates[1].sender"),
+        ("sender_rates", json!([rate("12345", 0)]), "sender_rates[0].segments_per_second"),
+        ("sender_rates", json!([rate("12345", 1_001)]), "sender_rates[0].segments_per_second"),
+        (
+            "sender_rates",
+            json!((0..101).map(|n| rate(&(10_000 + n).to_string(), 1)).collect::<Vec<_>>()),
+            "sender_rates",
+        ),
         ("frozen", Value::Null, "frozen"),
     ] {
         let mut asked = good.clone();

@@ -4,21 +4,21 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use telbuddy::account::{Email, FindUser};
-use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::SessionId;
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, CountTries, PlatformKeys};
 use telbuddy::secret::{SecretString, Token};
-use telbuddy::session::{KeepSessions, Session, Site, admit, caller, count_password_try, not_signed_in};
+use telbuddy::session::{KeepSessions, Pass, Session, Site, caller, count_password_try, enter, not_signed_in};
 use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "POST", path: "/v1/sessions" },
-    Route { method: "GET", path: "/v1/sessions" },
-    Route { method: "GET", path: "/v1/sessions/current" },
-    Route { method: "DELETE", path: "/v1/sessions/current" },
-    Route { method: "DELETE", path: "/v1/sessions/{id}" },
+    Route { method: "POST", path: "/v1/sessions", access: Access::Open },
+    Route { method: "GET", path: "/v1/sessions", access: Access::Session },
+    Route { method: "GET", path: "/v1/sessions/current", access: Access::Session },
+    Route { method: "DELETE", path: "/v1/sessions/current", access: Access::Session },
+    Route { method: "DELETE", path: "/v1/sessions/{id}", access: Access::Session },
 ];
 
 /// The services that it calls.
@@ -156,11 +156,11 @@ async fn current<W: KeepSessions>(world: &W, site: &Site, request: &Request) -> 
 
 /// The session that asks, let in.
 async fn asking<W: KeepSessions>(world: &W, site: &Site, request: &Request) -> Result<Session, Problem> {
-    let token = site.token(request)?;
-    let session = world.load_session(token.account(), &token.hash()).await?;
-    let session = session.filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session.clone(), request.now).await?;
-    Ok(session)
+    match enter(world, site, request, ROUTES).await? {
+        Pass::Session(session) => Ok(session),
+        // Not on these routes.
+        Pass::ApiKey(_) => Err(not_signed_in(None)),
+    }
 }
 
 /// List the account's sessions.
@@ -191,7 +191,7 @@ async fn log_out<W: KeepSessions>(world: &W, site: &Site, request: &Request) -> 
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
     (status = 404, description = "No such session", body = telbuddy::edge::ProblemBody)))]
 async fn revoke<W: KeepSessions>(world: &W, site: &Site, request: &Request, id: &str) -> Result<Reply, Problem> {
-    let caller = caller(world, site, request).await?;
+    let caller = caller(world, site, request, ROUTES).await?;
     let missing = || Problem::not_found("there is no session with this id; GET /v1/sessions lists them");
     let id: SessionId = id.parse().map_err(|_| missing())?;
     if world.end_session(caller.account, id).await? {

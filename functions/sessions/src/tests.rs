@@ -2,6 +2,7 @@
 
 use http::{Method, header};
 use telbuddy::account::{CreateAccount, Hashed, Password, SignedUp};
+use telbuddy::api_key::Scope;
 use telbuddy::fault::Fault;
 use telbuddy::platform::Clock;
 use telbuddy::session::{ABSOLUTE_LIFE, IDLE_LIFE, TOUCH_EVERY, TRIES_PER_PAIR, TRIES_PER_PEER, TRIES_WINDOW_SECS};
@@ -254,4 +255,26 @@ async fn a_cookie_that_is_no_token_costs_no_call_at_all() {
         assert_eq!(current(&world, &cookie).await, StatusCode::UNAUTHORIZED);
     }
     assert_eq!(called(&world), [].into());
+}
+
+#[tokio::test]
+async fn an_api_key_sees_and_ends_no_session() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (_, bearer) = customer.api_key(&world, &Scope::ALL).await;
+    let one = format!("/v1/sessions/{}", customer.session.id);
+    for (method, path) in [
+        (Method::GET, "/v1/sessions"),
+        (Method::GET, "/v1/sessions/current"),
+        (Method::DELETE, "/v1/sessions/current"),
+        (Method::DELETE, one.as_str()),
+    ] {
+        world.forget_calls();
+        let request = with_header(request(&world, method, path, ""), header::AUTHORIZATION, &bearer);
+        let reply = handle(&world, &site(), request).await;
+        assert_eq!(reply.status, StatusCode::FORBIDDEN, "{path}");
+        assert!(reply.body.contains("session-needed"), "{}", reply.body);
+        assert_eq!(called(&world), [("load_api_key", 1)].into_iter().collect());
+    }
+    assert_eq!(current(&world, &customer.cookie).await, StatusCode::OK);
 }

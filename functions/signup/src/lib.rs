@@ -7,7 +7,7 @@ use telbuddy::account::{
     CreateAccount, Email, Gate, KeepMailTokens, LINK_PREFIX, NewAccount, Password, Profile, SignedUp, User, parse_label,
 };
 use telbuddy::credential::MintKey;
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::ledger::TRIAL_CREDIT;
 use telbuddy::live::Need;
@@ -18,8 +18,10 @@ use telbuddy::secret::{ExposeSecret, SecretString, Token};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] =
-    &[Route { method: "POST", path: "/v1/signup" }, Route { method: "POST", path: "/v1/email-verifications" }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "POST", path: "/v1/signup", access: Access::Open },
+    Route { method: "POST", path: "/v1/email-verifications", access: Access::Open },
+];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues];

@@ -4,7 +4,10 @@ use telbuddy::connection::{ASK_AGAIN, FindDueConnections};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
-use telbuddy::message::{DUE_SHARDS, FindDue, LOOK_AGAIN, Message, ReadMessages, Standing, Status, UpdateMessage};
+use telbuddy::message::{
+    DUE_SHARDS, FindDue, GIVE_UP, LOOK_AGAIN, ReadMessages, SettleMessage, Standing, Status, UpdateMessage,
+    decidable_until, unconfirmed, undecided,
+};
 use telbuddy::platform::{Clock, EnqueueJob, Job};
 
 /// The services that it calls.
@@ -17,7 +20,7 @@ const AT_MOST: u16 = 500;
 /// 1 hint, 1 write; for each number 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
-    W: FindDue + FindDueConnections + ReadMessages + UpdateMessage + EnqueueJob + Clock + Sync,
+    W: FindDue + FindDueConnections + ReadMessages + SettleMessage + UpdateMessage + EnqueueJob + Clock + Sync,
 {
     let mut first_fault = Ok(());
     for shard in 0..DUE_SHARDS {
@@ -44,7 +47,7 @@ async fn look_at_numbers<W: FindDueConnections + EnqueueJob + Clock>(world: &W) 
 
 async fn look_at<W>(world: &W, account: AccountId, id: MessageId) -> Result<(), Fault>
 where
-    W: FindDue + ReadMessages + UpdateMessage + EnqueueJob + Clock,
+    W: FindDue + ReadMessages + SettleMessage + UpdateMessage + EnqueueJob + Clock,
 {
     let Some(message) = world.load_message(account, id).await? else { return Ok(()) };
     let message = &message;
@@ -54,24 +57,41 @@ where
         (Status::Dispatching, _) => {
             // The worker is gone and nobody knows how far it came: never sent again blindly.
             if world.end_lease(message, now).await? {
-                tracing::warn!(message.id = %id, "the worker of {id} is gone: unknown until Twilio reports");
+                tracing::warn!(message.id = %id, "the worker of {id} is gone: unknown");
             }
             return Ok(());
         }
-        (Status::Unknown, _) => {
-            let revision = message.revision + 1;
-            let given_up = Message { status: Status::Unconfirmed, revision, updated: now, ..message.clone() };
-            if !world.update_message(&given_up, Some(now + LOOK_AGAIN)).await? {
+        (Status::Unknown, _) if now >= message.settling().since + GIVE_UP => {
+            if !world.record_listing(&unconfirmed(message, now), now + LOOK_AGAIN).await? {
                 return Ok(());
             }
-            tracing::warn!(message.id = %id, "Twilio never reported on {id}: unconfirmed");
+            tracing::warn!(message.id = %id, "Twilio could not be asked about {id} for a day: unconfirmed");
             return world.enqueue(Job::Post { account, message: id }, 0).await;
+        }
+        (Status::Unknown, _) => {
+            // First this, then the hint: the settler's own word about the next look has to stand.
+            if !world.look_again(message, now + LOOK_AGAIN).await? {
+                return Ok(());
+            }
+            tracing::info!(message.id = %id, "{id} is looked for at Twilio");
+            return world.enqueue(Job::Settle { account, message: id }, 0).await;
+        }
+        (Status::Unconfirmed, _) if decidable_until(message).is_some_and(|until| until <= now) => {
+            let due = (!message.settled).then(|| now + LOOK_AGAIN);
+            world.update_message(&undecided(message, now), due).await?;
+            tracing::info!(message.id = %id, "nobody decided about {id}: its payload is removed");
+            return Ok(());
         }
         (_, Standing::AtCarrier | Standing::Over | Standing::Arrived) if !message.settled => {
             Job::Post { account, message: id }
         }
-        // Changed since the index was read.
-        _ => return Ok(()),
+        // Changed since the index was read, or put on the list by somebody who did not see its end.
+        _ => {
+            return match decidable_until(message) {
+                Some(until) => world.look_again(message, until).await.map(|_| ()),
+                None => world.stop_looking(message).await,
+            };
+        }
     };
     tracing::info!(message.id = %id, status = ?message.status, "woke {id}");
     world.enqueue(job, 0).await?;

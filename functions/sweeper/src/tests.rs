@@ -5,8 +5,8 @@ use telbuddy::ledger::PostOutcome;
 use telbuddy::ledger::Posted;
 use telbuddy::message::Seen;
 use telbuddy::message::{
-    Claimed, GIVE_UP, LEASE, Outcome, Reason, RecordInbound, RecordOutcome, Report, UpdateMessage, apply_report,
-    due_shard,
+    Claimed, DECIDE_WITHIN, FIRST_LISTING, LEASE, Message, Outcome, Reason, RecordInbound, RecordOutcome, Report,
+    apply_report, due_shard,
 };
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
@@ -18,6 +18,18 @@ const MOMENT: SignedDuration = SignedDuration::from_millis(1);
 
 fn send(message: &Message) -> Job {
     Job::Send { account: message.account, message: message.id }
+}
+
+fn settle(message: &Message) -> Job {
+    Job::Settle { account: message.account, message: message.id }
+}
+
+/// A message that nobody knows about.
+async fn unknown(world: &World) -> Message {
+    let message = accepted(world).await;
+    let claimed = fresh::claimed(world, &message, world.now()).await;
+    ended(world, &claimed, Outcome::Unknown).await;
+    message
 }
 
 fn post(message: &Message) -> Job {
@@ -78,23 +90,108 @@ async fn a_worker_with_a_live_lease_is_left_alone_and_a_dead_one_leaves_unknown(
 }
 
 #[tokio::test]
-async fn what_nobody_reports_on_for_a_day_is_given_up_without_its_payload_and_posted() {
+async fn what_is_not_known_is_looked_for_after_two_minutes_and_every_minute_until_somebody_did() {
+    let world = World::new(1);
+    let message = unknown(&world).await;
+    world.advance(FIRST_LISTING - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), []);
+    world.advance(MOMENT);
+    // The hint is lost; the next look makes up for it.
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    world.advance(LOOK_AGAIN);
+    world.forget_calls();
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [settle(&message)]);
+    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(row(&world, &message).status, Status::Unknown);
+    assert!(world.payload_of(message.account, message.id).is_some(), "it is looked for by its payload");
+}
+
+/// The settler may be quicker than the sweeper's own next step: its word about the next look stands.
+#[tokio::test]
+async fn the_next_look_is_the_settlers() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let message = unknown(&world).await;
+        world.advance(FIRST_LISTING);
+        let again = world.now() + SignedDuration::from_mins(20);
+        let settling = async {
+            while world.jobs().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(world.look_again(&row(&world, &message), again).await, Ok(true));
+        };
+        let (swept, ()) = tokio::join!(handle(&world), settling);
+        swept.unwrap();
+        world.advance(LOOK_AGAIN);
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs(), [settle(&message)], "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn what_could_not_be_looked_for_all_day_is_given_up_with_its_payload_and_posted() {
+    let world = World::new(1);
+    let message = unknown(&world).await;
+    world.advance(GIVE_UP - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(row(&world, &message).status, Status::Unknown);
+    world.advance(LOOK_AGAIN);
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    let after = (row(&world, &message).status, world.payload_of(message.account, message.id).is_some());
+    assert_eq!(after, (Status::Unconfirmed, true), "a person may decide");
+    world.advance(LOOK_AGAIN);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [settle(&message), post(&message)]);
+}
+
+#[tokio::test]
+async fn what_nobody_decided_about_for_a_day_loses_its_payload_and_stays_unconfirmed() {
+    for posted in [true, false] {
+        let world = World::new(1);
+        let message = unknown(&world).await;
+        let now = world.now();
+        let given_up = unconfirmed(&row(&world, &message), now);
+        assert_eq!(world.record_listing(&given_up, now + LOOK_AGAIN).await, Ok(true));
+        if posted {
+            assert_eq!(world.post_release(&given_up, now).await, Ok(true));
+        }
+        world.advance(DECIDE_WITHIN - MOMENT);
+        handle(&world).await.unwrap();
+        assert!(world.payload_of(message.account, message.id).is_some());
+        assert_eq!(world.jobs().len(), usize::from(!posted), "what is not posted is posted meanwhile");
+        world.advance(LOOK_AGAIN);
+        handle(&world).await.unwrap();
+        let after = row(&world, &message);
+        assert_eq!((after.status, decidable_until(&after)), (Status::Unconfirmed, None));
+        assert_eq!(world.payload_of(message.account, message.id), None);
+        world.advance(LOOK_AGAIN);
+        let n_jobs = world.jobs().len();
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs().len(), n_jobs + usize::from(!posted));
+    }
+}
+
+/// Somebody put it on the list without seeing that it was over: it must not be found for ever.
+#[tokio::test]
+async fn what_nothing_has_to_be_done_about_is_found_once() {
     let world = World::new(1);
     let message = accepted(&world).await;
     let claimed = fresh::claimed(&world, &message, world.now()).await;
-    ended(&world, &claimed, Outcome::Unknown).await;
-    world.advance(GIVE_UP - MOMENT);
+    ended(&world, &claimed, Outcome::Expired).await;
+    let over = row(&world, &message);
+    assert_eq!(world.post_release(&over, world.now()).await, Ok(true));
+    let settled = row(&world, &message);
+    let again = Message { revision: settled.revision + 1, ..settled };
+    assert_eq!(world.update_message(&again, Some(world.now())).await, Ok(true));
     handle(&world).await.unwrap();
-    assert_eq!((row(&world, &message).status, world.jobs()), (Status::Unknown, Vec::new()));
-    world.advance(MOMENT);
-    // The hint is lost on top; the next look makes up for it.
-    world.fail_next("enqueue", Fault::transient("busy"));
-    assert!(handle(&world).await.is_err());
-    let after = (row(&world, &message).status, world.payload_of(message.account, message.id));
-    assert_eq!(after, (Status::Unconfirmed, None));
-    world.advance(LOOK_AGAIN);
+    world.forget_calls();
     handle(&world).await.unwrap();
-    assert_eq!(world.jobs(), [post(&message)]);
+    assert_eq!(called(&world), [("find_due", 16), ("find_due_connections", 1)].into_iter().collect());
 }
 
 #[tokio::test]

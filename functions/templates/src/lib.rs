@@ -3,8 +3,9 @@
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use telbuddy::api_key::Scope;
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
-use telbuddy::edge::{Fields, Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, TemplateId};
 use telbuddy::live::Need;
@@ -18,11 +19,11 @@ use utoipa::OpenApi;
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: "/v1/templates" },
-    Route { method: "POST", path: "/v1/templates" },
-    Route { method: "GET", path: "/v1/templates/{id}" },
-    Route { method: "PUT", path: "/v1/templates/{id}" },
-    Route { method: "DELETE", path: "/v1/templates/{id}" },
+    Route { method: "GET", path: "/v1/templates", access: Access::Scope(Scope::TemplatesRead) },
+    Route { method: "POST", path: "/v1/templates", access: Access::Scope(Scope::TemplatesWrite) },
+    Route { method: "GET", path: "/v1/templates/{id}", access: Access::Scope(Scope::TemplatesRead) },
+    Route { method: "PUT", path: "/v1/templates/{id}", access: Access::Scope(Scope::TemplatesWrite) },
+    Route { method: "DELETE", path: "/v1/templates/{id}", access: Access::Scope(Scope::TemplatesWrite) },
 ];
 
 /// The services that it calls. It may open the purposes payload and match, and neither calls Twilio nor could.
@@ -111,7 +112,7 @@ pub struct TemplateList {
 /// Answers one request.
 ///
 /// AWS calls: 1 read of the session; once in five minutes and key (payload; to write also match) 1 read and 1 KMS call
-/// with its entry in the access log; once a minute 1 write for the session's idle limit. Reading: 1 read. Making: 1
+/// with its entry in the access log; once a minute 1 write of the caller's last call. Reading: 1 read. Making: 1
 /// transaction of 3 items. Changing: 1 read, 1 transaction of 1 item, with another name of 3. Removing: 1 read, 1
 /// transaction of 3 items; it opens nothing.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
@@ -143,7 +144,7 @@ async fn list<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pro
 where
     W: KeepSessions + ReadTemplates + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["limit", "cursor"])?;
     let limit = query.limit(20, 100)?;
     let before = query.get("cursor").map(str::parse::<TemplateId>).transpose();
@@ -169,7 +170,7 @@ async fn show<W>(world: &W, site: &Site, request: &Request, id: &str) -> Result<
 where
     W: KeepSessions + ReadTemplates + OpenKey + LoadKeys + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let template = load(world, account, id).await?;
     let content = open(world, &template).await?;
     Ok(Reply::json(StatusCode::OK, &TemplateView::of(&template, &content)))
@@ -187,7 +188,7 @@ async fn create<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, P
 where
     W: KeepSessions + KeepTemplates + OpenKey + LoadKeys + Chance + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let NewTemplate { name, body } = request.json()?;
     let content = parse(name, body)?;
     let id = TemplateId::new(request.now, world.dice()?);
@@ -223,7 +224,7 @@ async fn change<W>(world: &W, site: &Site, request: &Request, id: &str) -> Resul
 where
     W: KeepSessions + ReadTemplates + KeepTemplates + OpenKey + LoadKeys + Chance + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let ChangeTemplate { name, body, revision } = request.json()?;
     let content = parse(name, body)?;
     let read = load(world, account, id).await?;
@@ -252,7 +253,7 @@ async fn remove<W>(world: &W, site: &Site, request: &Request, id: &str) -> Resul
 where
     W: KeepSessions + ReadTemplates + KeepTemplates + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     for _ in 0..TRIES {
         let read = load(world, account, id).await?;
         if world.remove_template(&read).await? {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use futures::future::join;
+use http::header;
 use serde_json::{Value, json};
 use telbuddy::platform::Clock;
 use telbuddy::seal::WrappedKeys;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::setup::{Customer, called, site};
+use telbuddy::testing::setup::{Customer, called, site, with_header};
 
 use super::*;
 
@@ -263,4 +264,28 @@ async fn what_is_under_an_older_key_opens_and_what_is_new_is_under_the_newest() 
     let (_, list) = asked(&world, &customer, Method::GET, "/v1/templates", &Value::Null).await;
     let names: BTreeSet<_> = list["data"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, BTreeSet::from(["after", "before"]));
+}
+
+#[tokio::test]
+async fn a_key_reads_or_writes_as_its_scopes_say() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let stored = made(&world, &customer, "x").await;
+    let (_, reads) = customer.api_key(&world, &[Scope::TemplatesRead]).await;
+    let (_, writes) = customer.api_key(&world, &[Scope::TemplatesWrite]).await;
+    let (path, change) = (path(&stored), json!({ "name": "x", "body": "y", "revision": 1 }).to_string());
+    for (method, path, body, by_reader, by_writer) in [
+        (Method::GET, "/v1/templates", "", 200, 403),
+        (Method::GET, path.as_str(), "", 200, 403),
+        (Method::POST, "/v1/templates", r#"{"name":"y","body":"y"}"#, 403, 201),
+        (Method::PUT, path.as_str(), change.as_str(), 403, 200),
+        (Method::DELETE, path.as_str(), "", 403, 204),
+    ] {
+        for (bearer, status) in [(&reads, by_reader), (&writes, by_writer)] {
+            let mut request = customer.request(&world, method.clone(), path, body);
+            request.headers.remove(header::COOKIE);
+            let reply = handle(&world, &site(), with_header(request, header::AUTHORIZATION, bearer)).await;
+            assert_eq!(reply.status.as_u16(), status, "{method} {path}: {}", reply.body);
+        }
+    }
 }

@@ -7,7 +7,8 @@ use telbuddy::inbound::{News, TwilioEvent};
 use telbuddy::ledger::PRICES;
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Seen, Status, UpdateMessage, apply_report,
+    Adopted, Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Seen, SettleMessage, Status,
+    UpdateMessage, apply_report,
 };
 use telbuddy::opt_out::{Heard, RecordConsent};
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
@@ -20,11 +21,12 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 
 /// Works through a batch, its events at the same time.
 ///
-/// AWS calls for a status: 1 read, 1 conditional write, and 1 hint when the message is to be posted. For a text: 1
-/// transaction, 1 hint, and between them for START 1 conditional write, for STOP 2; twice that in a messaging service.
+/// AWS calls for a status: 1 read, 1 conditional write (a transaction of 3 items if it was not known whether Twilio had
+/// the message), and 1 hint when the message is to be posted. For a text: 1 transaction, 1 hint, and between them for
+/// START 1 conditional write, for STOP 2; twice that in a messaging service.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: ReadMessages + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match apply(world, job).await {
         Ok(()) => Handled::Done,
@@ -38,7 +40,7 @@ where
 
 async fn apply<W>(world: &W, job: Job) -> Result<(), Fault>
 where
-    W: ReadMessages + UpdateMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: ReadMessages + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
 {
     let Job::Twilio(event) = job else {
         return Err(Fault::permanent("this queue takes Twilio's events only"));
@@ -52,10 +54,14 @@ where
 }
 
 /// A status: read, decide, write if nothing came between; else read again.
+///
+/// A message that a listing may look for gets its SID in the transaction that binds it. If the SID was found for an
+/// identical message first, the report is that one's: otherwise one of Twilio's messages would settle two of ours.
 async fn report<W>(world: &W, account: AccountId, id: MessageId, report: &Report) -> Result<(), Fault>
 where
-    W: ReadMessages + UpdateMessage + EnqueueJob + Clock,
+    W: ReadMessages + UpdateMessage + SettleMessage + EnqueueJob + Clock,
 {
+    let mut id = id;
     for _ in 0..8 {
         let Some(held) = world.load_message(account, id).await? else {
             tracing::warn!(message.id = %id, "a status for a message that is not there");
@@ -64,7 +70,20 @@ where
         let now = world.now();
         let Some(message) = apply_report(&held, report, now) else { return Ok(()) };
         let due = (!message.settled).then_some(now + LOOK_AGAIN);
-        if world.update_message(&message, due).await? {
+        let written = if held.sid.is_none() && matches!(held.status, Status::Unknown | Status::Unconfirmed) {
+            match world.adopt_sid(&message, due).await? {
+                Adopted::Adopted => true,
+                Adopted::Moved => false,
+                Adopted::Taken(owner) => {
+                    tracing::info!(message.id = %id, "the status for {id} is that of {owner}, which is identical");
+                    id = owner;
+                    false
+                }
+            }
+        } else {
+            world.update_message(&message, due).await?
+        };
+        if written {
             tracing::info!(message.id = %id, status = ?message.status, "Twilio reported on {id}");
             return if message.settled { Ok(()) } else { post(world, account, id).await };
         }
@@ -107,6 +126,7 @@ where
         reason: None,
         attempts: 0,
         settled: false,
+        settling: None,
         created: at,
         held_until: None,
         valid_until: at,

@@ -2,7 +2,7 @@
 
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::PostOutcome;
-use telbuddy::message::{Claimed, Outcome, RecordOutcome};
+use telbuddy::message::{Claimed, Outcome, RecordOutcome, adopt, decidable_until, unconfirmed};
 use telbuddy::opt_out::{OptOut, Said};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -229,4 +229,64 @@ async fn an_old_start_that_comes_again_lifts_no_newer_stop() {
     world.advance(fresh::secs(60));
     assert_eq!(handle(&world, vec![said(&start_sid, Consent::Start)]).await, [Handled::Done]);
     assert!(world.opt_out(account, fresh::OWN, "who").standing().is_some());
+}
+
+/// Two identical messages that nobody knows about, as a listing may look for them.
+async fn identical(world: &World) -> [Message; 2] {
+    let customer = Customer::new(world).await;
+    let mut rows = Vec::new();
+    for _ in 0..2 {
+        let message = customer.message(world).await;
+        let claimed = fresh::claimed(world, &message, world.now()).await;
+        world.record_outcome(&claimed, &Outcome::Unknown, world.now()).await.unwrap();
+        rows.push(row(world, &message));
+    }
+    world.forget_calls();
+    rows.try_into().unwrap()
+}
+
+/// A listing finds the SID for a message.
+async fn found_for(world: &World, message: &Message) -> Adopted {
+    let report = Report { sid: SID.to_owned(), status: Status::Sent, error_code: None };
+    let adopted = adopt(message, &report, world.now()).unwrap();
+    world.adopt_sid(&adopted, Some(world.now() + LOOK_AGAIN)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_status_of_what_was_not_known_binds_its_sid() {
+    let world = World::new(1);
+    let [one, two] = identical(&world).await;
+    assert_eq!(handle(&world, vec![status(&one, Status::Delivered)]).await, [Handled::Done]);
+    let calls = [("load_message", 1), ("adopt_sid", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(row(&world, &one).status, Status::Delivered);
+    assert_eq!(found_for(&world, &two).await, Adopted::Taken(one.id), "one of Twilio's settles one of ours");
+}
+
+/// Identical messages are interchangeable: whoever has the SID gets its statuses, whatever message they name.
+#[tokio::test]
+async fn a_status_whose_sid_was_found_for_an_identical_message_is_that_ones() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let [one, two] = identical(&world).await;
+        let telling = handle(&world, vec![status(&one, Status::Delivered)]);
+        let (handled, adopted) = futures::future::join(telling, found_for(&world, &two)).await;
+        assert_eq!(handled, [Handled::Done], "seed {seed}");
+        let (settled, open) = if adopted == Adopted::Adopted { (&two, &one) } else { (&one, &two) };
+        let after = row(&world, settled);
+        assert_eq!((after.status, after.sid.as_deref()), (Status::Delivered, Some(SID)), "seed {seed}");
+        assert_eq!(row(&world, open).status, Status::Unknown, "the other is still looked for");
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_comes_after_it_was_given_up_wins_and_ends_the_decision() {
+    let world = World::new(1);
+    let [message, _] = identical(&world).await;
+    let given_up = unconfirmed(&message, world.now());
+    assert_eq!(world.record_listing(&given_up, world.now()).await, Ok(true));
+    assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
+    let after = row(&world, &message);
+    assert_eq!((after.status, decidable_until(&after)), (Status::Sent, None));
+    assert_eq!(world.payload_of(message.account, message.id), None);
 }

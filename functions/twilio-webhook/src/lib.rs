@@ -3,7 +3,7 @@
 use http::StatusCode;
 use telbuddy::alert::Alert;
 use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
-use telbuddy::edge::{Kind, Problem, Reply, Request, Route, answer};
+use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::MessageId;
 use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
@@ -26,7 +26,10 @@ const SIGNATURE: &str = "x-twilio-signature";
 const SHARED_KEY: &str = "x-twilio-webhooks-signature-settings";
 
 /// The routes of this function.
-pub const ROUTES: &[Route] = &[Route { method: "POST", path: MESSAGES }, Route { method: "POST", path: STATUS }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "POST", path: MESSAGES, access: Access::Open },
+    Route { method: "POST", path: STATUS, access: Access::Open },
+];
 
 /// The services that it calls. It may open the purposes hook and match.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];

@@ -5,7 +5,8 @@ use jiff::civil::Date;
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use telbuddy::edge::{Fields, Problem, Query, Reply, Request, Route, answer};
+use telbuddy::api_key::Scope;
+use telbuddy::edge::{Access, Fields, Problem, Query, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ledger::{Granularity, MicroCredits, ReadUsage, UsageKind, UsageSlot, UsageSums};
 use telbuddy::live::Need;
@@ -15,8 +16,10 @@ use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
 
 /// The routes of this function.
-pub const ROUTES: &[Route] =
-    &[Route { method: "GET", path: "/v1/usage" }, Route { method: "GET", path: "/v1/credits" }];
+pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/v1/usage", access: Access::Scope(Scope::UsageRead) },
+    Route { method: "GET", path: "/v1/credits", access: Access::Scope(Scope::UsageRead) },
+];
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables];
@@ -76,7 +79,7 @@ impl From<(UsageSlot, UsageSums)> for UsageRow {
     }
 }
 
-/// Answers one request. AWS calls: 2 reads, once a minute 1 write for the session's idle limit.
+/// Answers one request. AWS calls: 2 reads, once a minute 1 write of the caller's last call.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + ReadUsage + Sync,
@@ -105,7 +108,7 @@ async fn usage<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pr
 where
     W: KeepSessions + ReadUsage + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["from", "to", "granularity", "limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
     let (granularity, from, to) = range(&query, request.now)?;
@@ -165,7 +168,7 @@ async fn credits<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, 
 where
     W: KeepSessions + ReadUsage + Sync,
 {
-    let account = caller(world, site, request).await?.account;
+    let account = caller(world, site, request, ROUTES).await?.account;
     let allowance = world.load_allowance(account).await?.ok_or(Fault::permanent("the account has no allowance"))?;
     let credits =
         Credits { available_micro: allowance.available, held_micro: allowance.held, used_micro: allowance.used };

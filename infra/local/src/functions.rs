@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use telbuddy::edge::Route;
+use telbuddy::edge::{Access, Route};
 use telbuddy::fault::Fault;
 use telbuddy::live::serve::{self, apigw, sqs};
 use telbuddy::live::{Config, ConfigError, Live, Need};
 use telbuddy::platform::Queue;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
 /// A function as the local system calls it.
 pub struct Function {
@@ -99,6 +101,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
         }),
+        http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
             sending_policy::handle(live, &live.site, request)
         }),
@@ -110,6 +113,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
+        queue!(settler, "settler", config, |live, jobs| settler::handle(live, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
@@ -130,21 +134,82 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
                 .build(),
         )
         .build();
-    for part in [
-        signup::openapi(),
-        sessions::openapi(),
-        credentials::openapi(),
-        send_sms::openapi(),
-        messages::openapi(),
-        templates::openapi(),
-        sending_policy::openapi(),
-        usage::openapi(),
-        access_log::openapi(),
-        numbers::openapi(),
-        opt_outs::openapi(),
-        meta::openapi(),
-    ] {
+    let parts = [
+        (signup::openapi(), signup::ROUTES),
+        (sessions::openapi(), sessions::ROUTES),
+        (account::openapi(), account::ROUTES),
+        (credentials::openapi(), credentials::ROUTES),
+        (send_sms::openapi(), send_sms::ROUTES),
+        (messages::openapi(), messages::ROUTES),
+        (templates::openapi(), templates::ROUTES),
+        (sending_policy::openapi(), sending_policy::ROUTES),
+        (usage::openapi(), usage::ROUTES),
+        (access_log::openapi(), access_log::ROUTES),
+        (numbers::openapi(), numbers::ROUTES),
+        (opt_outs::openapi(), opt_outs::ROUTES),
+        (meta::openapi(), meta::ROUTES),
+    ];
+    for (mut part, routes) in parts {
+        for route in routes {
+            guard(&mut part, route);
+        }
         api.merge(part);
     }
+    let components = api.components.get_or_insert_default();
+    components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie())));
+    components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer()));
     api
 }
+
+/// The two ways in, as the description names them.
+const SESSION: &str = "session";
+const API_KEY: &str = "api_key";
+
+fn cookie() -> ApiKeyValue {
+    ApiKeyValue::with_description(
+        "__Host-telbuddy_session",
+        "A person who logged in; `POST /v1/sessions` sets it. Over plain http (the local system) it is called \
+         telbuddy_session. Not together with an API key.",
+    )
+}
+
+fn bearer() -> Http {
+    let about = "A program, with a key from `POST /v1/account/api-keys`. Each route that takes keys names the scope \
+                 that it needs. Not together with the cookie.";
+    Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("tb_live_…").description(Some(about)).build()
+}
+
+/// Says who may call a route, from the same table that decides it.
+fn guard(api: &mut utoipa::openapi::OpenApi, route: &Route) {
+    let Some(item) = api.paths.paths.get_mut(route.path) else { return };
+    let operation = match route.method {
+        "GET" => &mut item.get,
+        "PUT" => &mut item.put,
+        "POST" => &mut item.post,
+        "PATCH" => &mut item.patch,
+        _ => &mut item.delete,
+    };
+    let Some(operation) = operation else { return };
+    let session = SecurityRequirement::new(SESSION, NO_SCOPES);
+    let (ways, refusal) = match route.access {
+        Access::Open => (Vec::new(), None),
+        Access::Session => (vec![session], Some("No API key may do this, or the request came from another site")),
+        Access::Scope(scope) => (
+            vec![session, SecurityRequirement::new(API_KEY, [scope.as_str()])],
+            Some("The API key lacks the scope, or the request came from another site"),
+        ),
+    };
+    operation.security = Some(ways);
+    // A route that has more to say about 403 says it itself.
+    let responses = &mut operation.responses.responses;
+    if let Some(refusal) = refusal
+        && !responses.contains_key("403")
+        && let Some(RefOr::T(unauthorized)) = responses.get("401")
+    {
+        let mut forbidden = unauthorized.clone();
+        refusal.clone_into(&mut forbidden.description);
+        responses.insert("403".to_owned(), RefOr::T(forbidden));
+    }
+}
+
+const NO_SCOPES: [&str; 0] = [];

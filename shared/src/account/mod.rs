@@ -11,6 +11,7 @@ use zeroize::Zeroize;
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::number::Country;
+use crate::pace::{SenderRates, usual_rate};
 use crate::seal::{DataKey, Sealed};
 use crate::secret::{HookId, TokenHash};
 
@@ -153,6 +154,8 @@ pub struct Gate {
     pub daily_ceiling: u64,
     /// When recipients are not to be disturbed, by the clock of where they are.
     pub quiet_hours: Option<QuietHours>,
+    /// Senders whose rate the customer knows better than we do.
+    pub sender_rates: SenderRates,
 }
 
 /// Why an account may not send.
@@ -270,7 +273,13 @@ impl Gate {
             home,
             daily_ceiling: Self::FIRST_CEILING,
             quiet_hours: None,
+            sender_rates: SenderRates::new(),
         }
+    }
+
+    /// Segments a second that a sender may send; `None`: as they come.
+    pub fn rate_of(&self, own: &str) -> Option<u32> {
+        self.sender_rates.get(own).copied().or_else(|| usual_rate(own))
     }
 
     /// Why sending is stopped, if it is; a freeze is named first.

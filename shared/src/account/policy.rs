@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Gate;
 use crate::number::Country;
+use crate::pace::SenderRates;
 
 /// More countries than there are with a numbering plan.
 pub const MOST_COUNTRIES: usize = 300;
@@ -21,6 +22,8 @@ pub struct Policy {
     pub daily_ceiling: u64,
     /// When recipients are not to be disturbed.
     pub quiet_hours: Option<QuietHours>,
+    /// Segments a second by sender, where the customer knows better than we do.
+    pub sender_rates: SenderRates,
 }
 
 /// What a change of the policy opens to somebody who is not the customer.
@@ -152,7 +155,8 @@ mod tests {
     }
 
     fn policy(countries: &[&str], daily_ceiling: u64) -> Policy {
-        Policy { countries: countries.iter().map(|code| country(code)).collect(), daily_ceiling, quiet_hours: None }
+        let countries = countries.iter().map(|code| country(code)).collect();
+        Policy { countries, daily_ceiling, quiet_hours: None, sender_rates: SenderRates::new() }
     }
 
     #[test]

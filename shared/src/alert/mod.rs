@@ -124,8 +124,9 @@ fn parts(alert: &Alert) -> Parts {
                 reason.detail()
             ),
             to_do: "Look at the last messages (GET /v1/messages). If you know them all, lift the freeze with POST \
-                    /v1/account/sending/unfreeze. If not, end the sessions that you do not know (GET /v1/sessions, \
-                    DELETE /v1/sessions/{id}) first."
+                    /v1/account/sending/unfreeze. If not, first end the sessions that you do not know (GET /v1/sessions, \
+                    DELETE /v1/sessions/{id}) and revoke such API keys (GET /v1/account/api-keys, DELETE \
+                    /v1/account/api-keys/{id})."
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },

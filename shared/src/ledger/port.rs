@@ -18,7 +18,8 @@ pub trait PostOutcome {
         now: Timestamp,
     ) -> impl Future<Output = Result<Posted, Fault>> + Send;
 
-    /// Gives the hold back and marks the message settled, in one transaction. `false` if it was settled before.
+    /// Gives the hold back and marks the message settled, in one transaction. `false` if it was settled before, or is not
+    /// `unconfirmed` any more. What is `unconfirmed` stays on the sweeper's list until its time to decide is over.
     fn post_release(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 

@@ -6,8 +6,11 @@ mod content;
 mod port;
 mod quiet;
 pub mod segments;
+mod settling;
 mod state;
 mod view;
+
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,7 @@ pub use batch::*;
 pub use content::*;
 pub use port::*;
 pub use quiet::*;
+pub use settling::*;
 pub use state::*;
 pub use view::*;
 
@@ -175,6 +179,11 @@ impl Draft {
         let segments = segments::count(body.as_str());
         Quote { segments, hold: PRICES.message(Direction::Outbound, self.format(), segments.segments) }
     }
+
+    /// With this text for one recipient.
+    pub fn row(&self, to: E164, body: Body) -> Row {
+        Row { to, quote: self.quote(&body), body: Arc::new(body) }
+    }
 }
 
 /// What waits sealed until the message is sent, and is gone with its outcome.
@@ -265,6 +274,8 @@ pub struct Message {
     pub attempts: u32,
     /// Whether its outcome is in the ledger.
     pub settled: bool,
+    /// If it was ever not known whether Twilio took it: what was found out.
+    pub settling: Option<Settling>,
     /// When it was accepted or arrived.
     pub created: Timestamp,
     /// Not before then, if it was held at its acceptance.

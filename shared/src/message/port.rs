@@ -3,28 +3,26 @@
 use jiff::Timestamp;
 
 use super::{
-    Batch, CarrierMedia, CarrierText, Chunk, FetchedMedia, Idempotency, IdempotencyKey, Message, MessageSid, Outcome,
-    Outgoing, Payload, Refusal, SenderFacts, Status,
+    Batch, CarrierMedia, CarrierText, Chunk, FetchedMedia, Idempotency, IdempotencyKey, ListedPage, Message,
+    MessageSid, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
 };
 use crate::account::Stop;
-use crate::connection::Trouble;
+use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::Allowance;
 use crate::seal::{Purpose, Sealed, WrappedKeys};
-use crate::secret::TokenHash;
-use crate::session::Session;
+use crate::session::{Pass, Proof};
 use crate::template::Template;
 
 /// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
 pub trait LoadSender {
-    /// Session, gate, allowance, an earlier request with this key, the wrapped keys of the purposes named, and the
-    /// template named.
+    /// Session or API key, gate, allowance, an earlier request with this key, the wrapped keys of the purposes named,
+    /// and the template named, of the account that the proof claims.
     fn load_sender(
         &self,
-        account: AccountId,
-        session: &TokenHash,
+        proof: &Proof,
         key: &IdempotencyKey,
         keys: &[Purpose],
         template: Option<TemplateId>,
@@ -34,8 +32,8 @@ pub trait LoadSender {
 /// What [`LoadSender`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
-    /// The session, ended or not.
-    pub session: Option<Session>,
+    /// The session or API key of the proof, ended or not.
+    pub pass: Option<Pass>,
     /// Gate and allowance; `None` if the account is gone.
     pub facts: Option<SenderFacts>,
     /// An earlier request with the same key, expired or not.
@@ -179,8 +177,10 @@ pub enum Claim {
     Mine(Box<Claimed>),
     /// There is nothing to send: it was handed over, ended, or is not there.
     Done,
-    /// Another worker has it, or it has to wait until then.
-    NotNow(Timestamp),
+    /// Another worker has it until then.
+    Busy(Timestamp),
+    /// It has to wait until then.
+    TooEarly(Timestamp),
 }
 
 /// A claimed message.
@@ -194,6 +194,8 @@ pub struct Claimed {
     pub fence: Fence,
     /// Whether it was counted when it was about to be handed over; a message that waits again is not counted again.
     pub counted: bool,
+    /// Whether it has a slot in its sender's line, the one that it waited for.
+    pub in_line: bool,
 }
 
 /// Loads what has to be checked at the last step: 1 strongly consistent `BatchGetItem` for a whole batch.
@@ -217,6 +219,8 @@ pub struct Guard {
     pub daily_ceiling: u64,
     /// What is sent is counted from here on.
     pub counts_from: Timestamp,
+    /// Segments a second that its sender may send; `None`: as they come.
+    pub rate: Option<u32>,
     /// The credential that counts; `None` if none is connected.
     pub credential: Option<StoredCredential>,
     /// The wrapped keys that were asked for.
@@ -225,8 +229,8 @@ pub struct Guard {
 
 /// Records what came of a claim.
 pub trait RecordOutcome {
-    /// One write that removes the payload (but for a retry, which needs it again, and for an unknown outcome, until it
-    /// is known or given up). A retry remembers whether the message was counted. Only the holder of the fence may, and
+    /// One write that removes the payload (but for what is sent later, which needs it again, and for an unknown outcome,
+    /// until it is known or given up). What is sent later remembers whether it was counted. Only the holder of the fence may, and
     /// nothing that a callback told already is undone: the answer is the message's status afterwards.
     fn record_outcome(
         &self,
@@ -273,10 +277,82 @@ pub enum Created {
     Unknown,
 }
 
+/// Lists what Twilio has.
+pub trait ListAtCarrier {
+    /// 1 GET: a page of at most `limit` messages to and from this number, newest first.
+    fn list_at_carrier(
+        &self,
+        carrier: &Carrier,
+        to: &str,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> impl Future<Output = Result<ListedPage, Trouble>> + Send;
+}
+
+/// Settles what is not known.
+pub trait SettleMessage {
+    /// A message with its payload, while it has one: 1 read.
+    fn load_with_payload(
+        &self,
+        account: AccountId,
+        message: MessageId,
+    ) -> impl Future<Output = Result<Option<(Message, Option<Sealed>)>, Fault>> + Send;
+
+    /// Which of these SIDs belong to no message: neither charged for one nor adopted by one. 1 read for each 50.
+    fn free_sids(
+        &self,
+        account: AccountId,
+        sids: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
+
+    /// Writes `message`, which has a SID now, if its row still has the revision before and the SID belongs to no other
+    /// message; binds the SID and removes the payload. One transaction.
+    fn adopt_sid(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+    ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
+
+    /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.
+    /// `false` if another write came between.
+    fn record_listing(&self, message: &Message, due: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// What became of an adoption. In every case but the first nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    /// The SID belongs to the message now.
+    Adopted,
+    /// It belongs to this message.
+    Taken(MessageId),
+    /// Another write to the message came between.
+    Moved,
+}
+
+/// Sends again what a person decided to.
+pub trait RecordResend {
+    /// As [`RecordMessage`], in one transaction with the message that it replaces, written as `dropped` if its row still
+    /// has the revision before: of two decisions at once, or of a decision and a callback, one counts.
+    fn record_resend(
+        &self,
+        outgoing: &Outgoing,
+        dropped: &Message,
+    ) -> impl Future<Output = Result<Resent, Fault>> + Send;
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resent {
+    /// As when a message is recorded.
+    Recorded(Recorded),
+    /// The message that it was to replace was written meanwhile: nothing was written.
+    Moved,
+}
+
 /// Changes a message after it was sent.
 pub trait UpdateMessage {
     /// Writes `message` if its row still has the revision before; `false` if another write came between. Removes the
-    /// payload. `due`: when the sweeper has to look at it.
+    /// payload, and with it the time to decide. `due`: when the sweeper has to look at it.
     fn update_message(
         &self,
         message: &Message,
@@ -312,6 +388,9 @@ pub trait FindDue {
 
     /// A lease that is over leaves `unknown`: one conditional write; `false` if the message moved on.
     fn end_lease(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Takes a message off the list that nothing has to be done about, if its row still has this revision.
+    fn stop_looking(&self, message: &Message) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Puts off the next look.
     fn look_again(&self, message: &Message, at: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;

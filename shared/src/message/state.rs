@@ -2,24 +2,26 @@
 //!
 //! ```text
 //! held(until) ──┐
-//! accepted ─> dispatching(attempt, fence, lease) ─> sent(sid) ─> sending ─> delivered | undelivered | failed
+//! accepted <─> dispatching(attempt, fence, lease) ─> sent(sid) ─> sending ─> delivered | undelivered | failed
 //!    │ │            │ 429, or no byte was written ─> retryable(not_before) ─> dispatching
 //!    │ └> expired   │ 4xx ─> rejected(code)     the last check says no ─> refused(reason)
 //!    └> canceled    └ time-out, reset, 408, 5xx, unreadable 201, lease over ─> unknown ─> sent, by a signed callback
-//!                                            no callback for a day ─> unconfirmed ─> sent, by a callback even later
+//!                   unknown ─> sent, by a listing (`settling.rs`) ; clean listings ─> unconfirmed ─> sent, by a callback
+//!                                                                  unconfirmed ─> dropped, by a person
 //! ```
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{LOOK_AGAIN, Message};
+use super::{FIRST_LISTING, LOOK_AGAIN, Message, Settling};
 use crate::account::Stop;
+use crate::platform::MOST_DELAY;
 
 /// How long a claim holds. HTTP 10 s < function 30 s < lease 60 s < visibility 180 s.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(60);
 
-/// What Twilio has not reported on for this long is `unconfirmed`: shown to the customer, its payload gone, its hold given
-/// back. A callback that comes even later still counts.
+/// What could neither be found nor missed at Twilio for this long is `unconfirmed` anyway: shown to the customer, who
+/// decides, and its hold given back. A callback that comes even later still counts.
 pub const GIVE_UP: SignedDuration = SignedDuration::from_hours(24);
 
 /// Where a message stands.
@@ -178,11 +180,24 @@ pub enum Outcome {
         /// Not before.
         not_before: Timestamp,
     },
+    /// It has a slot in its sender's line, later: nobody tried it.
+    InLine {
+        /// The slot.
+        not_before: Timestamp,
+    },
     /// Not known.
     Unknown,
 }
 
 impl Outcome {
+    /// Whether it is still to be sent, or might have been: the payload is needed.
+    pub fn keeps_payload(&self) -> bool {
+        match self {
+            Self::Retry { .. } | Self::InLine { .. } | Self::Unknown => true,
+            Self::Sent { .. } | Self::Rejected { .. } | Self::Refused(_) | Self::Expired => false,
+        }
+    }
+
     /// The status that it leads to.
     pub fn status(&self) -> Status {
         match self {
@@ -191,7 +206,20 @@ impl Outcome {
             Self::Refused(_) => Status::Refused,
             Self::Expired => Status::Expired,
             Self::Retry { .. } => Status::Retryable,
+            Self::InLine { .. } => Status::Accepted,
             Self::Unknown => Status::Unknown,
+        }
+    }
+}
+
+/// Where a message may be for an outcome to count. A late answer of the same claim is evidence even after its lease, but not
+/// to know still is no news, and what a person has to decide about by now is not sent again.
+pub fn open_to(outcome: &Outcome) -> &'static [Status] {
+    match outcome {
+        Outcome::Unknown | Outcome::InLine { .. } => &[Status::Dispatching],
+        Outcome::Retry { .. } => &[Status::Dispatching, Status::Unknown],
+        Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
+            &[Status::Dispatching, Status::Unknown, Status::Unconfirmed]
         }
     }
 }
@@ -200,8 +228,11 @@ impl Outcome {
 pub fn due(message: &Message, outcome: &Outcome, now: Timestamp) -> Option<Timestamp> {
     match outcome {
         Outcome::Retry { not_before } => Some(*not_before),
-        // A signed callback settles it; if none comes, it is given up and shown.
-        Outcome::Unknown => Some(now + GIVE_UP),
+        // Woken by a delayed hint, which may get lost; what SQS cannot delay is woken a little early and delayed then.
+        Outcome::InLine { not_before } if *not_before - now <= MOST_DELAY => Some(*not_before + LOOK_AGAIN),
+        Outcome::InLine { not_before } => Some(*not_before - LOOK_AGAIN),
+        // A signed callback settles it; if none comes, it is looked for.
+        Outcome::Unknown => Some(now + FIRST_LISTING),
         Outcome::Sent { .. } | Outcome::Rejected { .. } | Outcome::Refused(_) | Outcome::Expired => {
             (!message.settled).then(|| now + LOOK_AGAIN)
         }
@@ -256,6 +287,7 @@ pub fn apply_report(message: &Message, report: &Report, now: Timestamp) -> Optio
         sid: Some(report.sid.clone()),
         error_code: report.error_code.or(message.error_code),
         reason: None,
+        settling: message.settling.map(Settling::decided),
         updated: now,
         revision: message.revision + 1,
         ..message.clone()
@@ -300,6 +332,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,
             valid_until: Timestamp::UNIX_EPOCH + VALIDITY,

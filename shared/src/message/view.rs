@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::advice::{self, AtFault};
 use super::segments::Encoding;
-use super::{Direction, Format, Message, Reason, Standing, Status};
+use super::{Direction, Format, Message, Reason, Standing, Status, decidable_until};
 use crate::ids::MessageId;
 use crate::ledger::MicroCredits;
 use crate::number::Country;
@@ -47,6 +47,11 @@ pub struct MessageView {
     error_url: Option<String>,
     /// Why it was not sent, if we did not.
     reason: Option<Reason>,
+    /// What there is to decide about it, while it is `unconfirmed`; null otherwise.
+    decision: Option<DecisionView>,
+    /// The message that you had sent in its place.
+    #[schema(value_type = Option<String>)]
+    resent_as: Option<MessageId>,
     /// When it goes out, if it was to wait; null otherwise.
     #[schema(value_type = Option<String>, format = "date-time")]
     held_until: Option<Timestamp>,
@@ -84,8 +89,29 @@ impl ErrorView {
     }
 }
 
+/// What a person may decide about an `unconfirmed` message.
+#[derive(Serialize, utoipa::ToSchema)]
+#[schema(as = MessageDecision)]
+pub struct DecisionView {
+    /// What to do.
+    advice: &'static str,
+    /// Until then; what it says is removed then.
+    #[schema(value_type = String, format = "date-time")]
+    until: Timestamp,
+}
+
+impl DecisionView {
+    fn until(until: Timestamp) -> Self {
+        let advice = "Twilio never confirmed this message, and its lists did not show it: it was most likely not sent, and \
+            nothing was charged. Have it sent again or dropped with POST /v1/messages/{id}/decision; ask the recipient \
+            first if a second one would do harm";
+        Self { advice, until }
+    }
+}
+
 impl From<Message> for MessageView {
     fn from(message: Message) -> Self {
+        let decision = decidable_until(&message).map(DecisionView::until);
         Self {
             id: message.id,
             direction: message.direction,
@@ -103,6 +129,8 @@ impl From<Message> for MessageView {
             error_url: message.error_code.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
             error_code: message.error_code,
             reason: message.reason,
+            decision,
+            resent_as: message.settling.and_then(|settling| settling.resent_as),
             held_until: message.held_until,
             valid_until: message.valid_until,
             created_at: message.created,

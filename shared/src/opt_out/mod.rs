@@ -9,8 +9,9 @@ mod port;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{MessageId, UserId};
+use crate::ids::MessageId;
 use crate::inbound::Consent;
+use crate::session::By;
 
 pub use port::*;
 
@@ -42,33 +43,6 @@ impl Heard {
         }
         let message = text.strip_prefix("error ")?.strip_prefix(&format!("{OPTED_OUT} for "))?;
         message.parse().ok().map(Self::Refusal)
-    }
-}
-
-/// Who entered a word for the customer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// A user who was signed in.
-    User(UserId),
-    /// A program with an API key.
-    Api,
-}
-
-impl By {
-    /// As it is stored.
-    pub fn to_text(self) -> String {
-        match self {
-            Self::User(user) => format!("user {user}"),
-            Self::Api => "api".to_owned(),
-        }
-    }
-
-    /// Reads it back.
-    pub fn parse(text: &str) -> Option<Self> {
-        if text == "api" {
-            return Some(Self::Api);
-        }
-        text.strip_prefix("user ")?.parse().ok().map(Self::User)
     }
 }
 
@@ -215,6 +189,7 @@ pub enum Removal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{ApiKeyId, UserId};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -224,7 +199,12 @@ mod tests {
         let heard = Heard::Text("SM1".to_owned());
         OptOut {
             said: said.map(|(consent, second)| Said { consent, at: at(second), heard }),
-            entered: entered.map(|(consent, second)| Entered { consent, at: at(second), by: By::Api, evidence: None }),
+            entered: entered.map(|(consent, second)| Entered {
+                consent,
+                at: at(second),
+                by: By::User(UserId::from_bits(2)),
+                evidence: None,
+            }),
         }
     }
 
@@ -276,10 +256,21 @@ mod tests {
         ] {
             assert_eq!((heard.to_text().as_str(), Heard::parse(text)), (text, Some(heard)));
         }
-        for (by, text) in [(By::User(user), "user usr_00000000000000000000000002"), (By::Api, "api")] {
+        let key = ApiKeyId::from_bits(3);
+        for (by, text) in [
+            (By::User(user), "user usr_00000000000000000000000002"),
+            (By::Key(key), "key key_00000000000000000000000003"),
+        ] {
             assert_eq!((by.to_text().as_str(), By::parse(text)), (text, Some(by)));
         }
-        for text in ["", "text", "error 21611 for msg_00000000000000000000000001", "user x", "apis"] {
+        for text in [
+            "",
+            "text",
+            "error 21611 for msg_00000000000000000000000001",
+            "user x",
+            "key x",
+            "key usr_00000000000000000000000002",
+        ] {
             assert_eq!((Heard::parse(text), By::parse(text)), (None, None), "{text}");
         }
     }

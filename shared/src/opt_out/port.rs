@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{By, Entry, Evidence, Heard, OptOut, Removal};
+use super::{Entry, Evidence, Heard, OptOut, Removal};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::inbound::Consent;
+use crate::session::By;
 
 /// Records what recipients said: per account, sender or messaging service, and recipient.
 pub trait RecordConsent {

@@ -6,8 +6,10 @@ use http::{Method, header};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::account::EmailIndex;
-use crate::edge::{Kind, Problem, Request};
-use crate::ids::{AccountId, SessionId, UserId};
+use crate::api_key::{ApiKey, KEY_PREFIX};
+use crate::edge::{Access, Kind, Problem, Request, Route};
+use crate::fault::Fault;
+use crate::ids::{AccountId, ApiKeyId, SessionId, UserId};
 use crate::platform::{CountTries, Platform};
 use crate::secret::{ExposeSecret, Token, TokenHash};
 
@@ -40,6 +42,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// What a request with its cookie shows.
+    pub fn proof(&self) -> Proof {
+        Proof { account: self.account, way: Way::Session, hash: self.hash.clone() }
+    }
+
     /// When the session ends if nothing more comes.
     pub fn ends(&self) -> Timestamp {
         (self.started + ABSOLUTE_LIFE).min(self.seen + IDLE_LIFE)
@@ -61,8 +68,99 @@ impl Session {
 pub struct Caller {
     /// The account.
     pub account: AccountId,
-    /// The user.
-    pub user: UserId,
+    /// Who in it, and how they came in.
+    pub by: By,
+}
+
+/// Who acts: a person with a session, or a program with an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The user, by the cookie of a session.
+    User(UserId),
+    /// The API key.
+    Key(ApiKeyId),
+}
+
+impl By {
+    /// As it is stored.
+    pub fn to_text(self) -> String {
+        match self {
+            Self::User(user) => format!("user {user}"),
+            Self::Key(key) => format!("key {key}"),
+        }
+    }
+
+    /// Reads it back.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(' ')? {
+            ("user", id) => id.parse().ok().map(Self::User),
+            ("key", id) => id.parse().ok().map(Self::Key),
+            _ => None,
+        }
+    }
+}
+
+/// What a request shows to be let in. It has the hash only; the store knows whether it is anyone's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The account that the token claims.
+    pub account: AccountId,
+    /// What kind of token it is.
+    pub way: Way,
+    /// Its hash.
+    pub hash: TokenHash,
+}
+
+/// The two ways in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// The cookie of a session.
+    Session,
+    /// `Authorization: Bearer` with an API key.
+    ApiKey,
+}
+
+/// What the store has for a [`Proof`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pass {
+    /// A session, ended or not.
+    Session(Session),
+    /// An API key, expired or not.
+    ApiKey(ApiKey),
+}
+
+impl Pass {
+    /// Who it lets in.
+    pub fn caller(&self) -> Caller {
+        match self {
+            Self::Session(session) => Caller { account: session.account, by: By::User(session.user) },
+            Self::ApiKey(key) => Caller { account: key.account, by: By::Key(key.id) },
+        }
+    }
+
+    fn alive(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Session(session) => session.alive(now),
+            Self::ApiKey(key) => key.alive(now),
+        }
+    }
+
+    /// Whether it opens a route; a session opens each.
+    fn check(&self, access: Access) -> Result<(), Problem> {
+        let Self::ApiKey(key) = self else { return Ok(()) };
+        match access {
+            Access::Scope(scope) if key.may(scope) => Ok(()),
+            Access::Scope(scope) => {
+                let scope = scope.as_str();
+                let detail = format!("the API key lacks the scope {scope}: make one that has it, and use that");
+                Err(Problem::new(Kind::ScopeMissing, detail))
+            }
+            Access::Session | Access::Open => Err(Problem::new(
+                Kind::SessionNeeded,
+                "log in with POST /v1/sessions and call this with the cookie that it sets",
+            )),
+        }
+    }
 }
 
 /// How the site is reached: decides the cookie's name and flags and what counts as the same site.
@@ -101,12 +199,28 @@ impl Site {
         format!("{}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax{secure}", self.cookie_name())
     }
 
-    /// The session token of a request. Unsafe methods have to come from our own site: a browser says so in
-    /// `Sec-Fetch-Site` or `Origin` (ASVS 3.5); a program that sends neither is no browser and carries no foreign cookie.
-    pub fn token(&self, request: &Request) -> Result<Token, Problem> {
-        let cookie = request.cookie(self.cookie_name()).ok_or_else(not_signed_in)?;
-        self.check_same_site(request)?;
-        Token::parse(TOKEN_PREFIX, cookie).ok_or_else(not_signed_in)
+    /// What a request shows: a session's cookie, or an API key, and not both.
+    ///
+    /// With a cookie unsafe methods have to come from our own site: a browser says so in `Sec-Fetch-Site` or `Origin`
+    /// (ASVS 3.5); a program that sends neither is no browser and carries no foreign cookie. A key needs no such check:
+    /// no browser adds it by itself.
+    pub fn proof(&self, request: &Request) -> Result<Proof, Problem> {
+        // One that is no text is there as well.
+        let authorization = request.headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+        let (way, token) = match (request.cookie(self.cookie_name()), authorization) {
+            (None, None) => return Err(not_signed_in(None)),
+            (Some(_), Some(_)) => {
+                let detail = "send the session's cookie or the header authorization, and not both";
+                return Err(Problem::new(Kind::TwoCredentials, detail));
+            }
+            (Some(cookie), None) => {
+                self.check_same_site(request)?;
+                (Way::Session, Token::parse(TOKEN_PREFIX, cookie))
+            }
+            (None, Some(authorization)) => (Way::ApiKey, bearer(authorization)),
+        };
+        let token = token.ok_or_else(|| not_signed_in(Some(way)))?;
+        Ok(Proof { account: token.account(), way, hash: token.hash() })
     }
 
     /// Refuses unsafe requests that a page of another site made.
@@ -129,9 +243,10 @@ impl Site {
     }
 }
 
-/// The one answer to every way of not being signed in.
-pub fn not_signed_in() -> Problem {
-    Problem::new(Kind::NotSignedIn, "log in with POST /v1/sessions and send the cookie that it sets")
+/// The API key of an `Authorization` header.
+fn bearer(authorization: &str) -> Option<Token> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") { Token::parse(KEY_PREFIX, token.trim()) } else { None }
 }
 
 /// Tries at a password in a window, of one caller for one account. They are counted before the password is looked at,
@@ -165,25 +280,84 @@ pub async fn count_password_try<W: CountTries>(
     Ok(())
 }
 
-/// Who makes this request: 1 read, and once a minute 1 write that moves the idle limit.
-pub async fn caller<W: KeepSessions>(world: &W, site: &Site, request: &Request) -> Result<Caller, Problem> {
-    let token = site.token(request)?;
-    let session = world.load_session(token.account(), &token.hash()).await?;
-    let session = session.filter(|session| session.alive(request.now)).ok_or_else(not_signed_in)?;
-    admit(world, session, request.now).await
+/// The one answer to every way of not being signed in, for each way of trying: which of them it was is not told.
+pub fn not_signed_in(tried: Option<Way>) -> Problem {
+    match tried {
+        None => Problem::new(
+            Kind::NotSignedIn,
+            "log in with POST /v1/sessions and send the cookie that it sets, or send an API key: authorization: Bearer \
+             tb_live_…",
+        ),
+        Some(Way::Session) => {
+            Problem::new(Kind::NotSignedIn, "log in with POST /v1/sessions and send the cookie that it sets")
+        }
+        Some(Way::ApiKey) => Problem::new(
+            Kind::NotSignedIn,
+            "there is no such API key: it is not whole, was revoked, or has expired; send authorization: Bearer \
+             tb_live_…",
+        ),
+    }
+    .with_header(header::WWW_AUTHENTICATE, "Bearer")
 }
 
-/// Lets a live session in and writes down the call when it is time; a session revoked meanwhile is out.
-pub async fn admit<W: KeepSessions>(world: &W, session: Session, now: Timestamp) -> Result<Caller, Problem> {
-    if session.wants_touch(now) && !world.touch_session(session.account, &session.hash, now).await? {
-        return Err(not_signed_in());
+/// Who makes this request, if the route lets them: 1 read, and once a minute 1 write of the last call.
+///
+/// `routes` are the function's own: the entry of the request's route says who may call it, so that no handler asks for
+/// less.
+pub async fn caller<W: KeepSessions>(
+    world: &W,
+    site: &Site,
+    request: &Request,
+    routes: &[Route],
+) -> Result<Caller, Problem> {
+    Ok(enter(world, site, request, routes).await?.caller())
+}
+
+/// The same with the session or key itself.
+pub async fn enter<W: KeepSessions>(
+    world: &W,
+    site: &Site,
+    request: &Request,
+    routes: &[Route],
+) -> Result<Pass, Problem> {
+    let proof = site.proof(request)?;
+    let pass = match proof.way {
+        Way::Session => world.load_session(proof.account, &proof.hash).await?.map(Pass::Session),
+        Way::ApiKey => world.load_api_key(proof.account, &proof.hash).await?.map(Pass::ApiKey),
+    };
+    admit(world, &proof, pass, request, routes).await
+}
+
+/// Lets in what was found for a proof, if it counts and the route lets it, and writes down the call when it is time;
+/// what was revoked meanwhile is out.
+pub async fn admit<W: KeepSessions>(
+    world: &W,
+    proof: &Proof,
+    found: Option<Pass>,
+    request: &Request,
+    routes: &[Route],
+) -> Result<Pass, Problem> {
+    let out = || not_signed_in(Some(proof.way));
+    let pass = found.filter(|pass| pass.alive(request.now)).ok_or_else(out)?;
+    pass.check(request.route(routes)?.0.access)?;
+    if write_down(world, &pass, request.now).await? { Ok(pass) } else { Err(out()) }
+}
+
+/// Writes down the call when it is time; `false` if the session or key was revoked meanwhile.
+async fn write_down<W: KeepSessions>(world: &W, pass: &Pass, now: Timestamp) -> Result<bool, Fault> {
+    match pass {
+        Pass::Session(session) if session.wants_touch(now) => {
+            world.touch_session(session.account, &session.hash, now).await
+        }
+        Pass::ApiKey(key) if key.wants_touch(now) => world.touch_api_key(key.account, &key.hash, now).await,
+        Pass::Session(_) | Pass::ApiKey(_) => Ok(true),
     }
-    Ok(Caller { account: session.account, user: session.user })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api_key::{KeyName, Scope};
     use crate::ids::RequestId;
     use http::{HeaderMap, HeaderValue};
 
@@ -198,7 +372,7 @@ mod tests {
     fn request(method: Method, headers: &[(&'static str, &str)]) -> Request {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.insert(*name, HeaderValue::from_str(value).unwrap());
+            map.insert(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Request {
             id: RequestId::from_bits(0),
@@ -238,6 +412,83 @@ mod tests {
                     assert_eq!(allowed, expected, "{method} {fetch:?} {origin:?}");
                 }
             }
+        }
+    }
+
+    /// The full product of cookies × `Authorization`.
+    #[test]
+    fn a_request_shows_a_session_or_a_key_and_not_both() {
+        let site = site("https://api.example.com");
+        let token = Token::new(AccountId::from_bits(7), [1; 32]);
+        let (session, key) = (token.reveal(TOKEN_PREFIX), token.reveal(KEY_PREFIX));
+        let (session, key) = (session.expose_secret(), key.expose_secret());
+        let cookies = [None, Some(session), Some(key), Some("")];
+        let bearers = ["Bearer", "bearer", "BEARER"].map(|scheme| format!("{scheme} {key}"));
+        let wrong = [
+            String::new(),
+            key.to_owned(),
+            format!("Basic {key}"),
+            format!("Bearer {session}"),
+            format!("Bearer {}", &key[..key.len() - 1]),
+            format!("Bearer {key},Bearer {key}"),
+            format!("Bearer {key}é"),
+        ];
+        for cookie in cookies {
+            for (header, good) in [None]
+                .into_iter()
+                .chain(bearers.iter().map(|text| Some((text, true))))
+                .chain(wrong.iter().map(|text| Some((text, false))))
+                .map(|given| (given.map(|(text, _)| text.as_str()), given.is_some_and(|(_, good)| good)))
+            {
+                let line = cookie.map(|cookie| format!("{}={cookie}", site.cookie_name()));
+                let headers: Vec<_> =
+                    [line.as_deref().map(|line| ("cookie", line)), header.map(|text| ("authorization", text))]
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                let shown = site.proof(&request(Method::POST, &headers));
+                let shown = shown.map(|proof| (proof.way, proof.account)).map_err(|problem| problem.kind());
+                let expected = match (cookie, header) {
+                    (Some(_), Some(_)) => Err(Kind::TwoCredentials),
+                    (Some(cookie), None) if cookie == session => Ok((Way::Session, token.account())),
+                    (None, Some(_)) if good => Ok((Way::ApiKey, token.account())),
+                    _ => Err(Kind::NotSignedIn),
+                };
+                assert_eq!(shown, expected, "{cookie:?} {header:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_is_no_ambient_credential_and_may_come_from_any_page() {
+        let key = Token::new(AccountId::from_bits(7), [1; 32]).reveal(KEY_PREFIX);
+        let bearer = format!("Bearer {}", key.expose_secret());
+        let headers = [("authorization", bearer.as_str()), ("origin", "https://elsewhere.example")];
+        let shown = site("https://api.example.com").proof(&request(Method::POST, &headers));
+        assert_eq!(shown.unwrap().way, Way::ApiKey);
+    }
+
+    #[test]
+    fn a_key_opens_routes_of_its_scopes_and_nothing_else() {
+        for has in Scope::ALL {
+            let key = Pass::ApiKey(ApiKey {
+                id: ApiKeyId::from_bits(1),
+                account: AccountId::from_bits(1),
+                hash: TokenHash(String::new()),
+                name: KeyName::parse("key").unwrap(),
+                scopes: vec![has],
+                made_by: UserId::from_bits(1),
+                created: Timestamp::UNIX_EPOCH,
+                used: None,
+                expires: None,
+            });
+            let kind = |access| key.check(access).map_err(|problem| problem.kind());
+            for wanted in Scope::ALL {
+                let expected = if wanted == has { Ok(()) } else { Err(Kind::ScopeMissing) };
+                assert_eq!(kind(Access::Scope(wanted)), expected, "{has:?} {wanted:?}");
+            }
+            assert_eq!(kind(Access::Session), Err(Kind::SessionNeeded));
+            assert_eq!(kind(Access::Open), Err(Kind::SessionNeeded), "a route that is open asks nobody in");
         }
     }
 

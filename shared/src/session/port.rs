@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 
 use super::Session;
+use crate::api_key::CheckApiKey;
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId};
 use crate::secret::TokenHash;
 
-/// Stores sessions on the server's side: what is revoked here is over at once.
-pub trait KeepSessions {
+/// Stores sessions on the server's side: what is revoked here is over at once. Whoever lets sessions in lets API keys in
+/// too, where the route says so.
+pub trait KeepSessions: CheckApiKey {
     /// Stores a new one.
     fn start_session(&self, session: Session) -> impl Future<Output = Result<(), Fault>> + Send;
 

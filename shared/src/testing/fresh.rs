@@ -5,11 +5,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::account::{
     CreateAccount, EmailIndex, FreezeReason, Gate, Hashed, KeepMailTokens, MailToken, NewAccount, SignedUp, Stop, User,
 };
+use crate::api_key::{ApiKey, KeyName, Scope};
 use crate::credential::{
     Auth, Carrier, CredentialKind, HookSecret, KeepCredential, MintKey, Region, SaveCredential, Saved, Sid,
     StoredCredential,
 };
-use crate::ids::{AccountId, EntryId, MessageId, SessionId, UserId};
+use crate::ids::{AccountId, ApiKeyId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{JournalItem, MicroCredits, Settlement, settle};
 use crate::message::segments::Encoding;
 use crate::message::{
@@ -18,6 +19,7 @@ use crate::message::{
 };
 use crate::number::Country;
 use crate::opt_out::Heard;
+use crate::pace::MOST_PER_SECOND;
 use crate::platform::{Chance, Clock};
 use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::{HookId, Token};
@@ -64,7 +66,8 @@ pub fn new_account<W: Clock + Chance>(world: &W, credit: u64) -> NewAccount {
             verified: false,
         },
         profile: Sealed(vec![1, 2, 3]),
-        gate: Gate::new(us()),
+        // Fast, so that a test which is not about the pace need not wait.
+        gate: Gate { sender_rates: [(OWN.to_owned(), MOST_PER_SECOND)].into(), ..Gate::new(us()) },
         keys: Vec::new(),
         credit: MicroCredits::whole(credit),
         now,
@@ -184,6 +187,22 @@ pub fn session<W: Clock + Chance>(world: &W, account: AccountId) -> Session {
     }
 }
 
+/// An API key for everything, made now and never used.
+pub fn api_key<W: Clock + Chance>(world: &W, account: AccountId) -> ApiKey {
+    let now = world.now();
+    ApiKey {
+        id: ApiKeyId::new(now, dice(world)),
+        account,
+        hash: Token::new(account, world.random().unwrap()).hash(),
+        name: KeyName::parse("Till 4").unwrap(),
+        scopes: Scope::ALL.to_vec(),
+        made_by: UserId::new(now, dice(world)),
+        created: now,
+        used: None,
+        expires: None,
+    }
+}
+
 /// A message to accept, created `at`, that costs one credit for each segment.
 pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Timestamp) -> Outgoing {
     let id = MessageId::new(at, dice(world));
@@ -207,6 +226,7 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             reason: None,
             attempts: 0,
             settled: false,
+            settling: None,
             created: at,
             held_until: None,
             valid_until: at + crate::message::VALIDITY,

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::task::{Context, Waker};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use jiff::Timestamp;
 
 use super::{World, fresh};
 use crate::account::{CreateAccount, SignedUp};
+use crate::api_key::{ApiKey, KEY_PREFIX, KeepApiKeys, Scope};
 use crate::credential::{KeepCredential, Saved, StoredCredential};
 use crate::edge::Request;
 use crate::ids::{AccountId, MessageId, RequestId, SessionId, UserId};
@@ -86,6 +88,16 @@ impl Customer {
         outgoing.message
     }
 
+    /// An API key with these scopes, and its header `Authorization`; its calls are not counted.
+    pub async fn api_key(&self, world: &World, scopes: &[Scope]) -> (ApiKey, String) {
+        let token = Token::new(self.account, world.random().unwrap());
+        let scopes = scopes.to_vec();
+        let key = ApiKey { hash: token.hash(), scopes, ..fresh::api_key(world, self.account) };
+        assert_eq!(world.create_api_key(key.clone()).await, Ok(true));
+        world.forget_calls();
+        (key, format!("Bearer {}", token.reveal(KEY_PREFIX).expose_secret()))
+    }
+
     /// A request in this customer's session.
     pub fn request(&self, world: &World, method: Method, path: &str, body: &str) -> Request {
         with_header(request(world, method, path, body), header::COOKIE, &self.cookie)
@@ -141,9 +153,18 @@ pub fn crash_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T
 
 /// What the sweeper finds once it looks at what is waiting now.
 pub async fn due_later(world: &World) -> Vec<MessageId> {
+    due(world, world.now() + LOOK_AGAIN).await
+}
+
+/// What the sweeper finds now.
+pub async fn due_now(world: &World) -> Vec<MessageId> {
+    due(world, world.now()).await
+}
+
+async fn due(world: &World, at: Timestamp) -> Vec<MessageId> {
     let mut found = Vec::new();
     for shard in 0..DUE_SHARDS {
-        let due = world.find_due(shard, world.now() + LOOK_AGAIN, 10).await.unwrap();
+        let due = world.find_due(shard, at, 10).await.unwrap();
         found.extend(due.into_iter().map(|(_, message)| message));
     }
     found

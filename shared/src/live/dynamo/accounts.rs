@@ -263,9 +263,14 @@ impl StopSending for Live {
 impl SavePolicy for Live {
     async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
         // Only what the policy is about is named here: a freeze of the same moment stays.
-        let mut expression = "SET countries = :countries, daily_ceiling = :ceiling".to_owned();
+        let mut expression = "SET countries = :countries, daily_ceiling = :ceiling, sender_rates = :rates".to_owned();
         let countries = policy.countries.iter().map(|country| s(country.as_str())).collect();
-        let mut values = vec![(":countries", AttributeValue::L(countries)), (":ceiling", n(policy.daily_ceiling))];
+        let rates = policy.sender_rates.iter().map(|(own, rate)| (own.clone(), n(rate))).collect();
+        let mut values = vec![
+            (":countries", AttributeValue::L(countries)),
+            (":ceiling", n(policy.daily_ceiling)),
+            (":rates", AttributeValue::M(rates)),
+        ];
         match policy.quiet_hours {
             Some(QuietHours { from, to }) => {
                 let hours = [("from".to_owned(), s(from)), ("to".to_owned(), s(to))];

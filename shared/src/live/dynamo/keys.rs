@@ -19,7 +19,7 @@ use crate::velocity::Minute;
 /// Tables, split by who may read them and how long things live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
-    /// Profiles, users, sessions, gates, mail tokens, the e-mail index.
+    /// Profiles, users, sessions, API keys, gates, mail tokens, the e-mail index.
     Accounts,
     /// Wrapped data keys; a backup of one day only (promise N3).
     Keys,
@@ -116,6 +116,19 @@ pub const SESSIONS: &str = "SESSION#";
 /// A session.
 pub fn session(account: AccountId, hash: &TokenHash) -> Key {
     Key::new(Table::Accounts, account.to_string(), format!("{SESSIONS}{}", hash.0))
+}
+
+/// What sort keys of API keys start with.
+pub const API_KEYS: &str = "APIKEY#";
+
+/// An API key.
+pub fn api_key(account: AccountId, hash: &TokenHash) -> Key {
+    Key::new(Table::Accounts, account.to_string(), format!("{API_KEYS}{}", hash.0))
+}
+
+/// How many API keys the account has.
+pub fn api_key_count(account: AccountId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), "APIKEYS")
 }
 
 /// A token that went out by mail.
@@ -242,6 +255,11 @@ pub fn passing(minute: Minute, prefix: Option<&str>) -> Key {
     Key::new(Table::Once, format!("PASSING#{account}#{of}"), format!("{minute}#{}", counts_from.as_millisecond()))
 }
 
+/// The line of a sender.
+pub fn line(account: AccountId, own: &str) -> Key {
+    Key::new(Table::Once, format!("LINE#{account}"), own)
+}
+
 /// An account's allowance.
 pub fn allowance(account: AccountId) -> Key {
     Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
@@ -351,6 +369,8 @@ mod tests {
             user(account, UserId::from_bits(3)),
             gate(account),
             session(account, &TokenHash("hash".to_owned())),
+            api_key(account, &TokenHash("hash".to_owned())),
+            api_key_count(account),
             mail_token(account, &TokenHash("hash".to_owned())),
             data_keys(account, Purpose::Send),
             credential(account),
@@ -368,6 +388,7 @@ mod tests {
             quarantine(account, Cause::OtherAccount),
             passing(minute, None),
             passing(minute, Some("hash")),
+            line(account, "+14155550100"),
             allowance(account),
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),

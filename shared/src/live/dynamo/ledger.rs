@@ -1,9 +1,10 @@
 //! Allowances, entries, the journal and usage rows in table `ledger`.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 
 use super::keys::{self, Table};
+use super::messages::{shard_word, word};
 use super::rows::{AllowanceRow, UsageEventRow, UsageRow};
 use super::{Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::fault::Fault;
@@ -13,7 +14,7 @@ use crate::ledger::{
     journal_shard,
 };
 use crate::live::Live;
-use crate::message::Message;
+use crate::message::{Message, decidable_until, due_shard};
 
 impl PostOutcome for Live {
     /// 1 transaction of message, allowance, entry and journal item.
@@ -69,18 +70,26 @@ impl PostOutcome for Live {
 }
 
 impl Live {
-    fn settled(&self, message: &Message, now: Timestamp) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
-        self.dynamo.update(
-            &keys::message(message.account, message.id),
-            "SET settled = :yes, revision = revision + :one, updated = :now REMOVE due_shard, due_at",
-            "settled = :no",
-            &[
-                (":yes", AttributeValue::Bool(true)),
-                (":no", AttributeValue::Bool(false)),
-                (":one", n(1)),
-                (":now", millis(now)),
-            ],
-        )
+    /// What is `unconfirmed` has to be so still, since it is given back, and is looked at again when its payload has to go.
+    fn settled(&self, message: &Message, now: Timestamp) -> Result<TransactWriteItem, Fault> {
+        let key = keys::message(message.account, message.id);
+        let mut values = vec![
+            (":yes", AttributeValue::Bool(true)),
+            (":no", AttributeValue::Bool(false)),
+            (":one", n(1)),
+            (":now", millis(now)),
+        ];
+        let set = "SET settled = :yes, revision = revision + :one, updated = :now";
+        let Some(until) = decidable_until(message) else {
+            return self.dynamo.update(&key, &format!("{set} REMOVE due_shard, due_at"), "settled = :no", &values);
+        };
+        values.extend([
+            (":unconfirmed", word(message.status)?),
+            (":shard", shard_word(due_shard(message.id))),
+            (":until", millis(until)),
+        ]);
+        let set = format!("{set}, due_shard = :shard, due_at = :until");
+        self.dynamo.update(&key, &set, "settled = :no AND #status = :unconfirmed", &values)
     }
 }
 

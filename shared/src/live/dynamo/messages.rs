@@ -1,11 +1,13 @@
 //! Messages and idempotency records in tables `messages` and `once`.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
-use super::rows::{AllowanceRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item};
+use super::rows::{
+    AllowanceRow, ApiKeyRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
+};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
@@ -13,13 +15,13 @@ use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
-    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
+    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence, FindDue, Guard,
     Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing,
     ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Refusal, RowOutcome,
-    Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard,
+    Seen, SenderFacts, Status, UpdateMessage, check_allowance, due, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// The route that idempotency keys of messages belong to.
 const ROUTE: &str = "POST /v1/messages";
@@ -27,20 +29,27 @@ const ROUTE: &str = "POST /v1/messages";
 impl LoadSender for Live {
     async fn load_sender(
         &self,
-        account: AccountId,
-        session: &TokenHash,
+        proof: &Proof,
         key: &IdempotencyKey,
         purposes: &[Purpose],
         template: Option<TemplateId>,
     ) -> Result<Loaded, Fault> {
-        let [session, gate] = [keys::session(account, session), keys::gate(account)];
+        let account = proof.account;
+        let pass = match proof.way {
+            Way::Session => keys::session(account, &proof.hash),
+            Way::ApiKey => keys::api_key(account, &proof.hash),
+        };
+        let gate = keys::gate(account);
         let (allowance, earlier) = (keys::allowance(account), keys::idempotency(account, ROUTE, key));
-        let mut wanted = vec![session.clone(), gate.clone(), allowance.clone(), earlier.clone()];
+        let mut wanted = vec![pass.clone(), gate.clone(), allowance.clone(), earlier.clone()];
         let template = template.map(|template| keys::template(account, template));
         wanted.extend(template.clone());
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
-        let session = found.remove(&session).map(from_item::<SessionRow>).transpose()?;
+        let pass = found.remove(&pass).map(|item| match proof.way {
+            Way::Session => from_item::<SessionRow>(item)?.session(account).map(Pass::Session),
+            Way::ApiKey => from_item::<ApiKeyRow>(item)?.api_key(account).map(Pass::ApiKey),
+        });
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
         let allowance = found.remove(&allowance).map(from_item::<AllowanceRow>).transpose()?;
         let earlier = found.remove(&earlier).map(from_item::<IdempotencyRow>).transpose()?;
@@ -51,7 +60,7 @@ impl LoadSender for Live {
             }
         }
         Ok(Loaded {
-            session: session.map(|row| row.session(account)).transpose()?,
+            pass: pass.transpose()?,
             facts: gate
                 .zip(allowance)
                 .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
@@ -63,19 +72,31 @@ impl LoadSender for Live {
 }
 
 impl RecordMessage for Live {
-    /// 1 transaction of 3 items; tried again, decided anew, when the allowance's day turned in between.
     async fn record_message(&self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
+        let recorded = self.record_intent(outgoing, None).await?;
+        recorded.ok_or(Fault::permanent("a refused write gave no reason"))
+    }
+}
+
+impl Live {
+    /// 1 transaction of 3 items, and with it the write to another message; tried again, decided anew, when the
+    /// allowance's day turned in between. `None`: that other message stood in the way.
+    pub(super) async fn record_intent(
+        &self,
+        outgoing: &Outgoing,
+        other: Option<&TransactWriteItem>,
+    ) -> Result<Option<Recorded>, Fault> {
         let db = &self.dynamo;
         let Outgoing { message, idempotency, .. } = outgoing;
         let (account, now) = (message.account, message.created);
         let record = keys::idempotency(account, ROUTE, &idempotency.key);
         let (row, item) = intent(message, &outgoing.payload, now)?;
         if u64::from(message.segments) > outgoing.daily_ceiling {
-            return Ok(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling)));
+            return Ok(Some(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling))));
         }
         let mut same_day = true;
         for _ in 0..4 {
-            let parts = vec![
+            let mut parts = vec![
                 db.put(
                     &record,
                     to_item(&record, &IdempotencyRow::from(idempotency))?,
@@ -85,13 +106,17 @@ impl RecordMessage for Live {
                 db.put_new(&row, item.clone())?,
                 self.hold(&Hold::of(outgoing), same_day)?,
             ];
+            parts.extend(other.cloned());
             let reasons = match db.transact(parts).await? {
-                Transacted::Committed => return Ok(Recorded::Accepted),
+                Transacted::Committed => return Ok(Some(Recorded::Accepted)),
                 Transacted::Refused(reasons) => reasons,
             };
             if let Some(earlier) = blocker(&reasons, 0) {
                 let row: IdempotencyRow = from_item(earlier)?;
-                return Ok(Recorded::Earlier(row.idempotency(idempotency.key.clone())?));
+                return Ok(Some(Recorded::Earlier(row.idempotency(idempotency.key.clone())?)));
+            }
+            if blocker(&reasons, 3).is_some() {
+                return Ok(None);
             }
             if blocker(&reasons, 1).is_some() {
                 return Err(Fault::permanent("a new message's id was taken"));
@@ -103,7 +128,7 @@ impl RecordMessage for Live {
             if let Err(refusal) =
                 check_allowance(&allowance, message.held, message.segments, outgoing.daily_ceiling, now)
             {
-                return Ok(Recorded::Refused(refusal));
+                return Ok(Some(Recorded::Refused(refusal)));
             }
             same_day = allowance.day == Granularity::Day.period(now);
         }
@@ -227,7 +252,7 @@ impl RecordBatch for Live {
 
 impl Live {
     /// The hold on the allowance, which also counts the day's segments: on the day that is stored, or on a new day.
-    fn hold(&self, hold: &Hold, same_day: bool) -> Result<aws_sdk_dynamodb::types::TransactWriteItem, Fault> {
+    fn hold(&self, hold: &Hold, same_day: bool) -> Result<TransactWriteItem, Fault> {
         let today = Granularity::Day.period(hold.now);
         let mut values = vec![(":hold", n(hold.credits)), (":today", s(today)), (":segments", n(hold.segments))];
         let (expression, condition) = if same_day {
@@ -250,7 +275,7 @@ fn binary(sealed: &Sealed) -> AttributeValue {
     AttributeValue::B(sealed.0.clone().into())
 }
 
-fn shard_word(shard: u8) -> AttributeValue {
+pub(super) fn shard_word(shard: u8) -> AttributeValue {
     s(format!("due#{shard:02}"))
 }
 
@@ -306,8 +331,8 @@ impl ClaimMessage for Live {
                 &keys::message(account, id),
                 "SET #status = :dispatching, fence = :fence, lease = :lease, attempts = attempts + :one, \
                  revision = revision + :one, updated = :now, due_shard = :shard, due_at = :lease REMOVE not_before",
-                "attribute_exists(payload) AND (#status = :accepted \
-                 OR (#status IN (:retryable, :held) AND not_before <= :now))",
+                "attribute_exists(payload) AND #status IN (:accepted, :retryable, :held) \
+                 AND (attribute_not_exists(not_before) OR not_before <= :now)",
                 &[
                     (":dispatching", word(Status::Dispatching)?),
                     (":accepted", word(Status::Accepted)?),
@@ -332,20 +357,23 @@ impl ClaimMessage for Live {
             }
             Err(None) => return Ok(Claim::Done),
             Err(Some(item)) => {
-                let wait =
-                    item.get("not_before").or_else(|| item.get("lease")).and_then(|at| at.as_n().ok()?.parse().ok());
-                let wait = wait.and_then(|at| Timestamp::from_millisecond(at).ok());
-                let held = message(item)?;
-                return Ok(match (held.status, wait) {
-                    (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+                let time = |name: &str| {
+                    let ms = item.get(name).and_then(|at| at.as_n().ok()?.parse().ok())?;
+                    Timestamp::from_millisecond(ms).ok()
+                };
+                let (not_before, lease) = (time("not_before"), time("lease"));
+                return Ok(match (message(item)?.status, not_before, lease) {
+                    (Status::Accepted | Status::Retryable | Status::Held, Some(at), _) => Claim::TooEarly(at),
+                    (Status::Dispatching, _, Some(at)) => Claim::Busy(at),
                     _ => Claim::Done,
                 });
             }
         };
         let payload = item.get("payload").and_then(|payload| payload.as_b().ok());
         let payload = Sealed(payload.ok_or(Fault::permanent("a message to send has no payload"))?.as_ref().to_vec());
-        let counted = item.get("counted") == Some(&AttributeValue::Bool(true));
-        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted })))
+        let is = |name: &str| item.get(name) == Some(&AttributeValue::Bool(true));
+        let (counted, in_line) = (is("counted"), is("in_line"));
+        Ok(Claim::Mine(Box::new(Claimed { message: message(item)?, payload, fence, counted, in_line })))
     }
 }
 
@@ -383,7 +411,7 @@ impl CancelMessage for Live {
 }
 
 /// An enum's stored word.
-fn word(value: impl Serialize) -> Result<AttributeValue, Fault> {
+pub(super) fn word(value: impl Serialize) -> Result<AttributeValue, Fault> {
     serde_dynamo::to_attribute_value(value).map_err(|_| Fault::permanent("a word did not serialize"))
 }
 
@@ -418,6 +446,7 @@ impl LoadGuards for Live {
                 stopped: gate.as_ref().and_then(Gate::stopped),
                 daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
                 counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
+                rate: gate.as_ref().and_then(|gate| gate.rate_of(&one.message.own)),
                 credential: credential.filter(|_| gate.is_some_and(|gate| gate.connected)),
                 keys: wrapped,
             });
@@ -436,10 +465,12 @@ impl RecordOutcome for Live {
             (":one", n(1)),
             (":now", millis(now)),
             (":fence", s(claimed.fence.0.to_string())),
-            (":dispatching", word(Status::Dispatching)?),
-            (":unknown", word(Status::Unknown)?),
-            (":unconfirmed", word(Status::Unconfirmed)?),
         ];
+        let names = [":open0", ":open1", ":open2"];
+        let open: Vec<_> = names.into_iter().zip(open_to(outcome)).collect();
+        for (name, status) in &open {
+            values.push((name, word(status)?));
+        }
         let mut assign = |assignment: &str, name: &'static str, value: AttributeValue| {
             set.push_str(assignment);
             values.push((name, value));
@@ -449,11 +480,19 @@ impl RecordOutcome for Live {
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
-            Outcome::Retry { not_before } => {
+            Outcome::Retry { not_before } | Outcome::InLine { not_before } => {
+                let in_line = matches!(outcome, Outcome::InLine { .. });
                 assign(", not_before = :not_before", ":not_before", millis(*not_before));
                 assign(", counted = :counted", ":counted", AttributeValue::Bool(claimed.counted));
+                assign(", in_line = :in_line", ":in_line", AttributeValue::Bool(in_line));
+                // Nobody tried it.
+                let attempts = held.attempts.saturating_sub(u32::from(in_line));
+                assign(", attempts = :attempts", ":attempts", n(attempts));
             }
-            Outcome::Rejected { code: None } | Outcome::Unknown => {}
+            Outcome::Unknown => {
+                assign(", unknown_since = :now, clean_listings = :none", ":none", n(0));
+            }
+            Outcome::Rejected { code: None } => {}
         }
         match due(held, outcome, now) {
             Some(at) => {
@@ -462,13 +501,14 @@ impl RecordOutcome for Live {
             }
             None => remove.extend(["due_shard", "due_at"]),
         }
-        if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
-            remove.push("payload");
+        if !outcome.keeps_payload() {
+            remove.extend(["payload", "decide_until"]);
         }
         let expression = format!("{set} REMOVE {}", remove.join(", "));
-        // A late answer of the same claim is evidence even after its lease; a callback that came first stands.
-        let condition = "fence = :fence AND #status IN (:dispatching, :unknown, :unconfirmed)";
-        match self.dynamo.update_one(&keys::message(held.account, held.id), &expression, condition, &values).await? {
+        // A callback that came first stands.
+        let open: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
+        let condition = format!("fence = :fence AND #status IN ({})", open.join(", "));
+        match self.dynamo.update_one(&keys::message(held.account, held.id), &expression, &condition, &values).await? {
             Ok(_) => Ok(outcome.status()),
             Err(Some(item)) => Ok(message(item)?.status),
             Err(None) => Err(Fault::permanent("a claimed message is gone")),
@@ -476,37 +516,74 @@ impl RecordOutcome for Live {
     }
 }
 
-impl UpdateMessage for Live {
-    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
-        let mut set = "SET #status = :status, revision = :revision, updated = :updated".to_owned();
-        let mut values = vec![
-            (":status", word(message.status)?),
-            (":revision", n(message.revision)),
-            (":before", n(message.revision.saturating_sub(1))),
-            (":updated", millis(message.updated)),
-        ];
-        if let Some(sid) = &message.sid {
-            set.push_str(", sid = :sid");
-            values.push((":sid", s(sid)));
+/// Values of an expression, by their names.
+type Values = Vec<(&'static str, AttributeValue)>;
+
+/// How a message's row is written anew while it has the revision before: the expression and its values. The condition is
+/// [`UNCHANGED`].
+pub(super) fn rewrite(
+    message: &Message,
+    due: Option<Timestamp>,
+    keep_payload: bool,
+) -> Result<(String, Values), Fault> {
+    let mut set = "SET #status = :status, revision = :revision, updated = :updated".to_owned();
+    let mut values = vec![
+        (":status", word(message.status)?),
+        (":revision", n(message.revision)),
+        (":before", n(message.revision.saturating_sub(1))),
+        (":updated", millis(message.updated)),
+    ];
+    let mut assign = |name: &'static str, placeholder: &'static str, value: AttributeValue| {
+        set.extend([", ", name, " = ", placeholder]);
+        values.push((placeholder, value));
+    };
+    if let Some(sid) = &message.sid {
+        assign("sid", ":sid", s(sid));
+    }
+    if let Some(code) = message.error_code {
+        assign("error_code", ":code", n(code));
+    }
+    let mut remove = vec!["lease", "not_before"];
+    if !keep_payload {
+        remove.push("payload");
+    }
+    if message.reason.is_none() {
+        remove.push("reason");
+    }
+    if let Some(settling) = &message.settling {
+        assign("unknown_since", ":since", millis(settling.since));
+        assign("clean_listings", ":clean", n(settling.clean));
+        if let Some(resent_as) = settling.resent_as {
+            assign("resent_as", ":resent_as", s(resent_as.to_string()));
         }
-        if let Some(code) = message.error_code {
-            set.push_str(", error_code = :code");
-            values.push((":code", n(code)));
+    }
+    match message.settling.and_then(|settling| settling.decide_until) {
+        Some(until) => assign("decide_until", ":decide_until", millis(until)),
+        None => remove.push("decide_until"),
+    }
+    match due {
+        Some(at) => {
+            assign("due_shard", ":shard", shard_word(due_shard(message.id)));
+            assign("due_at", ":due", millis(at));
         }
-        let mut remove = vec!["payload", "lease", "not_before"];
-        if message.reason.is_none() {
-            remove.push("reason");
-        }
-        match due {
-            Some(at) => {
-                set.push_str(", due_shard = :shard, due_at = :due");
-                values.extend([(":shard", shard_word(due_shard(message.id))), (":due", millis(at))]);
-            }
-            None => remove.extend(["due_shard", "due_at"]),
-        }
-        let expression = format!("{set} REMOVE {}", remove.join(", "));
+        None => remove.extend(["due_shard", "due_at"]),
+    }
+    Ok((format!("{set} REMOVE {}", remove.join(", ")), values))
+}
+
+/// Nobody else wrote the row since it was read.
+pub(super) const UNCHANGED: &str = "revision = :before";
+
+impl Live {
+    pub(super) async fn write_unchanged(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        keep_payload: bool,
+    ) -> Result<bool, Fault> {
+        let (expression, values) = rewrite(message, due, keep_payload)?;
         let key = keys::message(message.account, message.id);
-        match self.dynamo.update_one(&key, &expression, "revision = :before", &values).await? {
+        match self.dynamo.update_one(&key, &expression, UNCHANGED, &values).await? {
             Ok(_) => Ok(true),
             // The SDK repeated our own write after its answer was lost: what stands there is what we wrote.
             Err(Some(item)) => Ok(super::rows::message(item)? == *message),
@@ -515,13 +592,21 @@ impl UpdateMessage for Live {
     }
 }
 
+impl UpdateMessage for Live {
+    async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
+        self.write_unchanged(message, due, false).await
+    }
+}
+
+/// Which message a SID belongs to, and since when.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SidRow {
+    pub message: MessageId,
+    pub first: i64,
+}
+
 impl RecordInbound for Live {
     async fn record_inbound(&self, message: &Message, due: Timestamp) -> Result<Seen, Fault> {
-        #[derive(Serialize, Deserialize)]
-        struct SidRow {
-            message: MessageId,
-            first: i64,
-        }
         let db = &self.dynamo;
         let text = message.sid.as_deref().ok_or(Fault::permanent("a text that arrived has no SID"))?;
         let (row, once) = (keys::message(message.account, message.id), keys::sid(message.account, text));
@@ -576,18 +661,33 @@ impl FindDue for Live {
             .dynamo
             .update_one(
                 &keys::message(message.account, message.id),
-                "SET #status = :unknown, revision = revision + :one, updated = :now, due_at = :give_up REMOVE lease",
+                "SET #status = :unknown, revision = revision + :one, updated = :now, unknown_since = :now, \
+                 clean_listings = :none, due_at = :first REMOVE lease",
                 "#status = :dispatching AND lease <= :now",
                 &[
                     (":unknown", word(Status::Unknown)?),
                     (":dispatching", word(Status::Dispatching)?),
                     (":one", n(1)),
                     (":now", millis(now)),
-                    (":give_up", millis(now + GIVE_UP)),
+                    (":none", n(0)),
+                    (":first", millis(now + FIRST_LISTING)),
                 ],
             )
             .await;
         Ok(ended?.is_ok())
+    }
+
+    async fn stop_looking(&self, message: &Message) -> Result<(), Fault> {
+        let stopped = self
+            .dynamo
+            .update_one(
+                &keys::message(message.account, message.id),
+                "REMOVE due_shard, due_at",
+                "revision = :revision",
+                &[(":revision", n(message.revision))],
+            )
+            .await;
+        stopped.map(|_| ())
     }
 
     async fn look_again(&self, message: &Message, at: Timestamp) -> Result<bool, Fault> {

@@ -2,6 +2,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 pub mod keys;
@@ -13,6 +14,7 @@ mod quarantine;
 mod rotation;
 mod rows;
 pub mod schema;
+mod settling;
 mod templates;
 
 use std::collections::HashMap;

@@ -1,13 +1,15 @@
-//! Counters in table `once`: of tries, and of what is handed over.
+//! Counters in table `once`: of tries, of what is handed over, and how far the lines of senders reach.
 
 use std::collections::BTreeSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Item, keys, n};
+use super::{Item, keys, millis, n};
 use crate::fault::Fault;
+use crate::ids::AccountId;
 use crate::live::Live;
+use crate::pace::TakeSlots;
 use crate::platform::CountTries;
 use crate::velocity::{COUNTERS_LIFE_SECS, CountPassing, Mark, Minute};
 
@@ -52,6 +54,48 @@ impl CountPassing for Live {
         let messages = item.get("messages").and_then(|messages| messages.as_n().ok()?.parse().ok());
         messages.ok_or(Fault::permanent("a stored counter does not read"))
     }
+}
+
+/// How long the end of a line is kept after it has passed, in seconds; it says nothing any more then.
+const LINE_LIFE_SECS: i64 = 3_600;
+
+impl TakeSlots for Live {
+    /// The SDK may repeat it after a lost answer and move the end on twice: a gap in the line, and nothing comes too
+    /// early.
+    async fn take_slots(
+        &self,
+        account: AccountId,
+        own: &str,
+        takes: SignedDuration,
+        now: Timestamp,
+        latest: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        let key = keys::line(account, own);
+        let ends = (":ends", n(latest.max(now + takes).as_second() + LINE_LIFE_SECS));
+        for _ in 0..4 {
+            let values = [(":end", millis(now + takes)), (":now", millis(now)), ends.clone()];
+            let idle = "attribute_not_exists(line_end) OR line_end <= :now";
+            if self.dynamo.update_one(&key, "SET line_end = :end, #ttl = :ends", idle, &values).await?.is_ok() {
+                return Ok(Some(now));
+            }
+            let takes_ms = n(takes.as_millis());
+            let values = [(":takes", takes_ms), (":now", millis(now)), (":latest", millis(latest)), ends.clone()];
+            let busy = "line_end > :now AND line_end < :latest";
+            match self.dynamo.update_one(&key, "ADD line_end :takes SET #ttl = :ends", busy, &values).await? {
+                Ok(item) => return Ok(Some(line_end(&item)? - takes)),
+                Err(Some(item)) if line_end(&item)? >= latest => return Ok(None),
+                // The line ended between the two writes.
+                Err(_) => {}
+            }
+        }
+        Err(Fault::transient("a sender's line kept changing"))
+    }
+}
+
+fn line_end(item: &Item) -> Result<Timestamp, Fault> {
+    let ms = item.get("line_end").and_then(|end| end.as_n().ok()?.parse().ok());
+    let end = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    end.ok_or(Fault::permanent("a stored line does not read"))
 }
 
 impl Live {

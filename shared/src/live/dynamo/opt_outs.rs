@@ -12,8 +12,9 @@ use crate::ids::AccountId;
 use crate::inbound::Consent;
 use crate::live::Live;
 use crate::opt_out::{
-    By, EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
+    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
 };
+use crate::session::By;
 
 /// How many rows are written at the same time.
 const AT_ONCE: usize = 25;

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::keys::Key;
 use super::{Item, from_item, text, to_item};
 use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
+use crate::api_key::{ApiKey, KeyName, Scope};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
 use crate::fault::Fault;
-use crate::ids::{AccountId, BatchId, EntryId, MessageId, SessionId, UserId};
+use crate::ids::{AccountId, ApiKeyId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
 use crate::message::segments::Encoding;
 use crate::message::{
-    Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Status, VALIDITY,
+    Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Settling, Status, VALIDITY,
 };
 use crate::number::Country;
+use crate::pace::SenderRates;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
 use crate::secret::{HookId, TokenHash};
 use crate::session::Session;
@@ -131,6 +133,8 @@ pub(super) struct GateRow {
     daily_ceiling: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "SenderRates::is_empty")]
+    sender_rates: SenderRates,
 }
 
 impl From<&Gate> for GateRow {
@@ -152,6 +156,7 @@ impl From<&Gate> for GateRow {
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours,
+            sender_rates: gate.sender_rates.clone(),
         }
     }
 }
@@ -179,6 +184,7 @@ impl TryFrom<GateRow> for Gate {
             home: row.home,
             daily_ceiling: row.daily_ceiling,
             quiet_hours: row.quiet_hours,
+            sender_rates: row.sender_rates,
         })
     }
 }
@@ -215,6 +221,52 @@ impl SessionRow {
             hash: self.hash,
             started: at(self.started)?,
             seen: at(self.seen)?,
+        })
+    }
+}
+
+/// Without `ttl`: an expired key counts until it is deleted, or the count would be wrong.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ApiKeyRow {
+    id: ApiKeyId,
+    hash: TokenHash,
+    name: KeyName,
+    scopes: Vec<Scope>,
+    made_by: UserId,
+    created: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<i64>,
+}
+
+impl From<&ApiKey> for ApiKeyRow {
+    fn from(key: &ApiKey) -> Self {
+        Self {
+            id: key.id,
+            hash: key.hash.clone(),
+            name: key.name.clone(),
+            scopes: key.scopes.clone(),
+            made_by: key.made_by,
+            created: key.created.as_millisecond(),
+            used: key.used.map(Timestamp::as_millisecond),
+            expires: key.expires.map(Timestamp::as_millisecond),
+        }
+    }
+}
+
+impl ApiKeyRow {
+    pub fn api_key(self, account: AccountId) -> Result<ApiKey, Fault> {
+        Ok(ApiKey {
+            id: self.id,
+            account,
+            hash: self.hash,
+            name: self.name,
+            scopes: self.scopes,
+            made_by: self.made_by,
+            created: at(self.created)?,
+            used: self.used.map(at).transpose()?,
+            expires: self.expires.map(at).transpose()?,
         })
     }
 }
@@ -377,6 +429,14 @@ pub(super) struct MessageRow {
     reason: Option<Reason>,
     attempts: u32,
     settled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unknown_since: Option<i64>,
+    #[serde(default)]
+    clean_listings: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decide_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resent_as: Option<MessageId>,
     created: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     held_until: Option<i64>,
@@ -405,6 +465,10 @@ impl From<&Message> for MessageRow {
             reason: message.reason,
             attempts: message.attempts,
             settled: message.settled,
+            unknown_since: message.settling.map(|settling| settling.since.as_millisecond()),
+            clean_listings: message.settling.map_or(0, |settling| settling.clean),
+            decide_until: message.settling.and_then(|settling| settling.decide_until).map(Timestamp::as_millisecond),
+            resent_as: message.settling.and_then(|settling| settling.resent_as),
             created: message.created.as_millisecond(),
             held_until: message.held_until.map(Timestamp::as_millisecond),
             valid_until: Some(message.valid_until.as_millisecond()),
@@ -418,6 +482,14 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
     let (pk, sk) = (text(&item, "pk")?, text(&item, "sk")?);
     let (account, id) = super::keys::parse_message(&pk, &sk).ok_or_else(damaged("key of a message"))?;
     let row: MessageRow = from_item(item)?;
+    let settling = row.unknown_since.map(|since| {
+        Ok::<_, Fault>(Settling {
+            since: at(since)?,
+            clean: row.clean_listings,
+            decide_until: row.decide_until.map(at).transpose()?,
+            resent_as: row.resent_as,
+        })
+    });
     Ok(Message {
         id,
         account,
@@ -437,6 +509,7 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
         reason: row.reason,
         attempts: row.attempts,
         settled: row.settled,
+        settling: settling.transpose()?,
         created: at(row.created)?,
         held_until: row.held_until.map(at).transpose()?,
         valid_until: row.valid_until.map_or_else(|| Ok(at(row.created)? + VALIDITY), at)?,
@@ -538,7 +611,7 @@ pub(super) struct UsageEventRow {
     id: EntryId,
     account: AccountId,
     sid: String,
-    message: MessageId,
+    pub message: MessageId,
     kind: UsageKind,
     direction: Direction,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -625,6 +698,7 @@ mod tests {
         stored.frozen = Some(Freeze { reason: FreezeReason::Pumping, since: now });
         stored.lifted = Some(Lifted { at: now, by: UserId::from_bits(1) });
         stored.quiet_hours = Some(QuietHours { from: "21:00".parse().unwrap(), to: "08:00".parse().unwrap() });
+        stored.sender_rates.insert("+14155550100".to_owned(), 12);
         assert_eq!(gate(&serde_json::to_value(GateRow::from(&stored)).unwrap()), stored);
     }
 }

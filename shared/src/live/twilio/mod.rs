@@ -1,7 +1,8 @@
-//! Twilio's API: checks credentials, creates messages; `content.rs` reads what they say, `numbers.rs` lists and configures
-//! numbers. The client never repeats a request and follows no redirect.
+//! Twilio's API: checks credentials, creates messages; `content.rs` reads what they say, `listing.rs` lists them,
+//! `numbers.rs` lists and configures numbers. The create client never repeats a request; none follows a redirect.
 
 mod content;
+mod listing;
 mod numbers;
 
 use std::time::Duration;

@@ -67,7 +67,7 @@ fn settings(kind: TargetKind, answer: &BTreeMap<String, Value>) -> Settings {
 }
 
 /// The mark in `next_page_uri`; the address itself is never called.
-fn mark(uri: &str) -> Option<PageMark> {
+pub(super) fn mark(uri: &str) -> Option<PageMark> {
     let (_, query) = uri.split_once('?')?;
     let value = |name: &str| form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, v)| v);
     PageMark::new(value("Page")?.parse().ok()?, value("PageToken").as_deref().unwrap_or_default())

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::{at_once, count};
-use crate::account::{CreateAccount, Gate};
+use crate::account::CreateAccount;
+use crate::api_key::KeepApiKeys;
 use crate::credential::MintKey;
 use crate::ids::AccountId;
 use crate::ledger::{Allowance, Granularity, MicroCredits, ReadUsage};
@@ -12,7 +13,7 @@ use crate::message::{
 };
 use crate::platform::{Chance, Clock};
 use crate::seal::Purpose;
-use crate::session::KeepSessions;
+use crate::session::{KeepSessions, Pass, Proof, Way};
 use crate::testing::fresh::{self, account, outgoing, secs};
 
 /// Available, held and used, in whole credits.
@@ -126,7 +127,7 @@ where
 /// What the record behind the key says.
 async fn earlier<W: LoadSender + Clock + Chance>(world: &W, account: AccountId, of: &Outgoing) -> Option<Idempotency> {
     let session = fresh::session(world, account);
-    world.load_sender(account, &session.hash, &of.idempotency.key, &[], None).await.unwrap().earlier
+    world.load_sender(&session.proof(), &of.idempotency.key, &[], None).await.unwrap().earlier
 }
 
 pub async fn another_accounts_key_is_another_key<W>(world: &W)
@@ -222,29 +223,51 @@ where
     let session = fresh::session(world, account);
     let outgoing = outgoing(world, account, 1, now);
     let load = async |keys: &[Purpose]| {
-        world.load_sender(account, &session.hash, &outgoing.idempotency.key, keys, None).await.unwrap()
+        world.load_sender(&session.proof(), &outgoing.idempotency.key, keys, None).await.unwrap()
     };
     let before = load(&[]).await;
-    assert_eq!((before.session, before.earlier, before.keys), (None, None, Vec::new()));
+    assert_eq!((before.pass, before.earlier, before.keys), (None, None, Vec::new()));
     let facts = before.facts.unwrap();
-    assert_eq!(facts.gate, Gate::new(fresh::us()));
+    assert_eq!(facts.gate, fresh::new_account(world, 0).gate);
     assert_eq!(facts.allowance, Allowance::new(MicroCredits::whole(10), now));
     assert_eq!(world.start_session(session.clone()).await, Ok(()));
     assert_eq!(world.record_message(&outgoing).await, Ok(Recorded::Accepted));
     let after = load(&[Purpose::Payload, Purpose::Match, Purpose::Send]).await;
-    assert_eq!(after.session, Some(session.clone()));
+    assert_eq!(after.pass, Some(Pass::Session(session.clone())));
     assert_eq!(after.earlier, Some(outgoing.idempotency.clone()));
     let purposes: Vec<_> = after.keys.iter().map(|keys| (keys.account, keys.purpose)).collect();
     assert_eq!(purposes, [(account, Purpose::Payload), (account, Purpose::Match)]);
     assert_eq!(after.facts.unwrap().allowance.held, MicroCredits::whole(1));
 }
 
+pub async fn the_sender_loads_with_its_api_key_in_the_same_call<W>(world: &W)
+where
+    W: CreateAccount + KeepApiKeys + KeepSessions + LoadSender + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let (key, session) = (fresh::api_key(world, account), fresh::session(world, account));
+    let load = async |proof: &Proof| {
+        let idempotency = outgoing(world, account, 1, world.now()).idempotency.key;
+        world.load_sender(proof, &idempotency, &[], None).await.unwrap()
+    };
+    let before = load(&key.proof()).await;
+    assert_eq!((before.pass, before.facts.is_some()), (None, true));
+    assert_eq!(world.create_api_key(key.clone()).await, Ok(true));
+    assert_eq!(world.start_session(session.clone()).await, Ok(()));
+    assert_eq!(load(&key.proof()).await.pass, Some(Pass::ApiKey(key.clone())));
+    // A key is no session and a session no key, whatever the hash.
+    assert_eq!(load(&Proof { way: Way::Session, ..key.proof() }).await.pass, None);
+    assert_eq!(load(&Proof { way: Way::ApiKey, ..session.proof() }).await.pass, None);
+    assert_eq!(world.revoke_api_key(account, key.id).await, Ok(true));
+    assert_eq!(load(&key.proof()).await.pass, None);
+}
+
 pub async fn an_account_that_is_not_there_has_no_facts<W: LoadSender + ReadUsage + Clock + Chance>(world: &W) {
     let nobody = AccountId::new(world.now(), fresh::dice(world));
     let session = fresh::session(world, nobody);
     let key = outgoing(world, nobody, 1, world.now()).idempotency.key;
-    let loaded = world.load_sender(nobody, &session.hash, &key, &[Purpose::Payload], None).await.unwrap();
-    assert_eq!((loaded.session, loaded.facts, loaded.earlier, loaded.keys), (None, None, None, Vec::new()));
+    let loaded = world.load_sender(&session.proof(), &key, &[Purpose::Payload], None).await.unwrap();
+    assert_eq!((loaded.pass, loaded.facts, loaded.earlier, loaded.keys), (None, None, None, Vec::new()));
     assert_eq!(world.load_allowance(nobody).await, Ok(None));
 }
 

@@ -183,7 +183,7 @@ where
     let (account, until) = (account(world, 10).await, world.now() + secs(7_200));
     let message = held(world, account, until).await;
     assert_eq!(world.load_message(account, message.id).await, Ok(Some(message.clone())));
-    assert_eq!(claim(world, &message, until - secs(1)).await, Claim::NotNow(until));
+    assert_eq!(claim(world, &message, until - secs(1)).await, Claim::TooEarly(until));
     assert_eq!((is_due(world, &message, until - secs(1)).await, is_due(world, &message, until).await), (false, true));
     assert!(matches!(claim(world, &message, until).await, Claim::Mine(_)));
 }

@@ -5,8 +5,8 @@ use crate::ids::{AccountId, MessageId};
 use crate::ledger::PostOutcome;
 use crate::message::Seen;
 use crate::message::{
-    ClaimMessage, FindDue, GIVE_UP, LEASE, LOOK_AGAIN, Message, Outcome, ReadMessages, RecordInbound, RecordMessage,
-    RecordOutcome, Status, due_shard,
+    ClaimMessage, FIRST_LISTING, FindDue, LEASE, LOOK_AGAIN, Message, Outcome, ReadMessages, RecordInbound,
+    RecordMessage, RecordOutcome, Status, due_shard,
 };
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, accepted, account, claimed, secs};
@@ -54,8 +54,8 @@ where
     assert!(is_due(world, &unknown, now + LOOK_AGAIN).await, "a lost hint is found");
     let claim = claimed(world, &unknown, now).await;
     assert_eq!(world.record_outcome(&claim, &Outcome::Unknown, now).await, Ok(Status::Unknown));
-    assert!(!is_due(world, &unknown, now + GIVE_UP - secs(1)).await);
-    assert!(is_due(world, &unknown, now + GIVE_UP).await, "it is not forgotten");
+    assert!(!is_due(world, &unknown, now + FIRST_LISTING - secs(1)).await);
+    assert!(is_due(world, &unknown, now + FIRST_LISTING).await, "it is looked for");
     let claim = claimed(world, &sent, now).await;
     let outcome = Outcome::Sent { sid: fresh::word(world) };
     assert_eq!(world.record_outcome(&claim, &outcome, now + secs(5)).await, Ok(Status::Sent));
@@ -93,8 +93,8 @@ where
     assert_eq!(world.end_lease(&claim.message, now + LEASE).await, Ok(false));
     let row = world.load_message(account, message.id).await.unwrap().unwrap();
     assert_eq!((row.status, row.revision), (Status::Unknown, claim.message.revision + 1));
-    assert!(!is_due(world, &message, now + LEASE + GIVE_UP - secs(1)).await);
-    assert!(is_due(world, &message, now + LEASE + GIVE_UP).await, "it is not forgotten");
+    assert!(!is_due(world, &message, now + LEASE + FIRST_LISTING - secs(1)).await);
+    assert!(is_due(world, &message, now + LEASE + FIRST_LISTING).await, "it is looked for");
 }
 
 pub async fn a_later_look_needs_the_same_revision<W>(world: &W)
@@ -123,4 +123,17 @@ where
     let posted = Message { revision: sent.revision + 1, ..sent };
     assert_eq!(world.look_again(&posted, now + secs(900)).await, Ok(false), "what left the list does not come back");
     assert!(!is_due(world, &message, now + secs(900)).await);
+}
+
+pub async fn what_nothing_has_to_be_done_about_leaves_the_list<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + FindDue + Clock + Chance,
+{
+    let (account, now) = (account(world, 10).await, world.now());
+    let message = accepted(world, account, now).await;
+    let claim = claimed(world, &message, now).await;
+    world.stop_looking(&message).await.unwrap();
+    assert!(is_due(world, &message, now + LEASE).await, "it moved on since it was looked at");
+    world.stop_looking(&claim.message).await.unwrap();
+    assert!(!is_due(world, &message, now + LEASE).await);
 }

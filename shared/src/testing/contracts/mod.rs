@@ -7,6 +7,7 @@
 pub mod accepting;
 pub mod access;
 pub mod accounts;
+pub mod api_keys;
 pub mod arriving;
 pub mod batches;
 pub mod connections;
@@ -14,12 +15,14 @@ pub mod credentials;
 pub mod due;
 pub mod keys;
 pub mod opt_outs;
+pub mod pace;
 pub mod policy;
 pub mod posting;
 pub mod quarantine;
 pub mod rotation;
 pub mod sending;
 pub mod sessions;
+pub mod settling;
 pub mod templates;
 pub mod usage;
 pub mod velocity;
@@ -62,6 +65,15 @@ macro_rules! contracts {
                 a_revoked_session_is_gone_and_no_touch_brings_it_back,
                 a_session_is_revoked_in_its_own_account_only,
                 the_list_shows_live_sessions_newest_first;
+            api_keys:
+                an_api_key_loads_as_it_was_made,
+                a_touch_moves_the_last_use_and_never_back,
+                a_revoked_key_is_gone_and_no_touch_brings_it_back,
+                of_a_touch_and_a_revocation_at_once_no_key_is_left,
+                a_key_is_revoked_in_its_own_account_only,
+                of_thirty_keys_made_at_once_twenty_are_kept,
+                of_many_revocations_at_once_one_counts,
+                the_list_shows_every_key_newest_first;
             keys:
                 a_minted_key_opens_again,
                 another_accounts_wrapped_key_does_not_open,
@@ -117,6 +129,7 @@ macro_rules! contracts {
                 a_new_day_is_counted_exactly_by_parallel_accepts,
                 a_message_above_the_ceiling_is_refused_on_a_fresh_day,
                 the_sender_loads_with_all_that_a_decision_needs,
+                the_sender_loads_with_its_api_key_in_the_same_call,
                 an_account_that_is_not_there_has_no_facts,
                 messages_list_newest_first_in_pages;
             sending:
@@ -124,6 +137,7 @@ macro_rules! contracts {
                 a_claim_hands_out_the_payload_and_counts_the_attempt,
                 a_retry_waits_for_its_time,
                 a_retry_remembers_whether_the_message_was_counted,
+                what_is_in_line_waits_for_its_slot_and_keeps_it_once,
                 an_outcome_removes_the_payload,
                 a_message_that_is_not_there_has_nothing_to_send,
                 only_the_fence_may_record,
@@ -155,6 +169,11 @@ macro_rules! contracts {
                 a_prefix_is_counted_exactly_by_fifty_batches_at_once,
                 the_same_message_in_a_prefix_counts_once,
                 counters_are_of_one_account_minute_prefix_and_beginning;
+            pace:
+                of_fifty_at_once_each_gets_a_stretch_of_its_own,
+                a_line_begins_anew_once_its_end_has_passed,
+                a_line_that_is_too_long_is_not_joined_and_not_made_longer,
+                each_sender_of_each_account_has_a_line;
             arriving:
                 a_text_is_recorded_once_however_often_it_comes,
                 the_same_sid_in_another_account_is_another_text;
@@ -200,7 +219,21 @@ macro_rules! contracts {
                 an_outcome_moves_a_message_to_its_next_time,
                 a_claim_is_due_when_its_lease_ends,
                 a_lease_ends_once_and_not_early,
-                a_later_look_needs_the_same_revision;
+                a_later_look_needs_the_same_revision,
+                what_nothing_has_to_be_done_about_leaves_the_list;
+            settling:
+                what_is_not_known_keeps_its_payload_and_says_since_when,
+                a_listing_is_recorded_on_the_revision_that_it_read_and_keeps_the_payload,
+                an_adopted_sid_is_the_messages_and_the_payload_is_gone,
+                of_identical_messages_at_once_one_adopts_a_sid,
+                of_an_adoption_and_a_callback_at_once_one_is_written,
+                a_sid_that_was_charged_for_or_arrived_is_not_free,
+                what_is_given_up_keeps_its_payload_and_a_late_answer_still_counts,
+                what_is_given_up_is_released_and_looked_at_again_when_the_time_to_decide_is_over,
+                a_resend_replaces_the_message_whole,
+                of_decisions_and_a_callback_at_once_one_counts,
+                a_resend_that_is_not_covered_leaves_the_decision_open,
+                what_was_not_known_and_waits_again_begins_anew;
             posting:
                 a_charge_is_posted_once_and_no_credit_appears_or_vanishes,
                 a_release_gives_the_hold_back_once,
@@ -266,6 +299,7 @@ mod tests {
             include_str!("accepting.rs"),
             include_str!("access.rs"),
             include_str!("accounts.rs"),
+            include_str!("api_keys.rs"),
             include_str!("arriving.rs"),
             include_str!("batches.rs"),
             include_str!("connections.rs"),
@@ -279,6 +313,7 @@ mod tests {
             include_str!("rotation.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
+            include_str!("settling.rs"),
             include_str!("templates.rs"),
             include_str!("usage.rs"),
             include_str!("velocity.rs"),

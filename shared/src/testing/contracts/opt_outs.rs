@@ -5,13 +5,14 @@ use jiff::Timestamp;
 
 use super::{at_once, count};
 use crate::account::CreateAccount;
-use crate::ids::{AccountId, UserId};
+use crate::ids::{AccountId, ApiKeyId, UserId};
 use crate::inbound::Consent;
 use crate::message::{ClaimMessage, Claimed, LoadGuards, Message, RecordMessage};
 use crate::opt_out::{
-    By, EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal,
+    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal,
 };
 use crate::platform::{Chance, Clock};
+use crate::session::By;
 use crate::testing::fresh::{self, OWN, accepted, account, claimed, secs};
 
 const SERVICE: &str = "MG0123456789abcdef0123456789abcdef";
@@ -24,16 +25,21 @@ fn user<W: Clock + Chance>(world: &W) -> By {
     By::User(UserId::new(world.now(), fresh::dice(world)))
 }
 
+/// A key of a program.
+fn program() -> By {
+    By::Key(ApiKeyId::from_bits(7))
+}
+
 fn evidence(given: Timestamp) -> Evidence {
     Evidence { kind: EvidenceKind::WebForm, given }
 }
 
 async fn enter<W: EnterOptOuts>(world: &W, account: AccountId, other: &str, at: Timestamp) -> Entry {
-    world.enter_opt_outs(account, OWN, &[other.to_owned()], By::Api, at).await.unwrap().remove(0)
+    world.enter_opt_outs(account, OWN, &[other.to_owned()], program(), at).await.unwrap().remove(0)
 }
 
 async fn remove<W: EnterOptOuts>(world: &W, account: AccountId, other: &str, at: Timestamp) -> Removal {
-    let shown = (By::Api, evidence(at));
+    let shown = (program(), evidence(at));
     world.remove_opt_outs(account, OWN, &[other.to_owned()], shown, at).await.unwrap().remove(0)
 }
 
@@ -60,9 +66,9 @@ where
     let entered = Entered { consent: Consent::Stop, at: now, by, evidence: None };
     assert_eq!(known(world, account, "a").await, OptOut { said: None, entered: Some(entered) });
     let (later, shown) = (now + secs(5), evidence(now - secs(3600)));
-    let removed = world.remove_opt_outs(account, OWN, &others, (By::Api, shown), later).await;
+    let removed = world.remove_opt_outs(account, OWN, &others, (program(), shown), later).await;
     assert_eq!(removed, Ok(vec![Removal::Removed]));
-    let entered = Entered { consent: Consent::Start, at: later, by: By::Api, evidence: Some(shown) };
+    let entered = Entered { consent: Consent::Start, at: later, by: program(), evidence: Some(shown) };
     assert_eq!(known(world, account, "a").await, OptOut { said: None, entered: Some(entered) });
     // Again, it is an entry without evidence.
     assert_eq!(enter(world, account, "a", later + secs(1)).await, Entry::OptedOut);
@@ -198,9 +204,9 @@ where
     let (account, now) = (owner(world), world.now());
     let others: Vec<_> = (0..230).map(|n| format!("{n:03}")).collect();
     say(world, account, "107", Consent::Stop, now).await;
-    let entries = world.enter_opt_outs(account, OWN, &others[100..], By::Api, now).await;
+    let entries = world.enter_opt_outs(account, OWN, &others[100..], program(), now).await;
     assert_eq!(entries, Ok(vec![Entry::OptedOut; 130]));
-    let shown = (By::Api, evidence(now));
+    let shown = (program(), evidence(now));
     let removals = world.remove_opt_outs(account, OWN, &others[..110], shown, now + secs(1)).await.unwrap();
     let expected = |n| match n {
         0..100 => Removal::NotOptedOut,
@@ -266,15 +272,15 @@ where
     for (sender, another) in [(OWN, SERVICE), (SERVICE, OWN)] {
         let claim = ready(world, account, sender).await;
         let others = [claim.message.other_hash.clone()];
-        world.enter_opt_outs(account, another, &others, By::Api, now).await.unwrap();
+        world.enter_opt_outs(account, another, &others, program(), now).await.unwrap();
         assert!(!held(&claim).await, "{another} is another sender than {sender}");
-        world.enter_opt_outs(account, sender, &others, By::Api, now).await.unwrap();
+        world.enter_opt_outs(account, sender, &others, program(), now).await.unwrap();
         assert!(held(&claim).await, "{sender}");
-        let shown = (By::Api, evidence(now));
+        let shown = (program(), evidence(now));
         world.remove_opt_outs(account, sender, &others, shown, now + secs(1)).await.unwrap();
         assert!(!held(&claim).await, "{sender}");
         // The recipient lifts an entry too, and their STOP counts beside a removal.
-        world.enter_opt_outs(account, sender, &others, By::Api, now + secs(2)).await.unwrap();
+        world.enter_opt_outs(account, sender, &others, program(), now + secs(2)).await.unwrap();
         for (said, second, out) in [(Consent::Start, 3, false), (Consent::Stop, 4, true)] {
             let heard = fresh::heard(world);
             world.record_consent(account, sender, &others[0], said, &heard, now + secs(second)).await.unwrap();

@@ -15,7 +15,9 @@ use crate::testing::fresh::{self, FROZEN, account, secs};
 
 fn policy(codes: &[&str], daily_ceiling: u64, quiet: Option<(&str, &str)>) -> Policy {
     let quiet_hours = quiet.map(|(from, to)| QuietHours { from: from.parse().unwrap(), to: to.parse().unwrap() });
-    Policy { countries: codes.iter().map(|code| Country::parse(code).unwrap()).collect(), daily_ceiling, quiet_hours }
+    let countries = codes.iter().map(|code| Country::parse(code).unwrap()).collect();
+    let sender_rates = quiet.map(|(from, _)| (from.to_owned(), 7)).into_iter().collect();
+    Policy { countries, daily_ceiling, quiet_hours, sender_rates }
 }
 
 async fn gate<W: LoadGate>(world: &W, account: AccountId) -> Gate {
@@ -36,8 +38,8 @@ where
         policy(&["GB"], 1, Some(("12:30", "13:00"))),
         policy(&["US"], Gate::MOST_CEILING, None),
     ] {
-        let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
-        let expected = Gate { countries, daily_ceiling, quiet_hours, ..gate(world, account).await };
+        let Policy { countries, daily_ceiling, quiet_hours, sender_rates } = policy.clone();
+        let expected = Gate { countries, daily_ceiling, quiet_hours, sender_rates, ..gate(world, account).await };
         assert_eq!(world.save_policy(account, &policy).await, Ok(Some(expected.clone())));
         assert_eq!(gate(world, account).await, expected);
     }

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::inbound::Consent;
 use crate::message::{
-    Claim, ClaimMessage, Claimed, Fence, FindDue, LEASE, LoadGuards, Message, Outcome, ReadMessages, Reason,
+    Claim, ClaimMessage, Claimed, Fence, FindDue, LEASE, LoadGuards, Message, Outcome, Outgoing, ReadMessages, Reason,
     RecordMessage, RecordOutcome, Report, Status, UpdateMessage, apply_report,
 };
 use crate::opt_out::RecordConsent;
@@ -45,7 +45,7 @@ where
     let fences: Vec<_> = (0..16).map(|_| fence(world)).collect();
     let answers = at_once(16, |n| world.claim_message(account, message.id, fences[n], now)).await;
     let mine = answers.iter().filter(|answer| matches!(answer, Ok(Claim::Mine(_)))).count();
-    assert_eq!((mine, count(&answers, &Ok(Claim::NotNow(now + LEASE)))), (1, 15), "{answers:?}");
+    assert_eq!((mine, count(&answers, &Ok(Claim::Busy(now + LEASE)))), (1, 15), "{answers:?}");
     assert_eq!(load(world, &message).await.attempts, 1);
     let later = world.claim_message(account, message.id, fence(world), now + LEASE + secs(1)).await;
     assert!(!matches!(later, Ok(Claim::Mine(_))), "a lease that is over is never sent blindly: {later:?}");
@@ -62,7 +62,7 @@ where
     let claim = world.claim_message(account, outgoing.message.id, fence, at).await;
     let message =
         Message { status: Status::Dispatching, attempts: 1, revision: 1, updated: at, ..outgoing.message.clone() };
-    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence, counted: false };
+    let mine = Claimed { message: message.clone(), payload: outgoing.payload, fence, counted: false, in_line: false };
     assert_eq!(claim, Ok(Claim::Mine(Box::new(mine))));
     assert_eq!(load(world, &message).await, message);
 }
@@ -77,7 +77,7 @@ where
     let not_before = now + secs(30);
     assert_eq!(world.record_outcome(&first, &Outcome::Retry { not_before }, now).await, Ok(Status::Retryable));
     let early = world.claim_message(account, message.id, fence(world), not_before - secs(1)).await;
-    assert_eq!(early, Ok(Claim::NotNow(not_before)));
+    assert_eq!(early, Ok(Claim::TooEarly(not_before)));
     let second = claimed(world, &message, not_before).await;
     assert_eq!(second.payload, first.payload, "a retry needs the payload again");
     assert_eq!(second.message.attempts, 2);
@@ -99,6 +99,28 @@ where
         claim = claimed(world, &message, now).await;
         assert_eq!(claim.counted, counted);
     }
+}
+
+pub async fn what_is_in_line_waits_for_its_slot_and_keeps_it_once<W>(world: &W)
+where
+    W: CreateAccount + RecordMessage + ClaimMessage + ReadMessages + RecordOutcome + Clock + Chance,
+{
+    let (account, now) = (account(world, 10).await, world.now());
+    let message = accepted(world, account, now).await;
+    let first = claimed(world, &message, now).await;
+    let not_before = now + secs(30);
+    assert_eq!(world.record_outcome(&first, &Outcome::InLine { not_before }, now).await, Ok(Status::Accepted));
+    let waiting = load(world, &message).await;
+    assert_eq!((waiting.status, waiting.attempts), (Status::Accepted, 0), "nobody tried it");
+    let early = world.claim_message(account, message.id, fence(world), not_before - secs(1)).await;
+    assert_eq!(early, Ok(Claim::TooEarly(not_before)));
+    let second = claimed(world, &message, not_before).await;
+    assert_eq!((second.in_line, &second.payload, second.message.attempts), (true, &first.payload, 1));
+    let late = world.record_outcome(&first, &Outcome::InLine { not_before }, not_before).await;
+    assert_eq!(late, Ok(Status::Dispatching), "an old fence");
+    let retry = Outcome::Retry { not_before };
+    assert_eq!(world.record_outcome(&second, &retry, not_before).await, Ok(Status::Retryable));
+    assert!(!claimed(world, &message, not_before).await.in_line, "the slot is used up");
 }
 
 pub async fn an_outcome_removes_the_payload<W>(world: &W)
@@ -133,7 +155,7 @@ where
             Outcome::Rejected { code } => expected.error_code = *code,
             Outcome::Refused(reason) => expected.reason = Some(*reason),
             Outcome::Expired => expected.reason = Some(Reason::TooOld),
-            Outcome::Retry { .. } | Outcome::Unknown => {}
+            Outcome::Retry { .. } | Outcome::InLine { .. } | Outcome::Unknown => {}
         }
         assert_eq!(load(world, &message).await, expected);
     }
@@ -147,7 +169,8 @@ where
     let outgoing = fresh::outgoing(world, nobody, 1, world.now());
     let claim = world.claim_message(nobody, outgoing.message.id, fence(world), world.now()).await;
     assert_eq!(claim, Ok(Claim::Done));
-    let ghost = Claimed { message: outgoing.message, payload: outgoing.payload, fence: fence(world), counted: false };
+    let Outgoing { message, payload, .. } = outgoing;
+    let ghost = Claimed { message, payload, fence: fence(world), counted: false, in_line: false };
     let recorded = world.record_outcome(&ghost, &Outcome::Unknown, world.now()).await;
     assert!(matches!(recorded, Err(Fault::Permanent(_))), "{recorded:?}");
 }

@@ -9,6 +9,7 @@ use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
     NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
 };
+use crate::api_key::ApiKey;
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
 use crate::ledger::Allowance;
@@ -25,6 +26,7 @@ pub(super) struct Accounts {
     pub(super) gates: BTreeMap<AccountId, Gate>,
     mail_tokens: BTreeMap<(AccountId, TokenHash), MailToken>,
     pub(super) sessions: BTreeMap<(AccountId, TokenHash), Session>,
+    pub(super) api_keys: BTreeMap<(AccountId, TokenHash), ApiKey>,
     tries: BTreeMap<(String, i64), u32>,
 }
 
@@ -36,6 +38,7 @@ impl Accounts {
         dump(bytes, &self.gates);
         dump(bytes, &self.mail_tokens);
         dump(bytes, &self.sessions);
+        dump(bytes, &self.api_keys);
         dump(bytes, &self.tries);
     }
 }
@@ -235,8 +238,8 @@ impl SavePolicy for World {
     async fn save_policy(&self, account: AccountId, policy: &Policy) -> Result<Option<Gate>, Fault> {
         self.call("save_policy", |state| {
             let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
-            let Policy { countries, daily_ceiling, quiet_hours } = policy.clone();
-            (gate.countries, gate.daily_ceiling, gate.quiet_hours) = (countries, daily_ceiling, quiet_hours);
+            let Policy { countries, daily_ceiling, quiet_hours, sender_rates } = policy.clone();
+            *gate = Gate { countries, daily_ceiling, quiet_hours, sender_rates, ..gate.clone() };
             Ok(Some(gate.clone()))
         })
         .await

@@ -83,7 +83,7 @@ impl TwilioView<'_> {
         self.world.state().connections.at_carrier.remove(target);
     }
 
-    /// The next call about numbers gets this answer and does nothing.
+    /// The next call about numbers, or the next list of messages, gets this answer and does nothing.
     pub fn trouble_next(&self, trouble: Trouble) {
         self.world.state().connections.troubles.push_back(Some(trouble));
     }
@@ -112,8 +112,8 @@ impl World {
         self.state().connections.rows.get(&(account, target.clone())).map(|(_, due)| *due)
     }
 
-    /// One call to Twilio about numbers; a planned fault is no answer.
-    async fn ask<T: Send>(
+    /// One call to Twilio about numbers or lists; a planned fault is no answer.
+    pub(super) async fn ask<T: Send>(
         &self,
         method: &'static str,
         act: impl FnOnce(&mut State) -> Result<T, Trouble> + Send,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
 use crate::fault::Fault;
-use crate::ids::{AccountId, EntryId};
+use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
     Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
     UsageSums, journal_shard,
@@ -28,6 +28,11 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn entries_of(&self, account: AccountId) -> Vec<JournalItem> {
         self.entries.values().filter(|item| item.event.account == account).cloned().collect()
+    }
+
+    pub(super) fn charged_for(&self, account: AccountId, sid: &str) -> Option<MessageId> {
+        let entry = self.entries.get(&(account, sid.to_owned(), UsageKind::MessageSegments));
+        entry.map(|item| item.event.message)
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{World, dump, not_valid};
+use super::{State, World, dump, not_valid};
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Granularity, MicroCredits};
 use crate::message::{
-    CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, Fence, FindDue, GIVE_UP, Guard,
-    Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome, Outgoing,
-    ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, Recorded, Seen, SenderFacts,
-    Status, UpdateMessage, check_allowance, due, due_shard,
+    Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
+    FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome,
+    Outgoing, ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, RecordResend, Recorded,
+    Resent, Seen, SenderFacts, SettleMessage, Settling, Status, UpdateMessage, check_allowance, decidable_until, due,
+    due_after_decision, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
-use crate::secret::TokenHash;
+use crate::session::{Pass, Proof, Way};
 
 /// A message with what lies beside it.
 struct Row {
@@ -27,11 +28,21 @@ struct Row {
     not_before: Option<Timestamp>,
     due: Option<Timestamp>,
     counted: bool,
+    in_line: bool,
 }
 
 impl Row {
     fn new(message: Message, payload: Option<Sealed>, due: Timestamp) -> Self {
-        Self { message, payload, fence: None, lease: None, not_before: None, due: Some(due), counted: false }
+        Self {
+            message,
+            payload,
+            fence: None,
+            lease: None,
+            not_before: None,
+            due: Some(due),
+            counted: false,
+            in_line: false,
+        }
     }
 
     fn intent(message: &Message, payload: &Sealed, now: Timestamp) -> Self {
@@ -65,17 +76,19 @@ impl Messages {
         self.rows.get(&(account, message))?.payload.clone()
     }
 
-    /// Marks a message as settled and takes it off the list of due work; `None` if it was before or is not there.
+    /// Whether a message is not settled yet; what was `unconfirmed` has to be so still.
     pub(super) fn unsettled(&self, message: &Message) -> bool {
-        self.rows.get(&(message.account, message.id)).is_some_and(|row| !row.message.settled)
+        let unchanged = |row: &Row| decidable_until(message).is_none() || row.message.status == message.status;
+        self.rows.get(&(message.account, message.id)).is_some_and(|row| !row.message.settled && unchanged(row))
     }
 
+    /// Marks a message as settled and takes it off the list of due work.
     pub(super) fn settle(&mut self, message: &Message, now: Timestamp) {
         if let Some(row) = self.rows.get_mut(&(message.account, message.id)) {
             row.message.settled = true;
             let status = row.message.status;
             row.written(status, now);
-            row.due = None;
+            row.due = decidable_until(&row.message);
         }
     }
 
@@ -94,18 +107,22 @@ impl Messages {
 impl LoadSender for World {
     async fn load_sender(
         &self,
-        account: AccountId,
-        session: &TokenHash,
+        proof: &Proof,
         key: &IdempotencyKey,
         purposes: &[Purpose],
         template: Option<TemplateId>,
     ) -> Result<Loaded, Fault> {
         self.call("load_sender", |state| {
+            let (account, token) = (proof.account, (proof.account, proof.hash.clone()));
+            let pass = match proof.way {
+                Way::Session => state.accounts.sessions.get(&token).cloned().map(Pass::Session),
+                Way::ApiKey => state.accounts.api_keys.get(&token).cloned().map(Pass::ApiKey),
+            };
             let gate = state.accounts.gates.get(&account).cloned();
             let allowance = state.ledger.allowances.get(&account).cloned();
             let keys = purposes.iter().filter_map(|purpose| state.credentials.keys.get(&(account, *purpose)).cloned());
             Ok(Loaded {
-                session: state.accounts.sessions.get(&(account, session.clone())).cloned(),
+                pass,
                 facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
                 earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
                 keys: keys.collect(),
@@ -118,31 +135,7 @@ impl LoadSender for World {
 
 impl RecordMessage for World {
     async fn record_message(&self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
-        self.call("record_message", |state| {
-            let Outgoing { message, payload, idempotency, daily_ceiling } = outgoing;
-            let (account, now) = (message.account, message.created);
-            let key = (account, idempotency.key.clone());
-            if let Some(earlier) = state.messages.idempotency.get(&key).filter(|earlier| earlier.expires > now) {
-                return Ok(Recorded::Earlier(earlier.clone()));
-            }
-            if state.messages.rows.contains_key(&(account, message.id)) {
-                return Err(Fault::permanent("a new message's id was taken"));
-            }
-            let allowance = state.ledger.allowances.get_mut(&account);
-            let allowance = allowance.ok_or(Fault::permanent("the account has no allowance"))?;
-            if let Err(refusal) = check_allowance(allowance, message.held, message.segments, *daily_ceiling, now) {
-                return Ok(Recorded::Refused(refusal));
-            }
-            if allowance.day > Granularity::Day.period(now) {
-                // A slow clock meets a day that has begun already.
-                return Err(Fault::transient("the allowance kept changing"));
-            }
-            allowance.reserve(message.held, u64::from(message.segments), now);
-            state.messages.idempotency.insert(key, idempotency.clone());
-            state.messages.rows.insert((account, message.id), Row::intent(message, payload, now));
-            Ok(Recorded::Accepted)
-        })
-        .await
+        self.call("record_message", |state| state.record(outgoing)).await
     }
 }
 
@@ -230,12 +223,11 @@ impl ClaimMessage for World {
             let Some(row) = state.messages.rows.get_mut(&(account, id)) else { return Ok(Claim::Done) };
             let mine = |row: &Row| {
                 let payload = row.payload.clone().ok_or(Fault::permanent("a message to send has no payload"))?;
-                let (message, counted) = (row.message.clone(), row.counted);
-                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted })))
+                let (message, counted, in_line) = (row.message.clone(), row.counted, row.in_line);
+                Ok(Claim::Mine(Box::new(Claimed { message, payload, fence, counted, in_line })))
             };
             let ready = match row.message.status {
-                Status::Accepted => true,
-                Status::Retryable | Status::Held => row.not_before.is_some_and(|at| at <= now),
+                Status::Accepted | Status::Retryable | Status::Held => row.not_before.is_none_or(|at| at <= now),
                 _ => false,
             };
             if ready && row.payload.is_some() {
@@ -248,8 +240,9 @@ impl ClaimMessage for World {
             if row.fence == Some(fence) && row.message.status == Status::Dispatching {
                 return mine(row);
             }
-            Ok(match (row.message.status, row.not_before.or(row.lease)) {
-                (Status::Retryable | Status::Held | Status::Dispatching, Some(at)) => Claim::NotNow(at),
+            Ok(match (row.message.status, row.not_before, row.lease) {
+                (Status::Accepted | Status::Retryable | Status::Held, Some(at), _) => Claim::TooEarly(at),
+                (Status::Dispatching, _, Some(at)) => Claim::Busy(at),
                 _ => Claim::Done,
             })
         })
@@ -285,6 +278,7 @@ impl LoadGuards for World {
                     stopped: gate.and_then(Gate::stopped),
                     daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
                     counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
+                    rate: gate.and_then(|gate| gate.rate_of(own)),
                     credential: state.credentials.get(*account).filter(|_| gate.is_some_and(|g| g.connected)).cloned(),
                     keys: owned.filter_map(|key| state.credentials.keys.get(key).cloned()).collect(),
                 }
@@ -301,15 +295,15 @@ impl RecordOutcome for World {
             let held = &claimed.message;
             let row = state.messages.rows.get_mut(&(held.account, held.id));
             let row = row.ok_or(Fault::permanent("a claimed message is gone"))?;
-            let open = matches!(row.message.status, Status::Dispatching | Status::Unknown | Status::Unconfirmed);
-            if row.fence != Some(claimed.fence) || !open {
+            if row.fence != Some(claimed.fence) || !open_to(outcome).contains(&row.message.status) {
                 return Ok(row.message.status);
             }
             row.written(outcome.status(), now);
             row.lease = None;
             row.due = due(held, outcome, now);
-            if !matches!(outcome, Outcome::Retry { .. } | Outcome::Unknown) {
+            if !outcome.keeps_payload() {
                 row.payload = None;
+                row.message.settling = row.message.settling.map(Settling::decided);
             }
             match outcome {
                 Outcome::Sent { sid } => row.message.sid = Some(sid.clone()),
@@ -317,9 +311,14 @@ impl RecordOutcome for World {
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
                 Outcome::Retry { not_before } => {
-                    (row.not_before, row.counted) = (Some(*not_before), claimed.counted);
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, false);
                 }
-                Outcome::Rejected { code: None } | Outcome::Unknown => {}
+                Outcome::InLine { not_before } => {
+                    (row.not_before, row.counted, row.in_line) = (Some(*not_before), claimed.counted, true);
+                    row.message.attempts = row.message.attempts.saturating_sub(1);
+                }
+                Outcome::Unknown => row.message.settling = Some(Settling::begin(now)),
+                Outcome::Rejected { code: None } => {}
             }
             Ok(outcome.status())
         })
@@ -327,25 +326,145 @@ impl RecordOutcome for World {
     }
 }
 
+impl Row {
+    /// Writes what every writer of the whole row writes, if the row has the revision before.
+    fn rewrite(&mut self, message: &Message, due: Option<Timestamp>, keep_payload: bool) -> bool {
+        if self.message.revision != message.revision.saturating_sub(1) {
+            return false;
+        }
+        let (sid, error_code) = (self.message.sid.take(), self.message.error_code);
+        let (settled, attempts) = (self.message.settled, self.message.attempts);
+        let (since, until) = (message.settling, message.settling.and_then(|settling| settling.decide_until));
+        let settling = since.or(self.message.settling).map(|settling| Settling { decide_until: until, ..settling });
+        self.message = Message {
+            sid: message.sid.clone().or(sid),
+            error_code: message.error_code.or(error_code),
+            reason: message.reason.and(self.message.reason),
+            settled,
+            attempts,
+            settling,
+            ..message.clone()
+        };
+        if !keep_payload {
+            self.payload = None;
+        }
+        (self.lease, self.not_before, self.due) = (None, None, due);
+        true
+    }
+}
+
 impl UpdateMessage for World {
     async fn update_message(&self, message: &Message, due: Option<Timestamp>) -> Result<bool, Fault> {
         self.call("update_message", |state| {
             let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
-            if row.message.revision != message.revision.saturating_sub(1) {
-                return Ok(row.message == *message);
-            }
-            row.message.status = message.status;
-            row.message.revision = message.revision;
-            row.message.updated = message.updated;
-            row.message.sid = message.sid.clone().or(row.message.sid.take());
-            row.message.error_code = message.error_code.or(row.message.error_code);
-            if message.reason.is_none() {
-                row.message.reason = None;
-            }
-            (row.payload, row.lease, row.not_before, row.due) = (None, None, None, due);
-            Ok(true)
+            Ok(row.rewrite(message, due, false) || row.message == *message)
         })
         .await
+    }
+}
+
+impl SettleMessage for World {
+    async fn load_with_payload(
+        &self,
+        account: AccountId,
+        id: MessageId,
+    ) -> Result<Option<(Message, Option<Sealed>)>, Fault> {
+        self.call("load_with_payload", |state| {
+            let row = state.messages.rows.get(&(account, id));
+            Ok(row.map(|row| (row.message.clone(), row.payload.clone())))
+        })
+        .await
+    }
+
+    async fn free_sids(&self, account: AccountId, sids: Vec<String>) -> Result<Vec<String>, Fault> {
+        self.call("free_sids", |state| {
+            Ok(sids.into_iter().filter(|sid| state.owner_of(account, sid).is_none()).collect())
+        })
+        .await
+    }
+
+    async fn adopt_sid(&self, message: &Message, due: Option<Timestamp>) -> Result<Adopted, Fault> {
+        self.call("adopt_sid", |state| {
+            let sid = message.sid.clone().ok_or(Fault::permanent("an adoption has no SID"))?;
+            if let Some(owner) = state.owner_of(message.account, &sid) {
+                return Ok(Adopted::Taken(owner));
+            }
+            let row = state.messages.rows.get_mut(&(message.account, message.id));
+            if !row.is_some_and(|row| row.rewrite(message, due, false)) {
+                return Ok(Adopted::Moved);
+            }
+            state.messages.sids.insert((message.account, sid), (message.id, message.updated));
+            Ok(Adopted::Adopted)
+        })
+        .await
+    }
+
+    async fn record_listing(&self, message: &Message, due: Timestamp) -> Result<bool, Fault> {
+        self.call("record_listing", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
+            Ok(row.rewrite(message, Some(due), true) || row.message == *message)
+        })
+        .await
+    }
+}
+
+impl RecordResend for World {
+    async fn record_resend(&self, outgoing: &Outgoing, dropped: &Message) -> Result<Resent, Fault> {
+        self.call("record_resend", |state| {
+            let old = (dropped.account, dropped.id);
+            let unchanged =
+                state.messages.rows.get(&old).is_some_and(|row| row.message.revision + 1 == dropped.revision);
+            let earlier = state.earlier(outgoing);
+            if earlier.is_none() && !unchanged {
+                return Ok(Resent::Moved);
+            }
+            let recorded = state.record(outgoing)?;
+            if recorded == Recorded::Accepted
+                && let Some(row) = state.messages.rows.get_mut(&old)
+            {
+                row.rewrite(dropped, due_after_decision(dropped), false);
+            }
+            Ok(Resent::Recorded(recorded))
+        })
+        .await
+    }
+}
+
+impl State {
+    /// The message that a SID belongs to: the one that it was recorded for, or charged for.
+    fn owner_of(&self, account: AccountId, sid: &str) -> Option<MessageId> {
+        let recorded = self.messages.sids.get(&(account, sid.to_owned())).map(|(message, _)| *message);
+        recorded.or_else(|| self.ledger.charged_for(account, sid))
+    }
+
+    /// An earlier request with the same key that counts.
+    fn earlier(&self, outgoing: &Outgoing) -> Option<Idempotency> {
+        let key = (outgoing.message.account, outgoing.idempotency.key.clone());
+        self.messages.idempotency.get(&key).filter(|earlier| earlier.expires > outgoing.message.created).cloned()
+    }
+
+    fn record(&mut self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
+        let Outgoing { message, payload, idempotency, daily_ceiling } = outgoing;
+        let (account, now) = (message.account, message.created);
+        if let Some(earlier) = self.earlier(outgoing) {
+            return Ok(Recorded::Earlier(earlier));
+        }
+        if self.messages.rows.contains_key(&(account, message.id)) {
+            return Err(Fault::permanent("a new message's id was taken"));
+        }
+        let allowance = self.ledger.allowances.get_mut(&account);
+        let allowance = allowance.ok_or(Fault::permanent("the account has no allowance"))?;
+        if let Err(refusal) = check_allowance(allowance, message.held, message.segments, *daily_ceiling, now) {
+            return Ok(Recorded::Refused(refusal));
+        }
+        if allowance.day > Granularity::Day.period(now) {
+            // A slow clock meets a day that has begun already.
+            return Err(Fault::transient("the allowance kept changing"));
+        }
+        allowance.reserve(message.held, u64::from(message.segments), now);
+        self.messages.idempotency.insert((account, idempotency.key.clone()), idempotency.clone());
+        self.messages.rows.insert((account, message.id), Row::intent(message, payload, now));
+        Ok(Recorded::Accepted)
     }
 }
 
@@ -391,8 +510,20 @@ impl FindDue for World {
             };
             let Some(row) = row.filter(over) else { return Ok(false) };
             row.written(Status::Unknown, now);
-            (row.lease, row.due) = (None, Some(now + GIVE_UP));
+            row.message.settling = Some(Settling::begin(now));
+            (row.lease, row.due) = (None, Some(now + FIRST_LISTING));
             Ok(true)
+        })
+        .await
+    }
+
+    async fn stop_looking(&self, message: &Message) -> Result<(), Fault> {
+        self.call("stop_looking", |state| {
+            let row = state.messages.rows.get_mut(&(message.account, message.id));
+            if let Some(row) = row.filter(|row| row.message.revision == message.revision) {
+                row.due = None;
+            }
+            Ok(())
         })
         .await
     }

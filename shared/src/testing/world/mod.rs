@@ -5,6 +5,7 @@
 
 mod access_log;
 mod accounts;
+mod api_keys;
 mod connections;
 mod credentials;
 mod ledger;
@@ -435,7 +436,8 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 96] = [
+const METHODS: [&str; 109] = [
+    "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
@@ -448,6 +450,7 @@ const METHODS: [&str; 96] = [
     "count_prefix",
     "count_try",
     "create_account",
+    "create_api_key",
     "create_message",
     "create_template",
     "credential_history",
@@ -462,8 +465,11 @@ const METHODS: [&str; 96] = [
     "find_due_connections",
     "find_hook",
     "find_user",
+    "free_sids",
     "keep_mail_token",
     "lift_freeze",
+    "list_api_keys",
+    "list_at_carrier",
     "list_connections",
     "list_media",
     "list_messages",
@@ -474,6 +480,7 @@ const METHODS: [&str; 96] = [
     "list_sessions",
     "list_templates",
     "load_allowance",
+    "load_api_key",
     "load_connection",
     "load_credential",
     "load_gate",
@@ -490,6 +497,7 @@ const METHODS: [&str; 96] = [
     "load_session",
     "load_template",
     "load_user",
+    "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "mint_key",
@@ -509,8 +517,10 @@ const METHODS: [&str; 96] = [
     "record_chunk",
     "record_consent",
     "record_inbound",
+    "record_listing",
     "record_message",
     "record_outcome",
+    "record_resend",
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
@@ -519,13 +529,17 @@ const METHODS: [&str; 96] = [
     "replace_keys",
     "replace_profile",
     "replace_template",
+    "revoke_api_key",
     "rewrap_key",
     "save_credential",
     "save_policy",
     "send_mail",
     "start_session",
+    "stop_looking",
     "stop_sending",
     "stop_told",
+    "take_slots",
+    "touch_api_key",
     "touch_session",
     "update_connection",
     "update_message",

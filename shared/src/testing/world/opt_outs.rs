@@ -10,8 +10,9 @@ use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::inbound::Consent;
 use crate::opt_out::{
-    By, EnterOptOuts, Entered, Entry, Evidence, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
+    EnterOptOuts, Entered, Entry, Evidence, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
 };
+use crate::session::By;
 
 /// By account, sender and recipient.
 type Rows = BTreeMap<(AccountId, String, String), OptOut>;

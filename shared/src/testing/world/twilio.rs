@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{State, Strikes, World};
-use crate::connection::Trouble;
+use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, Check, CheckCarrier, Sid};
 use crate::fault::Fault;
 use crate::message::{
-    CarrierMedia, CarrierText, CreateMessage, Created, FetchedMedia, MessageSid, Payload, ReadContent,
+    CarrierMedia, CarrierText, CreateMessage, Created, Direction, FetchedMedia, ListAtCarrier, Listed, ListedPage,
+    MessageSid, Payload, ReadContent,
 };
 
 /// A message that Twilio took, whatever it answered.
@@ -59,6 +60,10 @@ pub(super) struct Twilio {
     checks: BTreeMap<String, Check>,
     posts: u32,
     taken: Vec<Taken>,
+    /// What became of a message: Twilio's words, by SID.
+    words: BTreeMap<String, String>,
+    /// How much later than it took them Twilio lists messages.
+    lag: SignedDuration,
     checked: Vec<Checked>,
     texts: BTreeMap<String, Text>,
     fetched: BTreeMap<String, FetchedMedia>,
@@ -152,6 +157,16 @@ impl TwilioView<'_> {
         self.world.state().twilio.answers.push_back(Answer { created: Created::Unknown, takes: true });
     }
 
+    /// Twilio's word for where a message stands from now on; `queued` before.
+    pub fn word_of(&self, sid: &str, word: &str) {
+        self.world.state().twilio.words.insert(sid.to_owned(), word.to_owned());
+    }
+
+    /// Twilio lists what it took only after so long.
+    pub fn lists_late(&self, lag: SignedDuration) {
+        self.world.state().twilio.lag = lag;
+    }
+
     /// What a check of this Account SID says from now on; without a word of yours every credential works.
     pub fn check_says(&self, account_sid: &str, check: Check) {
         self.world.state().twilio.checks.insert(account_sid.to_owned(), check);
@@ -170,6 +185,51 @@ impl CheckCarrier for World {
             state.twilio.checked.push(carrier.clone());
             let works = Check::Works { friendly_name: Some("A Twilio account".to_owned()), trial: Some(false) };
             Ok(state.twilio.checks.get(carrier.account_sid.as_str()).cloned().unwrap_or(works))
+        })
+        .await
+    }
+}
+
+impl Taken {
+    fn listed(&self, word: &str) -> Listed {
+        let by_service = self.sender.starts_with("MG");
+        Listed {
+            sid: self.sid.clone(),
+            to: self.to.clone(),
+            from: (!by_service).then(|| self.sender.clone()),
+            service: by_service.then(|| self.sender.clone()),
+            body: self.body.clone(),
+            n_media: self.media_urls.len(),
+            direction: Direction::Outbound,
+            status: word.to_owned(),
+            error_code: None,
+            created: self.at,
+        }
+    }
+}
+
+impl ListAtCarrier for World {
+    async fn list_at_carrier(
+        &self,
+        carrier: &Carrier,
+        to: &str,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> Result<ListedPage, Trouble> {
+        self.ask("list_at_carrier", |state| {
+            let Twilio { taken, words, lag, .. } = &state.twilio;
+            let account_sid = &carrier.account_sid;
+            let shown = |taken: &&Taken| {
+                taken.carrier.account_sid == *account_sid && taken.to == to && taken.at + *lag <= state.now
+            };
+            let (page, limit) = (from.map_or(0, |mark| mark.page), usize::from(limit));
+            let skipped = usize::try_from(page).unwrap_or(usize::MAX).saturating_mul(limit);
+            let all: Vec<_> = taken.iter().rev().filter(shown).collect();
+            let rows = all.iter().skip(skipped).take(limit);
+            let word = |sid: &str| words.get(sid).map_or("queued", String::as_str);
+            let messages: Vec<_> = rows.map(|taken| taken.listed(word(&taken.sid))).collect();
+            let more = skipped + messages.len() < all.len();
+            Ok(ListedPage { messages, next: PageMark::new(page + 1, "PA").filter(|_| more) })
         })
         .await
     }

@@ -1,21 +1,27 @@
-//! What every account's minutes handed over.
+//! What every account's minutes handed over, and how far the lines of its senders reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{World, dump};
+use jiff::{SignedDuration, Timestamp};
+
 use crate::fault::Fault;
+use crate::ids::AccountId;
+use crate::pace::TakeSlots;
 use crate::velocity::{CountPassing, Mark, Minute};
 
 #[derive(Default)]
 pub(super) struct Velocity {
     accounts: BTreeMap<Minute, u64>,
     prefixes: BTreeMap<(Minute, String), BTreeSet<Mark>>,
+    lines: BTreeMap<(AccountId, String), Timestamp>,
 }
 
 impl Velocity {
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
         dump(bytes, &self.accounts);
         dump(bytes, &self.prefixes);
+        dump(bytes, &self.lines);
     }
 }
 
@@ -39,6 +45,28 @@ impl CountPassing for World {
             let counted = state.velocity.accounts.entry(minute).or_default();
             *counted += n_messages;
             Ok(*counted)
+        })
+        .await
+    }
+}
+
+impl TakeSlots for World {
+    async fn take_slots(
+        &self,
+        account: AccountId,
+        own: &str,
+        takes: SignedDuration,
+        now: Timestamp,
+        latest: Timestamp,
+    ) -> Result<Option<Timestamp>, Fault> {
+        self.call("take_slots", |state| {
+            let end = state.velocity.lines.entry((account, own.to_owned())).or_insert(Timestamp::UNIX_EPOCH);
+            if *end > now && *end >= latest {
+                return Ok(None);
+            }
+            let start = now.max(*end);
+            *end = start + takes;
+            Ok(Some(start))
         })
         .await
     }
