@@ -124,7 +124,7 @@ variables = {
     "Tables": {"TABLE_PREFIX"},
     "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
     "PlatformSecret": {"PLATFORM_SECRET"},
-    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(),
+    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(), "Endpoints": set(),
 }
 config = read("shared/src/live/config.rs")
 names = {name: const(config, name).strip('"') for name in re.findall(r"\w+", const(config, "VARIABLES").strip("[]"))}
@@ -152,7 +152,7 @@ for name in sorted(set(of_name) & set(functions)):
     services = {"dynamodb": "Tables", "kms": "Keys", "secretsmanager": "PlatformSecret", "ses": "Mail"}
     has = {services[a.split(":")[0]] for a in actions if a.split(":")[0] in services}
     has |= {"Queues"} if "sqs:SendMessage" in actions else set()
-    same(f"{name}, services", has, code["needs"] - {"Twilio"})
+    same(f"{name}, services", has, code["needs"] - {"Twilio", "Endpoints"})
     if any("*" in action for action in actions) or any(s["Resource"] == "*" for s in statements):
         wrong.append(f"{name}: its role has a star")
     # Opening a key is written down first.
@@ -222,6 +222,8 @@ purposes = {
     "numbers": {"kms:Decrypt": {"send", "profile"}},
     "opt-outs": {"kms:Decrypt": {"match"}},
     "templates": {"kms:Decrypt": {"payload", "match"}},
+    "webhook-endpoints": {"kms:Decrypt": {"profile"}},
+    "deliverer": {"kms:Decrypt": {"profile"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "settler": {"kms:Decrypt": {"send", "payload"}},
     "key-rotation": {
@@ -252,6 +254,12 @@ in_key = grants(vault, lambda s: s["Condition"]["ArnEquals"]["aws:PrincipalArn"]
 words = lambda found: {f"{n} {a} {one}" for n, own in found.items() for a, several in own.items() for one in several}
 same("purposes in roles", words(in_roles), words(purposes))
 same("purposes in the vault's key policy", words(in_key), words(purposes))
+before = {
+    name: all("VaultKeyBefore" in str(s["Resource"]) for p in role["Properties"]["Policies"]
+              for s in p["PolicyDocument"]["Statement"] if "kms:Decrypt" in s["Action"])
+    for name, role in roles.items()
+}
+same("functions that open with the KMS key before, too", {n for n, ok in before.items() if ok}, set(before))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})
 
 # The router of `cargo lambda watch`.

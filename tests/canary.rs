@@ -14,6 +14,7 @@ use telbuddy::inbound::signature;
 use tracing_subscriber::EnvFilter;
 
 use crate::support::{Answer, Carrier, Client, Running, eventually, start};
+use crate::webhooks::Receiver;
 
 /// Every log line of this process, at the most talkative level that our own code has.
 pub fn logs() -> &'static Captured {
@@ -135,6 +136,8 @@ const WRONG_PASSWORD: &str = "canary wrong password 77";
 const TO: &str = "+14155558713";
 const OPTED_OUT: &str = "+14155559246";
 const TEXTER: &str = "+14155553968";
+const TEMPLATE_NAME: &str = "Canary Template Jw3";
+const TEMPLATE_TEXT: &str = "canary-text-77b2ce";
 const MEDIA: &str = "https://example.com/canary-media-4f2b.png";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,12 +156,22 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
+    let receiver = Receiver::start().await;
+    let ask = json!({ "url": receiver.url, "events": ["*"] });
+    let endpoint = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
+    let endpoint_path = format!("/v1/webhook-endpoints/{}", endpoint["id"].as_str().unwrap());
+    let rotated = client.post(&format!("{endpoint_path}/secret"), json!({})).await.expect(StatusCode::OK);
+    let [signing_secret_before, signing_secret] =
+        [&endpoint, &rotated].map(|answer| answer["secret"].as_str().unwrap().to_owned());
+
     let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
     let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
     client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
 
     let markers = [
         Marker::new("the body", BODY),
+        Marker::new("the template's name", TEMPLATE_NAME),
+        Marker::new("the template's text", TEMPLATE_TEXT),
         Marker::new("the name", NAME),
         Marker::new("the company", COMPANY),
         Marker::new("the e-mail address", EMAIL),
@@ -172,6 +185,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         Marker::new("the session token", &session_token[30..]),
         Marker::new("the API key", &api_key[34..]),
         Marker::new("the revoked API key", &revoked_key[34..]),
+        Marker::new("the signing secret", &signing_secret[6..]),
+        Marker::new("the signing secret before", &signing_secret_before[6..]),
         Marker::new("the Auth Token", &carrier.auth_token),
         Marker::new("the key secret", &key_secret),
     ];
@@ -204,12 +219,41 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         assert_eq!(found.hits, Vec::<String>::new(), "while {kind} was under way");
     }
     the_other_way_in(&client, &carrier, &api_key, &revoked_key).await;
+    templates(&client, &carrier).await;
     send("f", "+15005550001", BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     send("a", TO, "another", json!([])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("h", BODY, BODY, json!(BODY)).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
 
-    // Texts that arrive: good, STOP, forged.
+    texts(&client, &carrier, &hook).await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
+    all_have_ended(&client).await;
+    opt_outs(&client, &carrier).await;
+    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
+    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
+        client.hear(client.client.get(path).await).expect(StatusCode::OK);
+    }
+
+    let told = receiver.received();
+    assert!(told.len() > 10, "{} events", told.len());
+    deliveries(&client, &endpoint_path).await;
+
+    let mut found = search(&running, &markers);
+    for one in told {
+        found.look("an event", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
+    }
+    found.look("an answer", &client.heard.lock().unwrap(), &markers);
+    assert_eq!(found.hits, Vec::<String>::new());
+    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
+    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
+
+    positive_control(&running, &markers).await;
+    running.stop().await;
+}
+
+/// Texts that arrive: good, STOP, forged.
+async fn texts(client: &Listening, carrier: &Carrier, hook: &str) {
     for (n, (from, body)) in [(TEXTER, BODY), (OPTED_OUT, "STOP")].into_iter().enumerate() {
         let sid = format!("SM{n:032}");
         let params: Vec<_> = [
@@ -224,30 +268,45 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec();
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
-        let signature = signature::sign(&carrier.auth_token, &hook, &params);
+        let signature = signature::sign(&carrier.auth_token, hook, &params);
         let path = hook.strip_prefix(&client.client.base).unwrap();
         for signature in [signature.as_str(), "AAAAAAAAAAAAAAAAAAAAAAAAAAA="] {
             let headers = [("content-type", "application/x-www-form-urlencoded"), ("x-twilio-signature", signature)];
             client.hear(client.client.send(Method::POST, path, Some(form.clone()), &headers).await);
         }
     }
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-    send("i", OPTED_OUT, BODY, json!([])).await.expect(StatusCode::ACCEPTED);
-    all_have_ended(&client).await;
-    opt_outs(&client, &carrier).await;
-    let lists = ["/v1/opt-outs", "/v1/usage", "/v1/credits", "/v1/sessions", "/v1/account/api-keys"];
-    for path in lists.into_iter().chain(["/_local/queues", "/_local/tables"]) {
-        client.hear(client.client.get(path).await).expect(StatusCode::OK);
+}
+
+/// What the log of deliveries shows.
+async fn deliveries(client: &Listening, endpoint: &str) {
+    let listed = client.hear(client.client.get(&format!("{endpoint}/deliveries")).await);
+    for delivery in listed.expect(StatusCode::OK)["data"].as_array().unwrap() {
+        let path = format!("{endpoint}/deliveries/{}", delivery["id"].as_str().unwrap());
+        client.hear(client.client.get(&path).await).expect(StatusCode::OK);
     }
+}
 
-    let mut found = search(&running, &markers);
-    found.look("an answer", &client.heard.lock().unwrap(), &markers);
-    assert_eq!(found.hits, Vec::<String>::new());
-    assert!(found.bytes > 500_000 && found.places >= 4, "too little was searched: {found:?}");
-    println!("searched {} bytes in {} places for {} markers: no hit", found.bytes, found.places, markers.len());
-
-    positive_control(&running, &markers).await;
-    running.stop().await;
+/// A template that stays, filled in for one and for many, and refused. What shows it to its owner is not listened to.
+async fn templates(client: &Listening, carrier: &Carrier) {
+    let text = json!({ "name": TEMPLATE_NAME, "body": format!("{TEMPLATE_TEXT} {{{{field}}}} {TEMPLATE_TEXT}") });
+    let made = client.client.post("/v1/templates", text.clone()).await.expect(StatusCode::CREATED);
+    let path = format!("/v1/templates/{}", made["id"].as_str().unwrap());
+    client.client.get(&path).await.expect(StatusCode::OK);
+    client.call(Method::POST, "/v1/templates", text, &[]).await.problem(StatusCode::CONFLICT);
+    let wrong = json!({ "name": TEMPLATE_NAME, "body": format!("{TEMPLATE_TEXT} {{{{") });
+    client.call(Method::POST, "/v1/templates", wrong, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+    let stale = json!({ "name": TEMPLATE_NAME, "body": TEMPLATE_TEXT, "revision": 7 });
+    client.call(Method::PUT, &path, stale, &[]).await.problem(StatusCode::CONFLICT);
+    let to = json!([{ "to": TO, "fields": { "field": BODY } }, "+14155558714", OPTED_OUT, BODY]);
+    for (key, to, fields, status) in [
+        ("one-filled", json!(TO), json!({ "field": BODY }), StatusCode::ACCEPTED),
+        ("one-missing", json!(TO), json!({}), StatusCode::UNPROCESSABLE_ENTITY),
+        ("one-unfit", json!(TO), json!({ "Field": BODY }), StatusCode::UNPROCESSABLE_ENTITY),
+        ("many", to, json!({}), StatusCode::ACCEPTED),
+    ] {
+        let ask = json!({ "to": to, "from": carrier.number, "template": { "id": made["id"], "fields": fields } });
+        client.call(Method::POST, "/v1/messages", ask, &[("idempotency-key", key)]).await.expect(status);
+    }
 }
 
 /// A key sends, lacks a scope, is revoked, and comes in the wrong place.
@@ -280,7 +339,7 @@ async fn opt_outs(client: &Listening, carrier: &Carrier) {
 
 /// Waits until every message has come to its end.
 async fn all_have_ended(client: &Listening) {
-    let mut ends = ["delivered"; 4].to_vec();
+    let mut ends = ["delivered"; 6].to_vec();
     ends.extend(["received", "received", "refused", "rejected", "unknown", "unknown"]);
     eventually("every message has come to its end", async || {
         let list = client.hear(client.client.get("/v1/messages").await).expect(StatusCode::OK);

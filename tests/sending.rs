@@ -224,3 +224,26 @@ async fn a_message_for_later_waits_and_can_be_taken_back() {
     running.no_contract_violations().await;
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_shown_by_error_with_what_to_do() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    // What the double ends as undelivered, and what Twilio's magic numbers refuse.
+    let undelivered = client.accepted("k1", carrier.text("+14155550041", "hi")).await;
+    let refused = client.accepted("k2", carrier.text("+15005550001", "hi")).await;
+    client.until(&undelivered, "undelivered").await;
+    client.until(&refused, "rejected").await;
+    let rows = eventually("both are counted", async || {
+        let errors = client.get("/v1/usage/errors").await.expect(StatusCode::OK);
+        errors["data"].as_array().filter(|rows| rows.len() == 2).cloned()
+    })
+    .await;
+    let seen: Vec<_> = rows.iter().map(|row| (&row["error_code"], &row["fault"], &row["messages"])).collect();
+    let customer = json!("customer");
+    assert_eq!(seen[0], (&json!(21_211), &customer, &json!(1)), "{rows:?}");
+    assert_eq!((seen[1].0, seen[1].2), (&json!(30_003), &json!(1)), "{rows:?}");
+    let used = client.get("/v1/usage").await.expect(StatusCode::OK);
+    assert_eq!((&used["data"].as_array().unwrap().len(), &used["data"][0]["messages"]), (&1, &json!(1)), "{used}");
+    running.stop().await;
+}

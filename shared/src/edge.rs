@@ -367,6 +367,10 @@ pub enum Kind {
     CountryNotAllowed,
     /// The webhook's signature does not fit.
     BadSignature,
+    /// The account has as many endpoints as it may have.
+    TooManyEndpoints,
+    /// The endpoint is disabled.
+    EndpointDisabled,
     /// Too many tries.
     TooManyRequests,
     /// Something we need is not available; try again.
@@ -448,6 +452,10 @@ impl Kind {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }
             Self::BadSignature => ("bad-signature", StatusCode::FORBIDDEN, "The signature does not fit"),
+            Self::TooManyEndpoints => {
+                ("too-many-endpoints", StatusCode::CONFLICT, "The account has as many endpoints as it may have")
+            }
+            Self::EndpointDisabled => ("endpoint-disabled", StatusCode::CONFLICT, "The endpoint is disabled"),
             Self::TooManyRequests => ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too many tries"),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not available right now"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong on our side"),

@@ -118,6 +118,18 @@ prefixed_id!(
     EntryId, "ent_"
 );
 prefixed_id!(
+    /// A customer's address that events are delivered to.
+    EndpointId, "whep_"
+);
+prefixed_id!(
+    /// Something that happened in an account, as endpoints are told; the same event has the same id.
+    EventId, "evt_"
+);
+prefixed_id!(
+    /// One event on its way to one endpoint.
+    DeliveryId, "wdel_"
+);
+prefixed_id!(
     /// One request to the HTTP API, as logs and error answers name it.
     RequestId, "req_"
 );

@@ -7,8 +7,8 @@
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`credential`], [`connection`],
-//!   [`message`], [`inbound`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`], [`template`],
-//!   [`velocity`]) import no `live`, no clock, no randomness and no client;
+//!   [`message`], [`inbound`], [`endpoint`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`],
+//!   [`template`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -21,6 +21,7 @@ pub mod api_key;
 pub mod connection;
 pub mod credential;
 pub mod edge;
+pub mod endpoint;
 pub mod fault;
 pub mod ids;
 pub mod inbound;

@@ -11,7 +11,7 @@ use crate::account::{Email, EmailIndex, Peppers};
 use crate::alert::Alert;
 use crate::connection::Target;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId, UserId};
+use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
 use crate::rotation::{KeyTask, KeysCursor};
 use crate::seal::Purpose;
@@ -116,6 +116,15 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Send this event to this endpoint (queue `deliver`).
+    Deliver {
+        /// Whose.
+        account: AccountId,
+        /// To whom.
+        endpoint: EndpointId,
+        /// Which.
+        delivery: DeliveryId,
+    },
     /// Do this with the keys of every account, a page at a time (queue `key-rotation`).
     RotateKeys {
         /// What.
@@ -160,12 +169,22 @@ pub enum Queue {
     Numbers,
     /// Keys to replace.
     KeyRotation,
+    /// Events to deliver.
+    Deliver,
 }
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 7] =
-        [Self::Send, Self::Settle, Self::Post, Self::Mail, Self::TwilioEvents, Self::Numbers, Self::KeyRotation];
+    pub const ALL: [Self; 8] = [
+        Self::Send,
+        Self::Settle,
+        Self::Post,
+        Self::Mail,
+        Self::TwilioEvents,
+        Self::Numbers,
+        Self::KeyRotation,
+        Self::Deliver,
+    ];
 
     /// Its name, without the stage.
     pub fn name(self) -> &'static str {
@@ -177,6 +196,7 @@ impl Queue {
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
             Self::KeyRotation => "key-rotation",
+            Self::Deliver => "deliver",
         }
     }
 }
@@ -191,6 +211,7 @@ impl Job {
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
     }
@@ -204,6 +225,7 @@ impl Job {
             | Self::Mail { account, .. }
             | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
+            | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
             // All accounts' work: a group of its own.

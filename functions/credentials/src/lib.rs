@@ -113,7 +113,7 @@ const PERMISSIONS: [Permission; 4] = [
 pub enum CredentialStatus {
     /// As far as we know.
     Connected,
-    /// Twilio answered 401 to it.
+    /// Twilio answered 401 or 403 to it.
     Refused,
 }
 
@@ -127,7 +127,7 @@ pub struct CredentialView {
     kind: CredentialKind,
     /// Twilio region.
     region: Region,
-    /// `connected`, or `refused`: Twilio answered 401 to it, and sending is stopped until a new one is stored.
+    /// `connected`, or `refused`: Twilio answered 401 or 403 to it, and sending is stopped until a new one is stored.
     status: CredentialStatus,
     /// Twilio's name of the account; null if an API key cannot know it.
     friendly_name: Option<String>,

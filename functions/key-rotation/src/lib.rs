@@ -12,6 +12,7 @@ use telbuddy::connection::{CHECK_EVERY, Connection, KeepConnections, snapshot_fi
 use telbuddy::credential::{
     HOOK_FIELD, KeepCredential, LoadKeys, MintKey, OpenKey, Previous, SEND_FIELD, StoredCredential,
 };
+use telbuddy::endpoint::{Endpoint, KeepEndpoints, PreviousSecret, secret_field};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::live::Need;
@@ -39,9 +40,8 @@ const AGAIN_SECS: u16 = 60;
 ///
 /// AWS calls for a page: 1 scan, 1 queue message; for each of its rows: re-wrap: 1 KMS call for each version and 1
 /// write; re-seal of payload: 2 reads for each 100 templates, up to 3 KMS calls, 1 write and 1 for each template; of
-/// profile: 4 reads, 3 KMS calls, 2 writes and 1 for each connected
-/// number; of send and hook together: 6 reads, up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in
-/// the access log: 1 write.
+/// profile: 6 reads, 3 KMS calls, 2 writes and 1 for each connected number and endpoint; of send and hook together: 6
+/// reads, up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in the access log: 1 write.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WalkKeys
@@ -54,6 +54,7 @@ where
         + FindUser
         + KeepConnections
         + ReadTemplates
+        + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
 {
@@ -79,6 +80,7 @@ where
         + FindUser
         + KeepConnections
         + ReadTemplates
+        + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
 {
@@ -105,6 +107,7 @@ where
         + FindUser
         + KeepConnections
         + ReadTemplates
+        + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
 {
@@ -158,6 +161,7 @@ where
         + FindUser
         + KeepConnections
         + ReadTemplates
+        + KeepEndpoints
         + Clock
         + Chance
         + Sync,
@@ -228,15 +232,46 @@ where
 /// left what opens with an old version, and the next one finishes it.
 async fn reseal_profiles<W>(world: &W, keys: WrappedKeys, task: KeyTask) -> Result<(), Fault>
 where
-    W: ReplaceKeys + LoadKeys + MintKey + OpenKey + FindUser + KeepConnections + Clock + Chance + Sync,
+    W: ReplaceKeys + LoadKeys + MintKey + OpenKey + FindUser + KeepConnections + KeepEndpoints + Clock + Chance + Sync,
 {
     let profile = world.load_profile(keys.account).await?;
     let snapshots = world.list_connections(keys.account).await?.into_iter().map(|connection| connection.snapshot);
-    let versions = profile.into_iter().chain(snapshots).map(|sealed| sealed.key_version());
+    let endpoints = world.list_endpoints(keys.account).await?;
+    let secrets = endpoints.into_iter().flat_map(|endpoint| {
+        let before = endpoint.previous.into_iter().map(|before| before.secret);
+        std::iter::once(endpoint.secret).chain(before)
+    });
+    let versions = profile.into_iter().chain(snapshots).chain(secrets).map(|sealed| sealed.key_version());
     let needed = versions.collect::<Result<Vec<_>, _>>()?.into_iter().min();
     let Some(keys) = renew(world, keys, task, needed).await? else { return Ok(()) };
     reseal_profile(world, &keys).await?;
-    reseal_snapshots(world, &keys).await
+    reseal_snapshots(world, &keys).await?;
+    reseal_endpoints(world, &keys).await
+}
+
+/// What signs the events of the account's endpoints. One that changed meanwhile is as with snapshots.
+async fn reseal_endpoints<W>(world: &W, keys: &WrappedKeys) -> Result<(), Fault>
+where
+    W: OpenKey + KeepEndpoints + Clock + Chance + Sync,
+{
+    for read in world.list_endpoints(keys.account).await? {
+        let field = secret_field(read.id);
+        let mut new = Endpoint { revision: read.revision + 1, ..read.clone() };
+        if let Some(secret) = sealed_anew(world, keys, &field, &read.secret).await? {
+            new.secret = secret;
+        }
+        new.previous.retain(|before| world.now() < before.until);
+        for before in &mut new.previous {
+            if let Some(secret) = sealed_anew(world, keys, &field, &before.secret).await? {
+                *before = PreviousSecret { secret, until: before.until };
+            }
+        }
+        let same = new.secret == read.secret && new.previous == read.previous;
+        if !same && !world.update_endpoint(&new).await? {
+            return Err(changing());
+        }
+    }
+    Ok(())
 }
 
 /// A new version of purpose payload, and every template sealed anew. One that is changed at the same time is read

@@ -4,6 +4,8 @@ use jiff::SignedDuration;
 use telbuddy::account::Stop;
 use telbuddy::connection::{Begun, Settings, Snapshot, State, Target};
 use telbuddy::credential::{Saved, data_key};
+use telbuddy::endpoint::{Choice, EndpointUrl, Reach, SigningSecret, signature};
+use telbuddy::ids::{EndpointId, EventId};
 use telbuddy::template::{KeepTemplates, MOST_TEMPLATES, Updated};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
@@ -128,6 +130,50 @@ async fn snapshots_of_connected_numbers_are_sealed_anew_with_the_profile() {
     }
 }
 
+/// What signs events opens under the newest key, the secret before it too, also after a run that was left behind.
+#[tokio::test]
+async fn secrets_of_endpoints_are_sealed_anew_with_the_profile() {
+    let world = World::new(1);
+    let account = someone(&world).await.account;
+    let key = data_key(&world, account, Purpose::Profile, None).await.unwrap();
+    let id = EndpointId::from_bits(7);
+    let sealed = |byte: u8| SigningSecret::new([byte; 32]).seal(&key, id, [byte; 12]).unwrap();
+    let now = world.now();
+    let until = |hours| now + SignedDuration::from_hours(hours);
+    let endpoint = Endpoint {
+        account,
+        id,
+        url: EndpointUrl::parse("https://example.com/", Reach::Public).unwrap(),
+        choice: Choice::All,
+        description: String::new(),
+        secret: sealed(1),
+        previous: vec![
+            PreviousSecret { secret: sealed(2), until: until(1) },
+            PreviousSecret { secret: sealed(3), until: until(1_000) },
+        ],
+        disabled: None,
+        failing_since: None,
+        revision: 0,
+        created: now,
+        updated: now,
+    };
+    assert_eq!(world.create_endpoint(&endpoint).await, Ok(true));
+    for rotation in 1..=5 {
+        world.advance(SignedDuration::from_hours(100));
+        let task = KeyTask::Reseal { older_than: world.now() };
+        world.fail_next("update_endpoint", Fault::transient("busy"));
+        work_off(&world, &[Job::RotateKey { account, purpose: Purpose::Profile, task }]).await;
+        world.forget_keys();
+        let now = world.list_endpoints(account).await.unwrap().remove(0);
+        assert_eq!((now.revision, now.previous.len(), now.previous[0].until), (rotation, 1, until(1_000)));
+        let key = data_key(&world, account, Purpose::Profile, Some(rotation + 1)).await.unwrap();
+        let event = EventId::from_bits(1);
+        let opened = [&now.secret, &now.previous[0].secret].map(|one| SigningSecret::open(one, &key, id).unwrap());
+        let as_before = [1, 3].map(|byte| SigningSecret::new([byte; 32]));
+        assert_eq!(signature(&opened, event, until(0), "{}"), signature(&as_before, event, until(0), "{}"));
+    }
+}
+
 #[tokio::test]
 async fn a_re_seal_of_one_account_makes_the_calls_that_are_written_and_none_when_it_is_done() {
     let world = World::new(1);
@@ -158,6 +204,7 @@ async fn a_re_seal_of_one_account_makes_the_calls_that_are_written_and_none_when
         calls(&[
             ("load_keys", 1),
             ("list_connections", 2),
+            ("list_endpoints", 2),
             ("load_profile", 2),
             ("mint_key", 1),
             ("open_key", 2),
@@ -171,7 +218,10 @@ async fn a_re_seal_of_one_account_makes_the_calls_that_are_written_and_none_when
     );
     assert_eq!(count(Purpose::Hook).await, calls(&[("load_credential", 1), ("load_keys", 3)]));
     assert_eq!(count(Purpose::Payload).await, calls(&[("load_keys", 1), ("list_templates", 2)]));
-    assert_eq!(count(Purpose::Profile).await, calls(&[("load_keys", 1), ("list_connections", 2), ("load_profile", 2)]));
+    assert_eq!(
+        count(Purpose::Profile).await,
+        calls(&[("load_keys", 1), ("list_connections", 2), ("list_endpoints", 2), ("load_profile", 2)])
+    );
     assert_eq!(count(Purpose::Match).await, calls(&[("load_keys", 1)]));
 }
 

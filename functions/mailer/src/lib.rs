@@ -5,10 +5,11 @@ use jiff::Timestamp;
 use telbuddy::account::{Email, FindUser, KeepMailTokens, LINK_PREFIX, MailToken, Profile, User, VERIFICATION_LIFE};
 use telbuddy::alert::{self, Alert, Names};
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
+use telbuddy::endpoint::{Delivery, Event, TellEndpoints};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, UserId};
 use telbuddy::live::Need;
-use telbuddy::platform::{Chance, Clock, Handled, Job, Letter, Mail, Queue, SendMail};
+use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Letter, Mail, Queue, SendMail};
 use telbuddy::seal::Purpose;
 use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::Site;
@@ -17,17 +18,20 @@ use telbuddy::session::Site;
 pub const QUEUE: Queue = Queue::Mail;
 
 /// The services that it calls. It may open the purpose profile.
-pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Mail];
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Mail];
 
 /// Works through a batch. A job that comes twice sends a second mail: of two links both work, and an alert that is read
 /// twice does less harm than one that is lost. What fails comes again by the queue, and at last lies in its dead
 /// letters.
 ///
-/// AWS calls for each mail: 2 reads, 1 mail, and for a link 1 write of its token's hash; once in five minutes and
-/// account 1 read more and 1 KMS call with its entry in the access log.
+/// What the owner is alerted to, endpoints are told too: before the mail, since a mail that went out is not taken back.
+///
+/// AWS calls for each mail: 2 reads, 1 mail, for a link 1 write of its token's hash, for an alert 1 read and, if an
+/// endpoint listens, 1 transaction and 1 hint; once in five minutes and account 1 read more and 1 KMS call with its entry in the
+/// access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+    W: FindUser + KeepMailTokens + TellEndpoints + EnqueueJob + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match send(world, site, job).await {
         Ok(()) => Handled::Done,
@@ -41,11 +45,14 @@ where
 
 async fn send<W>(world: &W, site: &Site, job: Job) -> Result<(), Fault>
 where
-    W: FindUser + KeepMailTokens + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
+    W: FindUser + KeepMailTokens + TellEndpoints + EnqueueJob + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,
 {
     let (account, letter) = match job {
         Job::Mail { account, user, mail: Mail::SignUp } => (account, sign_up(world, site, account, user).await?),
-        Job::Alert { account, alert, since } => (account, told(world, site, account, &alert, since).await?),
+        Job::Alert { account, alert, since } => {
+            tell_endpoints(world, account, &alert, since).await?;
+            (account, told(world, site, account, &alert, since).await?)
+        }
         _ => return Err(Fault::permanent("this queue takes mails only")),
     };
     let Some(letter) = letter else {
@@ -54,6 +61,20 @@ where
     };
     world.send_mail(letter).await?;
     tracing::info!(account.id = %account, "sent a mail");
+    Ok(())
+}
+
+async fn tell_endpoints<W>(world: &W, account: AccountId, alert: &Alert, since: Timestamp) -> Result<(), Fault>
+where
+    W: TellEndpoints + EnqueueJob,
+{
+    let told = world.tell_endpoints(account, &Event::of_alert(account, alert, since)).await?;
+    if told.is_empty() {
+        return Ok(());
+    }
+    if let Err(fault) = world.enqueue_all(told.iter().map(Delivery::job).collect(), 0).await {
+        tracing::warn!(%fault, "the hints for some deliveries are lost; the sweeper will find them");
+    }
     Ok(())
 }
 

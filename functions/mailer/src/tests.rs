@@ -1,6 +1,8 @@
 //! A mail goes out, or its job comes again; a token is nowhere but in the mail.
 
 use telbuddy::account::{CreateAccount, NewAccount, SignedUp};
+use telbuddy::endpoint::{Choice, EventType};
+use telbuddy::ids::EndpointId;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
 use telbuddy::testing::setup::{called, site};
@@ -136,7 +138,14 @@ async fn an_alert_goes_to_the_owner_and_says_what_happened_since_when_and_what_t
     let world = World::new(1);
     let new = signed_up(&world, true).await;
     assert_eq!(handle(&world, &site(), vec![told(&new, Alert::CredentialRefused)]).await, [Handled::Done]);
-    let calls = [("load_owner", 1), ("load_profile", 1), ("load_keys", 1), ("open_key", 1), ("send_mail", 1)];
+    let calls = [
+        ("tell_endpoints", 1),
+        ("load_owner", 1),
+        ("load_profile", 1),
+        ("load_keys", 1),
+        ("open_key", 1),
+        ("send_mail", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     let mails = world.mails();
     assert_eq!((mails.len(), mails[0].to.as_str()), (1, ADDRESS));
@@ -168,4 +177,24 @@ async fn an_alert_that_meets_a_fault_comes_again_and_is_not_lost() {
         assert_eq!(handle(&world, &site(), alert()).await, [Handled::Done], "{method}");
         assert_eq!(world.mails().len(), 1, "{method}");
     }
+}
+
+#[tokio::test]
+async fn endpoints_are_told_once_what_the_owner_is_alerted_to_even_if_the_mail_comes_again() {
+    let world = World::new(1);
+    let new = signed_up(&world, false).await;
+    let (all, deaf) = (EndpointId::from_bits(1), EndpointId::from_bits(2));
+    world.change_gate(new.account, |gate| {
+        gate.listeners.0.insert(all, Choice::All);
+        gate.listeners.0.insert(deaf, Choice::parse(&["message.sent"]).unwrap());
+    });
+    let since = world.now();
+    let job = Job::Alert { account: new.account, alert: Alert::CredentialRefused, since };
+    for _ in 0..2 {
+        assert_eq!(handle(&world, &site(), vec![job.clone()]).await, [Handled::Done]);
+        world.advance(fresh::secs(60));
+    }
+    let told = world.deliveries_of(new.account, all);
+    assert_eq!((told.len(), told[0].event.kind, told[0].event.at), (1, EventType::CredentialRefused, since));
+    assert_eq!(world.deliveries_of(new.account, deaf), []);
 }

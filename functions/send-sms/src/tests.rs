@@ -866,7 +866,7 @@ mod deciding {
         let over = unconfirmed(&row(world, &message), world.now());
         assert_eq!(world.record_listing(&over, world.now()).await, Ok(true));
         if posted {
-            assert_eq!(world.post_release(&over, world.now()).await, Ok(true));
+            assert_eq!(world.post_release(&over, world.now(), &[], None).await, Ok(true));
         }
         world.forget_calls();
         row(world, &message)
@@ -1066,12 +1066,12 @@ mod deciding {
             let world = World::new(seed);
             let customer = Customer::new(&world).await;
             let message = given_up(&world, &customer, false).await;
-            let posting = world.post_release(&message, world.now());
+            let posting = world.post_release(&message, world.now(), &[], None);
             let (decided, _) = tokio::join!(decide(&world, &customer, &message, "resend", "k"), posting);
             assert_eq!((decided.0, world.messages_of(customer.account).len()), (202, 2), "seed {seed}");
             let old = row(&world, &message);
             if !old.settled {
-                assert_eq!(world.post_release(&old, world.now()).await, Ok(true));
+                assert_eq!(world.post_release(&old, world.now(), &[], None).await, Ok(true));
             }
             assert_eq!(reserved(&world, &customer), 1, "seed {seed}");
         }

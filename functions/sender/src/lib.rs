@@ -41,7 +41,8 @@ const PURPOSES: [Purpose; 3] = [Purpose::Send, Purpose::Payload, Purpose::Match]
 /// credentials, 1 for each sender that has a pace (2 if others are in its line), and to count what goes out 1 for each
 /// account and 1 for each of its prefixes; once in five minutes and key 1 KMS call with its entry in the access log. A
 /// job with nothing to claim costs 1 read of the gate, one that comes too early 1 hint. What has to wait in its sender's
-/// line costs 1 outcome and 1 hint now, and 1 claim when its time has come. What stops an account (the first 401 of a credential, a freeze) costs 2 writes and 1 alert more, each further 401 1 write.
+/// line costs 1 outcome and 1 hint now, and 1 claim when its time has come. What stops an account (the first refusal of a
+/// credential, a freeze) costs 2 writes and 1 alert more, each further refusal 1 write.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: ClaimMessage
@@ -322,7 +323,8 @@ where
         Created::Unknown => record(world, claimed, Outcome::Unknown).await,
         Created::NotProcessed { retry_after_secs } => put_back(world, claimed, retry_after_secs).await,
         Created::Rejected { http, code } => {
-            let handled = if http == 401 { stop(world, credential).await } else { Handled::Done };
+            let refused = refuses_credential(http, code);
+            let handled = if refused { stop(world, credential).await } else { Handled::Done };
             if code == Some(OPTED_OUT) {
                 note_opt_out(world, claimed).await;
             }
@@ -331,6 +333,13 @@ where
         }
     }
     Handled::Done
+}
+
+/// Whether an answer is about the credential or the account and not about this message: 401, and 403 with a code of the
+/// 20000s (Twilio's for authentication and accounts: not active, a permission missing, test credentials) or none. A 403
+/// of another code, such as 21408 for a destination that is switched off, ends its own message only.
+fn refuses_credential(http: u16, code: Option<u32>) -> bool {
+    http == 401 || (http == 403 && code.is_none_or(|code| (20_000..21_000).contains(&code)))
 }
 
 /// Twilio refuses the credential: sending stops, and who changed the gate tells the owner. First the gate, since only

@@ -242,12 +242,37 @@ async fn a_retry_after_429_takes_a_new_slot() {
 }
 
 #[tokio::test]
+async fn an_answer_about_the_account_stops_its_sending_and_one_about_the_message_does_not() {
+    for (http, code, stops) in [
+        (401, Some(20_003), true),
+        (401, None, true),
+        (403, None, true),
+        (403, Some(20_005), true),
+        (403, Some(20_403), true),
+        (403, Some(21_408), false),
+        (400, Some(20_001), false),
+        (404, Some(20_404), false),
+    ] {
+        let world = World::new(1);
+        let (customer, message) = customer_with_message(&world).await;
+        world.twilio().answer_next(Created::Rejected { http, code });
+        handled(&world, &[&message]).await;
+        let after = row(&world, &message);
+        assert_eq!((after.status, after.error_code), (Status::Rejected, code), "{http} {code:?}");
+        let gate = world.gate(customer.account).unwrap();
+        assert_eq!(gate.credential_refused, stops, "{http} {code:?}");
+        let alert = Job::Alert { account: customer.account, alert: Alert::CredentialRefused, since: world.now() };
+        assert_eq!(world.jobs().contains(&alert), stops, "{http} {code:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_answer_of_twilio_has_its_status_its_payload_and_its_hint() {
     let sid = "SM0123456789abcdef0123456789abcdef".to_owned();
     for (answer, status, keeps_payload, hint) in [
         (Created::Accepted { sid }, Status::Sent, false, Some(post as fn(&Message) -> Job)),
         (Created::Rejected { http: 400, code: Some(21_610) }, Status::Rejected, false, Some(post)),
-        (Created::Rejected { http: 403, code: None }, Status::Rejected, false, Some(post)),
+        (Created::Rejected { http: 403, code: Some(21_408) }, Status::Rejected, false, Some(post)),
         (Created::NotProcessed { retry_after_secs: None }, Status::Retryable, true, Some(send)),
         (Created::Unknown, Status::Unknown, true, None),
     ] {
@@ -340,8 +365,8 @@ async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_char
     assert_eq!((row(&world, &message).status, has_payload(&world, &message)), (Status::Delivered, false));
     let delivered = row(&world, &message);
     let item = fresh::charge(&world, &delivered, world.now());
-    assert_eq!(world.post_charge(&delivered, item.clone(), world.now()).await, Ok(Posted::Charged));
-    assert_eq!(world.post_charge(&delivered, item, world.now()).await, Ok(Posted::Before));
+    assert_eq!(world.post_charge(&delivered, item.clone(), world.now(), &[], None).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&delivered, item, world.now(), &[], None).await, Ok(Posted::Before));
     assert_eq!(world.entries(customer.account).len(), 1);
 }
 

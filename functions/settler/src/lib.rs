@@ -111,7 +111,7 @@ where
     for listed in fits.iter().filter(|listed| free.contains(&listed.sid)) {
         let now = world.now();
         let Some(adopted) = adopt(message, &listed.report(), now) else { return Ok(true) };
-        match world.adopt_sid(&adopted, Some(now + LOOK_AGAIN)).await? {
+        match world.adopt_sid(&adopted, Some(now + LOOK_AGAIN), &[], None).await? {
             Adopted::Adopted => {
                 tracing::info!(message.id = %message.id, status = ?adopted.status, "Twilio has {}", message.id);
                 post(world, message).await;

@@ -183,7 +183,7 @@ async fn the_same_text_that_was_charged_for_another_message_proves_nothing() {
     world.record_outcome(&claim, &Outcome::Sent { sid }, world.now()).await.unwrap();
     let sent = row(&world, &sent);
     let charge = fresh::charge(&world, &sent, world.now());
-    assert_eq!(world.post_charge(&sent, charge, world.now()).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&sent, charge, world.now(), &[], None).await, Ok(Posted::Charged));
     let lost = unknown(&world, &customer, false).await;
     world.advance(LISTINGS[0]);
     look(&world, &lost).await;

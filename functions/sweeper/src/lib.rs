@@ -1,6 +1,7 @@
 //! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from here.
 
 use telbuddy::connection::{ASK_AGAIN, FindDueConnections};
+use telbuddy::endpoint::{DELIVER_AGAIN, DELIVERY_SHARDS, FindDueDeliveries};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
@@ -20,7 +21,15 @@ const AT_MOST: u16 = 500;
 /// 1 hint, 1 write; for each number 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
-    W: FindDue + FindDueConnections + ReadMessages + SettleMessage + UpdateMessage + EnqueueJob + Clock + Sync,
+    W: FindDue
+        + FindDueConnections
+        + FindDueDeliveries
+        + ReadMessages
+        + SettleMessage
+        + UpdateMessage
+        + EnqueueJob
+        + Clock
+        + Sync,
 {
     let mut first_fault = Ok(());
     for shard in 0..DUE_SHARDS {
@@ -32,7 +41,19 @@ where
             }
         }
     }
-    first_fault.and(look_at_numbers(world).await)
+    first_fault.and(look_at_numbers(world).await).and(look_at_deliveries(world).await)
+}
+
+/// Wakes who delivers each event whose time has come.
+async fn look_at_deliveries<W: FindDueDeliveries + EnqueueJob + Clock>(world: &W) -> Result<(), Fault> {
+    let now = world.now();
+    for shard in 0..DELIVERY_SHARDS {
+        for (account, endpoint, delivery) in world.find_due_deliveries(shard, now, AT_MOST).await? {
+            world.enqueue(Job::Deliver { account, endpoint, delivery }, 0).await?;
+            world.look_at_delivery_again(account, endpoint, delivery, now + DELIVER_AGAIN).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks for a look at each connected number whose time has come.

@@ -1,12 +1,14 @@
 //! What is lost is found, and what is under way is left alone.
 
 use jiff::SignedDuration;
+use telbuddy::endpoint::{DELIVERY_LEASE, Delivery, Event, EventType, KeepDeliveries, WorkDeliveries};
+use telbuddy::ids::{EndpointId, EventId};
 use telbuddy::ledger::PostOutcome;
 use telbuddy::ledger::Posted;
 use telbuddy::message::Seen;
 use telbuddy::message::{
-    Claimed, DECIDE_WITHIN, FIRST_LISTING, LEASE, Message, Outcome, Reason, RecordInbound, RecordOutcome, Report,
-    apply_report, due_shard,
+    Claimed, DECIDE_WITHIN, FIRST_LISTING, Fence, LEASE, Message, Outcome, Reason, RecordInbound, RecordOutcome,
+    Report, apply_report, due_shard,
 };
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
@@ -57,7 +59,14 @@ async fn a_lost_hint_is_made_up_for_after_a_minute_and_not_before() {
     world.forget_calls();
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [send(&message)]);
-    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    let calls = [
+        ("find_due", 16),
+        ("find_due_connections", 1),
+        ("find_due_deliveries", 4),
+        ("load_message", 1),
+        ("enqueue", 1),
+        ("look_again", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(world.payload_of(message.account, message.id).map(|payload| payload.0.is_empty()), Some(false));
 }
@@ -104,7 +113,14 @@ async fn what_is_not_known_is_looked_for_after_two_minutes_and_every_minute_unti
     world.forget_calls();
     handle(&world).await.unwrap();
     assert_eq!(world.jobs(), [settle(&message)]);
-    let calls = [("find_due", 16), ("find_due_connections", 1), ("load_message", 1), ("enqueue", 1), ("look_again", 1)];
+    let calls = [
+        ("find_due", 16),
+        ("find_due_connections", 1),
+        ("find_due_deliveries", 4),
+        ("load_message", 1),
+        ("enqueue", 1),
+        ("look_again", 1),
+    ];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(row(&world, &message).status, Status::Unknown);
     assert!(world.payload_of(message.account, message.id).is_some(), "it is looked for by its payload");
@@ -158,7 +174,7 @@ async fn what_nobody_decided_about_for_a_day_loses_its_payload_and_stays_unconfi
         let given_up = unconfirmed(&row(&world, &message), now);
         assert_eq!(world.record_listing(&given_up, now + LOOK_AGAIN).await, Ok(true));
         if posted {
-            assert_eq!(world.post_release(&given_up, now).await, Ok(true));
+            assert_eq!(world.post_release(&given_up, now, &[], None).await, Ok(true));
         }
         world.advance(DECIDE_WITHIN - MOMENT);
         handle(&world).await.unwrap();
@@ -184,14 +200,17 @@ async fn what_nothing_has_to_be_done_about_is_found_once() {
     let claimed = fresh::claimed(&world, &message, world.now()).await;
     ended(&world, &claimed, Outcome::Expired).await;
     let over = row(&world, &message);
-    assert_eq!(world.post_release(&over, world.now()).await, Ok(true));
+    assert_eq!(world.post_release(&over, world.now(), &[], None).await, Ok(true));
     let settled = row(&world, &message);
     let again = Message { revision: settled.revision + 1, ..settled };
     assert_eq!(world.update_message(&again, Some(world.now())).await, Ok(true));
     handle(&world).await.unwrap();
     world.forget_calls();
     handle(&world).await.unwrap();
-    assert_eq!(called(&world), [("find_due", 16), ("find_due_connections", 1)].into_iter().collect());
+    assert_eq!(
+        called(&world),
+        [("find_due", 16), ("find_due_connections", 1), ("find_due_deliveries", 4)].into_iter().collect()
+    );
 }
 
 #[tokio::test]
@@ -228,9 +247,9 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         let posted = match outcome {
             Outcome::Sent { .. } => {
                 let charge = fresh::charge(&world, &over, world.now());
-                world.post_charge(&over, charge, world.now()).await.map(|posted| posted == Posted::Charged)
+                world.post_charge(&over, charge, world.now(), &[], None).await.map(|posted| posted == Posted::Charged)
             }
-            _ => world.post_release(&over, world.now()).await,
+            _ => world.post_release(&over, world.now(), &[], None).await,
         };
         assert_eq!(posted, Ok(true));
         world.advance(SignedDuration::from_hours(100));
@@ -238,7 +257,7 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         handle(&world).await.unwrap();
         assert_eq!(
             called(&world),
-            [("find_due", 16), ("find_due_connections", 1)].into_iter().collect(),
+            [("find_due", 16), ("find_due_connections", 1), ("find_due_deliveries", 4)].into_iter().collect(),
             "{outcome:?}"
         );
     }
@@ -312,4 +331,25 @@ async fn a_callback_that_comes_while_giving_up_wins() {
         swept.unwrap();
         assert_eq!(row(&world, &message).status, Status::Delivered, "seed {seed}");
     }
+}
+
+#[tokio::test]
+async fn a_delivery_whose_hint_is_lost_is_woken_once_a_minute_until_somebody_takes_it() {
+    let world = World::new(1);
+    let (account, endpoint, now) = (AccountId::from_bits(1), EndpointId::from_bits(2), world.now());
+    let (id, kind) = (EventId::from_bits(3), EventType::MessageSent);
+    let delivery = Delivery::new(account, endpoint, Event { id, kind, at: now, data: "{}".to_owned() }, now);
+    world.create_delivery(&delivery).await.unwrap();
+    for (after, n_woken) in [(DELIVER_AGAIN - MOMENT, 0), (MOMENT, 1), (MOMENT, 1), (DELIVER_AGAIN, 2)] {
+        world.advance(after);
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs(), vec![delivery.job(); n_woken]);
+    }
+    world.claim_delivery(account, endpoint, delivery.id, Fence(1), world.now()).await.unwrap();
+    world.advance(DELIVERY_LEASE - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs().len(), 2, "a worker has it");
+    world.advance(MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs().len(), 3, "its worker is gone");
 }

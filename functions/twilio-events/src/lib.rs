@@ -1,17 +1,17 @@
 //! Queue `twilio-events`: applies what Twilio told us, once, in whatever order it comes.
 
 use futures::future::join_all;
+use telbuddy::endpoint::{Delivery, LoadToTell, UpdateAndTell, told_by_change};
 use telbuddy::fault::Fault;
-use telbuddy::ids::{AccountId, MessageId};
+use telbuddy::ids::{AccountId, EntryId, MessageId};
 use telbuddy::inbound::{News, TwilioEvent};
-use telbuddy::ledger::PRICES;
+use telbuddy::ledger::{JournalItem, PRICES, failure_by_change};
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Adopted, Direction, LOOK_AGAIN, Message, ReadMessages, RecordInbound, Report, Seen, SettleMessage, Status,
-    UpdateMessage, apply_report,
+    Adopted, Direction, LOOK_AGAIN, Message, RecordInbound, Report, Seen, SettleMessage, Status, apply_report,
 };
 use telbuddy::opt_out::{Heard, RecordConsent};
-use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
+use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::TwilioEvents;
@@ -22,11 +22,12 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Works through a batch, its events at the same time.
 ///
 /// AWS calls for a status: 1 read, 1 conditional write (a transaction of 3 items if it was not known whether Twilio had
-/// the message), and 1 hint when the message is to be posted. For a text: 1 transaction, 1 hint, and between them for
-/// START 1 conditional write, for STOP 2; twice that in a messaging service.
+/// the message, and one when it failed after its posting), and 1 hint when the message is to be posted, or when endpoints
+/// are to be told. For a text: 1 transaction, 1 hint, and between them for START 1 conditional write, for STOP 2; twice
+/// that in a messaging service.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
-    W: ReadMessages + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Chance + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match apply(world, job).await {
         Ok(()) => Handled::Done,
@@ -40,7 +41,7 @@ where
 
 async fn apply<W>(world: &W, job: Job) -> Result<(), Fault>
 where
-    W: ReadMessages + UpdateMessage + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Sync,
+    W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Chance + Sync,
 {
     let Job::Twilio(event) = job else {
         return Err(Fault::permanent("this queue takes Twilio's events only"));
@@ -59,19 +60,25 @@ where
 /// identical message first, the report is that one's: otherwise one of Twilio's messages would settle two of ours.
 async fn report<W>(world: &W, account: AccountId, id: MessageId, report: &Report) -> Result<(), Fault>
 where
-    W: ReadMessages + UpdateMessage + SettleMessage + EnqueueJob + Clock,
+    W: LoadToTell + UpdateAndTell + SettleMessage + EnqueueJob + Clock + Chance,
 {
     let mut id = id;
     for _ in 0..8 {
-        let Some(held) = world.load_message(account, id).await? else {
+        let Some((held, listeners)) = world.load_to_tell(account, id).await? else {
             tracing::warn!(message.id = %id, "a status for a message that is not there");
             return Ok(());
         };
         let now = world.now();
         let Some(message) = apply_report(&held, report, now) else { return Ok(()) };
         let due = (!message.settled).then_some(now + LOOK_AGAIN);
+        let told = listeners.deliveries(account, &told_by_change(&held, &message), now);
+        let failure = match failure_by_change(&held, &message) {
+            Some(event) => Some(JournalItem { id: EntryId::new(now, world.dice()?), event }),
+            None => None,
+        };
+        let failure = failure.as_ref();
         let written = if held.sid.is_none() && matches!(held.status, Status::Unknown | Status::Unconfirmed) {
-            match world.adopt_sid(&message, due).await? {
+            match world.adopt_sid(&message, due, &told, failure).await? {
                 Adopted::Adopted => true,
                 Adopted::Moved => false,
                 Adopted::Taken(owner) => {
@@ -81,11 +88,11 @@ where
                 }
             }
         } else {
-            world.update_message(&message, due).await?
+            world.update_and_tell(&message, due, &told, failure).await?
         };
         if written {
             tracing::info!(message.id = %id, status = ?message.status, "Twilio reported on {id}");
-            return if message.settled { Ok(()) } else { post(world, account, id).await };
+            return if message.settled { wake(world, &told).await } else { post(world, account, id).await };
         }
     }
     Err(Fault::transient("the message kept changing"))
@@ -94,6 +101,14 @@ where
 /// A hint; the sweeper finds what is due if it gets lost.
 async fn post<W: EnqueueJob>(world: &W, account: AccountId, message: MessageId) -> Result<(), Fault> {
     world.enqueue(Job::Post { account, message }, 0).await
+}
+
+/// The same for what endpoints are told.
+async fn wake<W: EnqueueJob>(world: &W, told: &[Delivery]) -> Result<(), Fault> {
+    if told.is_empty() {
+        return Ok(());
+    }
+    world.enqueue_all(told.iter().map(Delivery::job).collect(), 0).await
 }
 
 /// A text that arrived: the row is written once; what it says about consent is noted each time that it comes, so that a

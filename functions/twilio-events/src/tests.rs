@@ -1,7 +1,9 @@
 //! Events that come twice, at once, before or after what they are about, and with faults between.
 
+use telbuddy::endpoint::{Choice, EventType};
+use telbuddy::ids::EndpointId;
 use telbuddy::inbound::Consent;
-use telbuddy::ledger::PostOutcome;
+use telbuddy::ledger::{JOURNAL_SHARDS, PostOutcome, RollUpUsage, UsageKind};
 use telbuddy::message::{Claimed, Outcome, RecordOutcome, adopt, decidable_until, unconfirmed};
 use telbuddy::opt_out::{OptOut, Said};
 use telbuddy::testing::World;
@@ -50,12 +52,12 @@ async fn a_status_costs_one_read_one_write_one_hint_and_its_copies_one_read() {
     let world = World::new(1);
     let (message, _) = dispatching(&world).await;
     assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
-    let calls = [("load_message", 1), ("update_message", 1), ("enqueue", 1)];
+    let calls = [("load_to_tell", 1), ("update_and_tell", 1), ("enqueue", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(world.payload_of(message.account, message.id), None);
     world.forget_calls();
     assert_eq!(handle(&world, vec![status(&message, Status::Sent)]).await, [Handled::Done]);
-    assert_eq!(called(&world), [("load_message", 1)].into_iter().collect());
+    assert_eq!(called(&world), [("load_to_tell", 1)].into_iter().collect());
 }
 
 #[tokio::test]
@@ -64,7 +66,7 @@ async fn a_status_of_a_posted_message_is_noted_and_not_posted_again() {
     let (message, claimed) = dispatching(&world).await;
     world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
     let sent = row(&world, &message);
-    world.post_charge(&sent, fresh::charge(&world, &sent, world.now()), world.now()).await.unwrap();
+    world.post_charge(&sent, fresh::charge(&world, &sent, world.now()), world.now(), &[], None).await.unwrap();
     assert_eq!(handle(&world, vec![status(&message, Status::Delivered)]).await, [Handled::Done]);
     assert_eq!((row(&world, &message).status, world.jobs()), (Status::Delivered, Vec::new()));
     assert_eq!(due_later(&world).await, []);
@@ -76,7 +78,7 @@ async fn a_status_for_a_message_that_is_not_there_is_dropped() {
     let (message, _) = dispatching(&world).await;
     let gone = Message { id: MessageId::from_bits(1), ..message };
     assert_eq!(handle(&world, vec![status(&gone, Status::Delivered)]).await, [Handled::Done]);
-    assert_eq!(called(&world), [("load_message", 1)].into_iter().collect());
+    assert_eq!(called(&world), [("load_to_tell", 1)].into_iter().collect());
 }
 
 #[tokio::test]
@@ -90,7 +92,7 @@ async fn statuses_that_meet_read_again_and_end_in_the_highest() {
         assert_eq!(handle(&world, jobs).await, [Handled::Done; 4]);
         assert_eq!(row(&world, &message).status, Status::Delivered);
         assert!(world.jobs().contains(&post_of(&message)));
-        read_again += usize::from(called(&world)["load_message"] > 4);
+        read_again += usize::from(called(&world)["load_to_tell"] > 4);
     }
     assert!(read_again > 5, "{read_again}");
 }
@@ -113,7 +115,7 @@ async fn a_status_that_meets_our_own_write_of_the_outcome_is_not_undone() {
 #[tokio::test]
 async fn a_write_that_fails_gives_the_event_back_and_changes_nothing() {
     for (method, fault) in
-        [("load_message", Fault::transient("busy")), ("update_message", Fault::Ambiguous("reset".to_owned()))]
+        [("load_to_tell", Fault::transient("busy")), ("update_and_tell", Fault::Ambiguous("reset".to_owned()))]
     {
         let world = World::new(1);
         let (message, _) = dispatching(&world).await;
@@ -249,7 +251,7 @@ async fn identical(world: &World) -> [Message; 2] {
 async fn found_for(world: &World, message: &Message) -> Adopted {
     let report = Report { sid: SID.to_owned(), status: Status::Sent, error_code: None };
     let adopted = adopt(message, &report, world.now()).unwrap();
-    world.adopt_sid(&adopted, Some(world.now() + LOOK_AGAIN)).await.unwrap()
+    world.adopt_sid(&adopted, Some(world.now() + LOOK_AGAIN), &[], None).await.unwrap()
 }
 
 #[tokio::test]
@@ -257,7 +259,7 @@ async fn a_status_of_what_was_not_known_binds_its_sid() {
     let world = World::new(1);
     let [one, two] = identical(&world).await;
     assert_eq!(handle(&world, vec![status(&one, Status::Delivered)]).await, [Handled::Done]);
-    let calls = [("load_message", 1), ("adopt_sid", 1), ("enqueue", 1)];
+    let calls = [("load_to_tell", 1), ("adopt_sid", 1), ("enqueue", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(row(&world, &one).status, Status::Delivered);
     assert_eq!(found_for(&world, &two).await, Adopted::Taken(one.id), "one of Twilio's settles one of ours");
@@ -289,4 +291,51 @@ async fn a_status_that_comes_after_it_was_given_up_wins_and_ends_the_decision() 
     let after = row(&world, &message);
     assert_eq!((after.status, decidable_until(&after)), (Status::Sent, None));
     assert_eq!(world.payload_of(message.account, message.id), None);
+}
+
+#[tokio::test]
+async fn a_failure_after_posting_is_counted_once_with_its_write() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (message, claimed) = dispatching(&world).await;
+        world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
+        let held = row(&world, &message);
+        world.post_charge(&held, fresh::charge(&world, &held, world.now()), world.now(), &[], None).await.unwrap();
+        let words = [Status::Undelivered, Status::Failed, Status::Undelivered, Status::Sent];
+        let jobs: Vec<_> = words.into_iter().map(|word| status(&message, word)).collect();
+        assert_eq!(handle(&world, [jobs.clone(), jobs].concat()).await, [Handled::Done; 8]);
+        let mut failed = 0;
+        for shard in 0..JOURNAL_SHARDS {
+            let items = world.load_journal(shard, 200).await.unwrap();
+            failed += items.iter().filter(|item| item.event.kind == UsageKind::FailedMessages).count();
+        }
+        assert_eq!(failed, 1, "seed {seed}");
+    }
+}
+
+/// After it was posted nobody else tells of it.
+#[tokio::test]
+async fn a_status_after_posting_is_told_once_with_its_write() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        world.record_outcome(&claimed, &Outcome::Sent { sid: SID.to_owned() }, world.now()).await.unwrap();
+        let held = row(&world, &message);
+        let item = fresh::charge(&world, &held, world.now());
+        world.post_charge(&held, item, world.now(), &[], None).await.unwrap();
+        let endpoint = EndpointId::from_bits(1);
+        world.change_gate(customer.account, |gate| {
+            gate.listeners.0.insert(endpoint, Choice::All);
+        });
+        world.forget_calls();
+        let copies = vec![status(&message, Status::Delivered); 10];
+        assert_eq!(handle(&world, copies).await, [Handled::Done; 10]);
+        let told = world.deliveries_of(customer.account, endpoint);
+        assert_eq!((told.len(), told[0].event.kind), (1, EventType::MessageDelivered), "seed {seed}");
+        // What was written by two at the same moment alike is hinted at by both.
+        let hints = world.take_jobs(Queue::Deliver);
+        assert!(!hints.is_empty() && hints.iter().all(|hint| *hint == told[0].job()), "{hints:?}");
+    }
 }

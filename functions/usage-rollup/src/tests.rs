@@ -3,7 +3,7 @@
 use futures::future::join3;
 use telbuddy::ids::{AccountId, EntryId};
 use telbuddy::ledger::Posted;
-use telbuddy::ledger::{Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
+use telbuddy::ledger::{About, Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
 use telbuddy::message::{Message, Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
@@ -22,7 +22,7 @@ async fn sent(world: &World, account: AccountId) -> Message {
 }
 
 async fn post(world: &World, message: &Message) {
-    let posted = world.post_charge(message, fresh::charge(world, message, world.now()), world.now()).await;
+    let posted = world.post_charge(message, fresh::charge(world, message, world.now()), world.now(), &[], None).await;
     assert_eq!(posted, Ok(Posted::Charged));
 }
 
@@ -36,7 +36,7 @@ async fn posted(world: &World, account: AccountId, n: usize) {
 /// Messages by day, as customers see them, and the same by hour and month.
 async fn messages(world: &World, account: AccountId) -> u64 {
     let count = async |granularity| {
-        let page = world.read_usage(account, granularity, ("2026", "2027"), None, 1000).await.unwrap();
+        let page = world.read_usage(account, About::Usage, granularity, ("2026", "2027"), None, 1000).await.unwrap();
         let sums = page.rows.into_iter().fold(UsageSums::default(), |all, (_, sums)| all.plus(sums));
         assert_eq!((sums.units, sums.credits.0), (sums.events, sums.events * 1_000_000));
         sums.events
@@ -61,7 +61,7 @@ async fn a_shard_with_more_than_twenty_events_takes_a_query_and_a_transaction_fo
     for n in 0..45 {
         let message = sent(&world, account).await;
         let item = JournalItem { id: EntryId::from_bits(16 * n + 3), ..fresh::charge(&world, &message, world.now()) };
-        assert_eq!(world.post_charge(&message, item, world.now()).await, Ok(Posted::Charged));
+        assert_eq!(world.post_charge(&message, item, world.now(), &[], None).await, Ok(Posted::Charged));
     }
     world.forget_calls();
     handle(&world).await.unwrap();
@@ -77,7 +77,7 @@ async fn twenty_events_of_twenty_accounts_and_hours_fit_into_one_transaction() {
         let account = fresh::account(&world, 1).await;
         let message = sent(&world, account).await;
         let item = JournalItem { id: EntryId::from_bits(16 * n), ..fresh::charge(&world, &message, world.now()) };
-        world.post_charge(&message, item, world.now()).await.unwrap();
+        world.post_charge(&message, item, world.now(), &[], None).await.unwrap();
         world.advance(secs(3_600));
         accounts.push(account);
     }
@@ -154,7 +154,7 @@ async fn a_fault_in_one_shard_keeps_no_other_from_being_counted_and_the_run_says
         for shard in 0..16 {
             let message = sent(&world, account).await;
             let item = JournalItem { id: EntryId::from_bits(shard), ..fresh::charge(&world, &message, world.now()) };
-            world.post_charge(&message, item, world.now()).await.unwrap();
+            world.post_charge(&message, item, world.now(), &[], None).await.unwrap();
         }
         world.fail_next(method, Fault::permanent("a damaged item"));
         assert_eq!(handle(&world).await, Err(Fault::permanent("a damaged item")));

@@ -1,4 +1,4 @@
-//! GET /v1/usage and GET /v1/credits: what was used, and what is left.
+//! GET /v1/usage, /v1/usage/errors and /v1/credits: what was used, what failed and why, and what is left.
 
 use http::StatusCode;
 use jiff::civil::Date;
@@ -8,9 +8,10 @@ use serde::Serialize;
 use telbuddy::api_key::Scope;
 use telbuddy::edge::{Access, Fields, Problem, Query, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
-use telbuddy::ledger::{Granularity, MicroCredits, ReadUsage, UsageKind, UsageSlot, UsageSums};
+use telbuddy::ledger::{About, Granularity, MicroCredits, ReadUsage, UsageKind, UsagePage, UsageSlot, UsageSums};
 use telbuddy::live::Need;
 use telbuddy::message::Direction;
+use telbuddy::message::advice::{Advice, AtFault, advice};
 use telbuddy::number::Country;
 use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
@@ -18,6 +19,7 @@ use utoipa::OpenApi;
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/usage", access: Access::Scope(Scope::UsageRead) },
+    Route { method: "GET", path: "/v1/usage/errors", access: Access::Scope(Scope::UsageRead) },
     Route { method: "GET", path: "/v1/credits", access: Access::Scope(Scope::UsageRead) },
 ];
 
@@ -54,6 +56,63 @@ pub struct UsageList {
     next_cursor: Option<String>,
 }
 
+/// What failed in one period, for one reason.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ErrorRow {
+    /// The period in UTC in which the messages were accepted: `2026-11-24T06`, `2026-11-24` or `2026-11`.
+    #[schema(example = "2026-11-24")]
+    period: String,
+    /// The recipients' country.
+    #[schema(value_type = Option<String>, example = "US")]
+    country: Option<Country>,
+    /// Messages that failed.
+    messages: u64,
+    /// Twilio's error code; null if it gave none.
+    #[schema(example = 30003)]
+    error_code: Option<u32>,
+    /// Who has to do something.
+    fault: AtFault,
+    /// What to do.
+    #[schema(example = "the telephone was off or out of reach: try once more in an hour")]
+    advice: &'static str,
+    /// Whether the same messages would only fail again.
+    permanent: bool,
+    /// Twilio's page about the error.
+    error_url: Option<String>,
+}
+
+/// A page of errors.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct ErrorList {
+    /// Earliest first.
+    data: Vec<ErrorRow>,
+    /// Give this as `cursor` for the next page; null at the end.
+    next_cursor: Option<String>,
+}
+
+/// Of what failed without a code.
+const NO_CODE: Advice = Advice {
+    fault: AtFault::Unknown,
+    advice: "Twilio gave no reason: look at the messages in the Twilio Console",
+    permanent: true,
+};
+
+impl From<(UsageSlot, UsageSums)> for ErrorRow {
+    fn from((slot, sums): (UsageSlot, UsageSums)) -> Self {
+        let Advice { fault, advice, permanent } = slot.error.map_or(NO_CODE, advice);
+        Self {
+            period: slot.period,
+            country: slot.country,
+            messages: sums.events,
+            error_code: slot.error,
+            fault,
+            advice,
+            permanent,
+            error_url: slot.error.map(|code| format!("https://www.twilio.com/docs/api/errors/{code}")),
+        }
+    }
+}
+
 /// What is left.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Credits {
@@ -87,6 +146,7 @@ where
     answer(request.id, async {
         match request.route(ROUTES)?.0.path {
             "/v1/usage" => usage(world, site, &request).await,
+            "/v1/usage/errors" => errors(world, site, &request).await,
             _ => credits(world, site, &request).await,
         }
     })
@@ -108,6 +168,35 @@ async fn usage<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Pr
 where
     W: KeepSessions + ReadUsage + Sync,
 {
+    let page = read(world, site, request, About::Usage).await?;
+    let data = page.rows.into_iter().map(UsageRow::from).collect();
+    Ok(Reply::json(StatusCode::OK, &UsageList { data, next_cursor: page.next }))
+}
+
+/// What failed, by Twilio's error: refused at once, or sent and not delivered.
+#[utoipa::path(get, path = "/v1/usage/errors", tag = "usage",
+    params(("from" = Option<String>, Query, description = "First day, or RFC 3339 time; the last 30 days if left out"),
+        ("to" = Option<String>, Query, description = "Last day, or RFC 3339 time, included; now if left out"),
+        ("granularity" = Option<Granularity>, Query, description = "day if left out"),
+        ("limit" = Option<u16>, Query, description = "1 to 1000; 100 if left out"),
+        ("cursor" = Option<String>, Query, description = "From the page before")),
+    responses(
+    (status = 200, description = "Rows by period; new failures are counted within two minutes", body = ErrorList),
+    (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
+async fn errors<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
+where
+    W: KeepSessions + ReadUsage + Sync,
+{
+    let page = read(world, site, request, About::Failures).await?;
+    let data = page.rows.into_iter().map(ErrorRow::from).collect();
+    Ok(Reply::json(StatusCode::OK, &ErrorList { data, next_cursor: page.next }))
+}
+
+async fn read<W>(world: &W, site: &Site, request: &Request, about: About) -> Result<UsagePage, Problem>
+where
+    W: KeepSessions + ReadUsage + Sync,
+{
     let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["from", "to", "granularity", "limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
@@ -123,9 +212,7 @@ where
     if cursor.is_some_and(|cursor| !within(cursor)) {
         return Err(Problem::field("cursor", "invalid", "give next_cursor of the page before"));
     }
-    let page = world.read_usage(account, granularity, (&from, &to), cursor, limit).await?;
-    let data = page.rows.into_iter().map(UsageRow::from).collect();
-    Ok(Reply::json(StatusCode::OK, &UsageList { data, next_cursor: page.next }))
+    Ok(world.read_usage(account, about, granularity, (&from, &to), cursor, limit).await?)
 }
 
 fn range(query: &Query, now: Timestamp) -> Result<(Granularity, String, String), Problem> {
@@ -176,7 +263,7 @@ where
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(usage, credits))]
+#[openapi(paths(usage, errors, credits))]
 struct Api;
 
 /// This function's part of the API's description.

@@ -2,7 +2,8 @@
 
 use http::Method;
 use telbuddy::fault::Fault;
-use telbuddy::ledger::{JournalItem, PostOutcome, RollUpUsage, roll_up};
+use telbuddy::ids::EntryId;
+use telbuddy::ledger::{JournalItem, PostOutcome, RollUpUsage, failure_at_posting, roll_up};
 use telbuddy::message::{Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
@@ -23,7 +24,7 @@ async fn counted(world: &World, customer: &Customer) {
     world.record_outcome(&claimed, &Outcome::Sent { sid }, world.now()).await.unwrap();
     let message = row(world, &message);
     let item: JournalItem = fresh::charge(world, &message, world.now());
-    world.post_charge(&message, item.clone(), world.now()).await.unwrap();
+    world.post_charge(&message, item.clone(), world.now(), &[], None).await.unwrap();
     let items = [item];
     assert_eq!(world.count_journal(&items, roll_up(&items).into_iter().collect()).await, Ok(true));
     world.forget_calls();
@@ -45,7 +46,9 @@ async fn pages(world: &World, customer: &Customer, query: &str) -> Vec<usize> {
 async fn each_answer_costs_the_session_and_one_read() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    for (path, read) in [("/v1/usage", "read_usage"), ("/v1/credits", "load_allowance")] {
+    for (path, read) in
+        [("/v1/usage", "read_usage"), ("/v1/usage/errors", "read_usage"), ("/v1/credits", "load_allowance")]
+    {
         world.forget_calls();
         assert_eq!(get(&world, &customer, path).await.status, StatusCode::OK);
         assert_eq!(called(&world), [("load_session", 1), (read, 1)].into_iter().collect());
@@ -60,6 +63,52 @@ async fn what_waits_is_held_and_what_was_taken_is_used() {
     customer.message(&world).await;
     let reply = get(&world, &customer, "/v1/credits").await;
     assert_eq!(reply.body, r#"{"available_micro":98000000,"held_micro":1000000,"used_micro":1000000}"#);
+}
+
+#[tokio::test]
+async fn what_failed_is_shown_by_error_with_what_to_do_and_not_among_what_was_used() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let mut items = Vec::new();
+    for code in [Some(30_003), Some(30_003), None] {
+        let message = customer.message(&world).await;
+        let claimed = fresh::claimed(&world, &message, world.now()).await;
+        world.record_outcome(&claimed, &Outcome::Rejected { code }, world.now()).await.unwrap();
+        let event = failure_at_posting(&row(&world, &message)).unwrap();
+        items.push(JournalItem { id: EntryId::new(world.now(), fresh::dice(&world)), event });
+        let message = row(&world, &message);
+        assert_eq!(world.post_release(&message, world.now(), &[], items.last()).await, Ok(true));
+    }
+    assert_eq!(world.count_journal(&items, roll_up(&items).into_iter().collect()).await, Ok(true));
+    let reply = get(&world, &customer, "/v1/usage/errors").await;
+    let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&body["data"]).unwrap(), @r#"
+    [
+      {
+        "advice": "Twilio gave no reason: look at the messages in the Twilio Console",
+        "country": "US",
+        "error_code": null,
+        "error_url": null,
+        "fault": "unknown",
+        "messages": 1,
+        "period": "2026-11-24",
+        "permanent": true
+      },
+      {
+        "advice": "the telephone was off or out of reach: try once more in an hour",
+        "country": "US",
+        "error_code": 30003,
+        "error_url": "https://www.twilio.com/docs/api/errors/30003",
+        "fault": "recipient",
+        "messages": 2,
+        "period": "2026-11-24",
+        "permanent": false
+      }
+    ]
+    "#);
+    assert_eq!(pages(&world, &customer, "").await, [0], "nothing was used");
+    let other = Customer::new(&world).await;
+    assert_eq!(get(&world, &other, "/v1/usage/errors").await.body, r#"{"data":[],"next_cursor":null}"#);
 }
 
 #[tokio::test]

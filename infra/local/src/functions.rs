@@ -109,6 +109,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
         http!(opt_outs, "opt-outs", config, |live, request| opt_outs::handle(live, &live.site, request)),
+        http!(webhook_endpoints, "webhook-endpoints", config, |live, request| {
+            webhook_endpoints::handle(live, &live.site, request)
+        }),
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
@@ -117,6 +120,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
+        queue!(deliverer, "deliverer", config, |live, jobs| deliverer::handle(live, jobs)),
         schedule!(sweeper, "sweeper", config, 5),
         schedule!(access_chain, "access-chain", config, 5),
         schedule!(usage_rollup, "usage-rollup", config, 2),
@@ -147,6 +151,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (access_log::openapi(), access_log::ROUTES),
         (numbers::openapi(), numbers::ROUTES),
         (opt_outs::openapi(), opt_outs::ROUTES),
+        (webhook_endpoints::openapi(), webhook_endpoints::ROUTES),
         (meta::openapi(), meta::ROUTES),
     ];
     for (mut part, routes) in parts {

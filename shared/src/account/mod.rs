@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::endpoint::Listeners;
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
 use crate::number::Country;
@@ -154,6 +155,8 @@ pub struct Gate {
     pub daily_ceiling: u64,
     /// When recipients are not to be disturbed, by the clock of where they are.
     pub quiet_hours: Option<QuietHours>,
+    /// The account's endpoints, and what each of them is told.
+    pub listeners: Listeners,
     /// Senders whose rate the customer knows better than we do.
     pub sender_rates: SenderRates,
 }
@@ -273,6 +276,7 @@ impl Gate {
             home,
             daily_ceiling: Self::FIRST_CEILING,
             quiet_hours: None,
+            listeners: Listeners::default(),
             sender_rates: SenderRates::new(),
         }
     }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::FreezeReason;
 use crate::connection::{Target, TargetKind};
+use crate::endpoint::WhyDisabled;
+use crate::ids::EndpointId;
 use crate::quarantine::Cause;
 
 /// What happened.
@@ -19,7 +21,7 @@ pub enum Alert {
         /// Whether the webhook secret was replaced in the days before.
         recently_rotated: bool,
     },
-    /// Twilio answered 401 to the credential: sending is stopped.
+    /// Twilio answered 401 or 403 to the credential: sending is stopped.
     CredentialRefused,
     /// A connected number or messaging service has other settings at Twilio than those that we set.
     NumberDrifted {
@@ -30,6 +32,13 @@ pub enum Alert {
     SendingFrozen {
         /// Why.
         reason: FreezeReason,
+    },
+    /// Events do not arrive at an endpoint: nothing is sent there any more.
+    EndpointDisabled {
+        /// Which.
+        endpoint: EndpointId,
+        /// Why.
+        why: WhyDisabled,
     },
 }
 
@@ -85,11 +94,13 @@ fn parts(alert: &Alert) -> Parts {
         },
         Alert::CredentialRefused => Parts {
             subject: "Twilio refuses the credential: sending is stopped",
-            happened: "Twilio answered that Account SID and Auth Token (or API key and secret) do not fit any more. \
-                       Your account sends nothing until a credential works; what was accepted and not sent yet is \
-                       refused and not charged."
+            happened: "Twilio refuses what we ask with your credential: Account SID and Auth Token (or API key and \
+                       secret) do not fit any more, the Twilio account is not active, or the key lacks a permission. \
+                       Your account sends nothing until a credential is stored anew; what was accepted and not sent \
+                       yet is refused and not charged."
                 .to_owned(),
-            to_do: "Look in the Twilio Console whether the token was changed or the key deleted, then connect again \
+            to_do: "Look in the Twilio Console whether the account is active, whether the token was changed or the key \
+                    deleted or restricted, then connect again \
                     with PUT /v1/credentials/twilio, or POST /v1/credentials/twilio/rotation. Sending goes on at once. \
                     If it was not you who changed it, find out at Twilio who did."
                 .to_owned(),
@@ -130,6 +141,25 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },
+        Alert::EndpointDisabled { endpoint, why } => Parts {
+            subject: "A webhook endpoint was disabled",
+            happened: match why {
+                WhyDisabled::Gone => {
+                    format!("your endpoint {endpoint} answered 410 Gone. We send nothing there any more.")
+                }
+                WhyDisabled::Failing | WhyDisabled::Customer => format!(
+                    "for five days your endpoint {endpoint} took none of the events that we sent. We send nothing there \
+                     any more."
+                ),
+            },
+            to_do: format!(
+                "If you do not need it, remove it with DELETE /v1/webhook-endpoints/{endpoint}. If you do, mend it, \
+                 enable it with PATCH /v1/webhook-endpoints/{endpoint} {{\"enabled\": true}}, and have the failed events \
+                 sent again with POST /v1/webhook-endpoints/{endpoint}/recover. What happens while it is disabled is not \
+                 sent later."
+            ),
+            shown_by: "/v1/webhook-endpoints",
+        },
     }
 }
 
@@ -146,6 +176,9 @@ mod tests {
         alerts.push(Alert::NumberDrifted { number_sid });
         for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
             alerts.push(Alert::SendingFrozen { reason });
+        }
+        for why in [WhyDisabled::Gone, WhyDisabled::Failing] {
+            alerts.push(Alert::EndpointDisabled { endpoint: EndpointId::from_bits(1), why });
         }
         alerts
     }

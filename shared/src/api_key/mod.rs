@@ -53,6 +53,12 @@ pub enum Scope {
     /// Replace the sending policy: destinations, daily ceiling, quiet hours, rates. It lifts no freeze.
     #[serde(rename = "sending_policy:write")]
     SendingPolicyWrite,
+    /// List webhook endpoints and what was delivered to them.
+    #[serde(rename = "webhooks:read")]
+    WebhooksRead,
+    /// Add, change and remove webhook endpoints, with their secrets; send tests, and events again.
+    #[serde(rename = "webhooks:write")]
+    WebhooksWrite,
     /// Read what was recorded about the account: the access log, and webhooks that were refused.
     #[serde(rename = "account:read")]
     AccountRead,
@@ -60,7 +66,7 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MessagesSend,
         Self::MessagesRead,
         Self::TemplatesRead,
@@ -72,6 +78,8 @@ impl Scope {
         Self::NumbersWrite,
         Self::SendingPolicyRead,
         Self::SendingPolicyWrite,
+        Self::WebhooksRead,
+        Self::WebhooksWrite,
         Self::AccountRead,
     ];
 
@@ -89,6 +97,8 @@ impl Scope {
             Self::NumbersWrite => "numbers:write",
             Self::SendingPolicyRead => "sending_policy:read",
             Self::SendingPolicyWrite => "sending_policy:write",
+            Self::WebhooksRead => "webhooks:read",
+            Self::WebhooksWrite => "webhooks:write",
             Self::AccountRead => "account:read",
         }
     }

@@ -7,7 +7,7 @@ use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AccountId, EntryId, MessageId};
-use crate::message::{Direction, Format, Message, Standing};
+use crate::message::{Direction, Format, Message, Standing, Status};
 use crate::number::Country;
 
 pub use port::*;
@@ -144,6 +144,8 @@ pub struct UsageEvent {
     pub price_version: String,
     /// When Twilio took it or it arrived: decides the period.
     pub at: Timestamp,
+    /// Twilio's error code, of what failed.
+    pub error: Option<u32>,
 }
 
 /// Kinds of usage.
@@ -152,6 +154,9 @@ pub struct UsageEvent {
 pub enum UsageKind {
     /// Segments of an SMS, or one MMS.
     MessageSegments,
+    /// A message that Twilio refused, or that did not arrive. It costs nothing of its own: what was sent is counted, and
+    /// charged, as segments.
+    FailedMessages,
 }
 
 impl UsageKind {
@@ -159,8 +164,55 @@ impl UsageKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MessageSegments => "message_segments",
+            Self::FailedMessages => "failed_messages",
         }
     }
+
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::MessageSegments, Self::FailedMessages];
+
+    /// Which rows it is counted in.
+    pub fn about(self) -> About {
+        match self {
+            Self::MessageSegments => About::Usage,
+            Self::FailedMessages => About::Failures,
+        }
+    }
+}
+
+/// What rows are about: sums of what is paid must not have what failed among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum About {
+    /// What was used.
+    Usage,
+    /// What failed, by error.
+    Failures,
+}
+
+/// What is to be counted as failed when a message is posted: Twilio refused it, or it is known already that it did not
+/// arrive. What happens to it later is [`failure_by_change`]'s, so that each failure is counted once.
+pub fn failure_at_posting(message: &Message) -> Option<UsageEvent> {
+    let failed = matches!(message.status, Status::Rejected | Status::Undelivered | Status::Failed);
+    failed.then(|| UsageEvent {
+        account: message.account,
+        sid: message.sid.clone().unwrap_or_default(),
+        message: message.id,
+        kind: UsageKind::FailedMessages,
+        direction: message.direction,
+        country: message.country,
+        units: message.segments,
+        credits: MicroCredits(0),
+        price_version: message.price_version.clone(),
+        at: message.created,
+        error: message.error_code,
+    })
+}
+
+/// What is to be counted as failed when the status of a message changes that was posted before. One of Twilio's words
+/// for it after another does not make it fail twice.
+pub fn failure_by_change(before: &Message, after: &Message) -> Option<UsageEvent> {
+    let counted = failure_at_posting(before).is_some();
+    if before.settled && !counted { failure_at_posting(after) } else { None }
 }
 
 /// Decides what becomes of a message's hold.
@@ -180,6 +232,7 @@ pub fn settle(message: &Message) -> Settlement {
             credits: message.held,
             price_version: message.price_version.clone(),
             at: message.created,
+            error: None,
         }),
         (Standing::Over, _) => Settlement::Release,
         (Standing::Waiting | Standing::AtCarrier | Standing::Arrived, _) => Settlement::NotYet,
@@ -244,6 +297,8 @@ pub struct UsageSlot {
     pub direction: Direction,
     /// The other party's country.
     pub country: Option<Country>,
+    /// Twilio's error code, of what failed.
+    pub error: Option<u32>,
 }
 
 /// Sums of a usage row.
@@ -280,6 +335,7 @@ pub fn roll_up(items: &[JournalItem]) -> std::collections::BTreeMap<(AccountId, 
                 kind: event.kind,
                 direction: event.direction,
                 country: event.country,
+                error: event.error,
             };
             let sums: &mut UsageSums = rows.entry((event.account, slot)).or_default();
             *sums = sums.plus(UsageSums { events: 1, units: u64::from(event.units), credits: event.credits });
@@ -292,11 +348,58 @@ pub fn roll_up(items: &[JournalItem]) -> std::collections::BTreeMap<(AccountId, 
 mod tests {
     use super::*;
 
+    fn outbound() -> Message {
+        Message {
+            id: MessageId::from_bits(1),
+            account: AccountId::from_bits(1),
+            direction: Direction::Outbound,
+            format: Format::Sms,
+            status: Status::Sent,
+            revision: 0,
+            sid: Some("SM1".to_owned()),
+            own: "+15005550006".to_owned(),
+            other_hash: "hash".to_owned(),
+            country: None,
+            segments: 1,
+            encoding: None,
+            held: MicroCredits::whole(1),
+            price_version: "v".to_owned(),
+            error_code: None,
+            reason: None,
+            attempts: 1,
+            settled: false,
+            settling: None,
+            created: Timestamp::UNIX_EPOCH,
+            held_until: None,
+            valid_until: Timestamp::UNIX_EPOCH,
+            updated: Timestamp::UNIX_EPOCH,
+        }
+    }
+
     #[test]
     fn periods_are_utc_and_sort_by_time() {
         let at: Timestamp = "2026-11-24T23:59:59.999+01:00".parse().unwrap();
         let periods = Granularity::ALL.map(|granularity| granularity.period(at));
         assert_eq!(periods, ["2026-11-24T22", "2026-11-24", "2026-11"]);
+    }
+
+    /// Whatever comes in which order, a failure is counted at the posting or at the change, once.
+    #[test]
+    fn a_message_fails_once_whether_it_is_known_at_its_posting_or_later() {
+        let message = |status, settled| Message { status, settled, error_code: Some(30_003), ..outbound() };
+        for failed in [Status::Undelivered, Status::Failed] {
+            let at_posting = failure_at_posting(&message(failed, false)).unwrap();
+            assert_eq!((at_posting.error, at_posting.credits), (Some(30_003), MicroCredits(0)));
+            // Not posted yet: the posting counts it.
+            assert_eq!(failure_by_change(&message(Status::Sent, false), &message(failed, false)), None);
+            assert!(failure_by_change(&message(Status::Sent, true), &message(failed, true)).is_some());
+            assert_eq!(failure_by_change(&message(Status::Undelivered, true), &message(failed, true)), None, "twice");
+        }
+        assert!(failure_at_posting(&message(Status::Rejected, false)).is_some());
+        for fine in [Status::Sent, Status::Delivered, Status::Refused, Status::Expired, Status::Canceled] {
+            assert_eq!(failure_at_posting(&message(fine, false)), None, "{fine:?}");
+            assert_eq!(failure_by_change(&message(Status::Sent, true), &message(fine, true)), None, "{fine:?}");
+        }
     }
 
     #[test]
@@ -312,6 +415,7 @@ mod tests {
             credits: MicroCredits::whole(2),
             price_version: "v".to_owned(),
             at: Timestamp::UNIX_EPOCH,
+            error: None,
         };
         let later = UsageEvent { at: "1970-01-02T00:00:00Z".parse().unwrap(), ..event.clone() };
         let items = [event.clone(), event, later].map(|event| JournalItem { id: EntryId::from_bits(0), event });

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{Allowance, Granularity, JournalItem, UsageSlot, UsageSums};
+use super::{About, Allowance, Granularity, JournalItem, UsageSlot, UsageSums};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::message::Message;
@@ -10,17 +11,27 @@ use crate::message::Message;
 /// Posts outcomes.
 pub trait PostOutcome {
     /// Charges: the message is marked settled, the hold becomes use, the entry and the journal item are written, all in
-    /// one transaction.
+    /// one transaction, with what endpoints are `told` of the message, and with the `failure` to be counted if it failed.
     fn post_charge(
         &self,
         message: &Message,
         item: JournalItem,
         now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> impl Future<Output = Result<Posted, Fault>> + Send;
 
-    /// Gives the hold back and marks the message settled, in one transaction. `false` if it was settled before, or is not
-    /// `unconfirmed` any more. What is `unconfirmed` stays on the sweeper's list until its time to decide is over.
-    fn post_release(&self, message: &Message, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// Gives the hold back and marks the message settled, in one transaction, with what endpoints are `told` of it, and
+    /// with the `failure` to be counted.
+    /// `false` if it was settled before, or has another status meanwhile: who gave it that one has it posted. What is
+    /// `unconfirmed` stays on the sweeper's list until its time to decide is over.
+    fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// What became of a charge.
@@ -28,7 +39,7 @@ pub trait PostOutcome {
 pub enum Posted {
     /// Charged now.
     Charged,
-    /// Settled before.
+    /// Settled before, or it has another status meanwhile: who gave it that one has it posted.
     Before,
     /// Another message was charged for this SID: nothing was written. One of Twilio's messages is paid once.
     SidTaken,
@@ -58,10 +69,12 @@ pub fn journal_shard(entry: EntryId) -> u8 {
 
 /// Reads usage and credit.
 pub trait ReadUsage {
-    /// Rows of one granularity with `from <= period <= to`, in order, at most `limit`, after the slot `after`.
+    /// Rows of one granularity with `from <= period <= to`, in order, at most `limit`, after the slot `after`: what was
+    /// used, or what failed.
     fn read_usage(
         &self,
         account: AccountId,
+        about: About,
         granularity: Granularity,
         periods: (&str, &str),
         after: Option<&str>,

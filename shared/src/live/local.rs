@@ -15,6 +15,12 @@ fn long() -> aws_sdk_sqs::config::timeout::TimeoutConfig {
     aws_sdk_sqs::config::timeout::TimeoutConfig::builder().operation_timeout(std::time::Duration::from_secs(30)).build()
 }
 
+/// DynamoDB.
+pub fn dynamodb(config: &Config) -> Result<aws_sdk_dynamodb::Client, ConfigError> {
+    let aws = config.aws(true)?;
+    Ok(aws_sdk_dynamodb::Client::from_conf(aws_config!(aws_sdk_dynamodb, config, &aws, "DYNAMODB")))
+}
+
 /// KMS.
 pub fn kms(config: &Config) -> Result<aws_sdk_kms::Client, ConfigError> {
     let aws = config.aws(true)?;

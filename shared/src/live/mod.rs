@@ -1,8 +1,9 @@
-//! The adapters: the only code that knows AWS, Twilio and Lambda.
+//! The adapters: the only code that knows AWS, Twilio, Lambda and customers' endpoints.
 
 mod clock;
 pub mod config;
 pub mod dynamo;
+mod endpoints;
 pub mod local;
 mod mail;
 mod queue;
@@ -19,6 +20,7 @@ use crate::session::Site;
 pub use config::{Config, ConfigError};
 
 use dynamo::Dynamo;
+use endpoints::Endpoints;
 use mail::Mailer;
 use queue::Queues;
 use secrets::Secrets;
@@ -40,6 +42,8 @@ pub enum Need {
     Mail,
     /// Twilio's API.
     Twilio,
+    /// Customers' endpoints.
+    Endpoints,
 }
 
 /// Every port, kept by the real services. Made once per environment, in init: clients, TLS and configuration; nothing is
@@ -53,6 +57,7 @@ pub struct Live {
     queues: Queues,
     mailer: Mailer,
     twilio: Twilio,
+    endpoints: Endpoints,
 }
 
 impl Live {
@@ -68,6 +73,7 @@ impl Live {
             queues: Queues::new(config, &aws, needs(Need::Queues))?,
             mailer: Mailer::new(config, &aws, needs(Need::Mail))?,
             twilio: Twilio::new(config, needs(Need::Twilio))?,
+            endpoints: Endpoints::new(config, needs(Need::Endpoints))?,
             dynamo,
         })
     }

@@ -27,6 +27,12 @@ pub(super) fn twilio_roots() -> Vec<reqwest::Certificate> {
         .collect()
 }
 
+/// All of Mozilla's roots: an endpoint has a certificate of whom it likes.
+pub(super) fn all_roots() -> Vec<reqwest::Certificate> {
+    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+    roots.filter_map(|certificate| reqwest::Certificate::from_der(certificate).ok()).collect()
+}
+
 /// Whether a name appears in a certificate's text: good enough to choose among Mozilla's own list.
 fn names(certificate: &[u8], name: &[u8]) -> bool {
     certificate.windows(name.len()).any(|part| part == name)
@@ -50,6 +56,7 @@ mod tests {
     fn the_roots_are_there() {
         assert!(aws_context().is_ok());
         assert!(twilio_roots().len() >= 5);
+        assert_eq!(all_roots().len(), webpki_root_certs::TLS_SERVER_ROOT_CERTS.len());
         let amazon = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().filter(|c| names(c, b"Amazon Root CA")).count();
         assert_eq!(amazon, 4);
     }

@@ -9,9 +9,10 @@ use super::{
 use crate::account::Stop;
 use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, Sid, StoredCredential};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::Allowance;
+use crate::ledger::{Allowance, JournalItem};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
 use crate::template::Template;
@@ -306,11 +307,14 @@ pub trait SettleMessage {
     ) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
 
     /// Writes `message`, which has a SID now, if its row still has the revision before and the SID belongs to no other
-    /// message; binds the SID and removes the payload. One transaction.
+    /// message; binds the SID and removes the payload. One transaction, with what endpoints are `told` of it, and with
+    /// the `failure` to be counted.
     fn adopt_sid(
         &self,
         message: &Message,
         due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
     ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
 
     /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.

@@ -8,8 +8,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
 use crate::connection::Target;
-use crate::ids::{AccountId, EntryId, MessageId, TemplateId, UserId};
-use crate::ledger::{Granularity, UsageKind, UsageSlot};
+use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, TemplateId, UserId};
+use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
 use crate::seal::Purpose;
@@ -25,7 +25,7 @@ pub enum Table {
     Keys,
     /// Carrier credentials and the uniqueness of Twilio accounts.
     Credentials,
-    /// Messages and opt-outs.
+    /// Messages, opt-outs, connected numbers, endpoints and deliveries.
     Messages,
     /// Idempotency keys, counters and the quarantine; everything in it ends by itself.
     Once,
@@ -205,6 +205,35 @@ pub fn template_count(account: AccountId) -> Key {
     Key::new(Table::Messages, account.to_string(), "TEMPLATES")
 }
 
+/// What sort keys of endpoints start with.
+pub const ENDPOINTS: &str = "ENDPOINT#";
+
+/// An endpoint.
+pub fn endpoint(account: AccountId, endpoint: EndpointId) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{ENDPOINTS}{endpoint}"))
+}
+
+/// Reads an endpoint's key back.
+pub fn parse_endpoint(pk: &str, sk: &str) -> Option<(AccountId, EndpointId)> {
+    Some((pk.parse().ok()?, sk.strip_prefix(ENDPOINTS)?.parse().ok()?))
+}
+
+/// The partition of everything that went to one endpoint.
+pub fn deliveries(account: AccountId, endpoint: EndpointId) -> String {
+    format!("{account}#DELIVERIES#{endpoint}")
+}
+
+/// One event on its way to one endpoint.
+pub fn delivery(account: AccountId, endpoint: EndpointId, delivery: DeliveryId) -> Key {
+    Key::new(Table::Messages, deliveries(account, endpoint), delivery.to_string())
+}
+
+/// Reads a delivery's key back.
+pub fn parse_delivery(pk: &str, sk: &str) -> Option<(AccountId, EndpointId, DeliveryId)> {
+    let (account, endpoint) = pk.split_once("#DELIVERIES#")?;
+    Some((account.parse().ok()?, endpoint.parse().ok()?, sk.parse().ok()?))
+}
+
 /// That a text with this SID was recorded.
 pub fn sid(account: AccountId, sid: &str) -> Key {
     Key::new(Table::Messages, account.to_string(), format!("SID#{sid}"))
@@ -284,12 +313,18 @@ pub fn journal(shard: u8, entry: EntryId) -> Key {
 fn usage_sort(slot: &UsageSlot) -> String {
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.to_string());
     let direction = direction_word(slot.direction);
-    format!("{}{}#{}#{direction}#{country}", usage_prefix(slot.granularity), slot.period, slot.kind.as_str())
+    let error = slot.error.map_or_else(String::new, |error| format!("#{error}"));
+    let prefix = usage_prefix(slot.kind.about(), slot.granularity);
+    format!("{prefix}{}#{}#{direction}#{country}{error}", slot.period, slot.kind.as_str())
 }
 
-/// What sort keys of usage rows of one granularity start with.
-pub fn usage_prefix(granularity: Granularity) -> String {
-    format!("USAGE#{}#", granularity.as_str())
+/// What sort keys of rows about something of one granularity start with.
+pub fn usage_prefix(about: About, granularity: Granularity) -> String {
+    let family = match about {
+        About::Usage => "USAGE",
+        About::Failures => "FAILURES",
+    };
+    format!("{family}#{}#", granularity.as_str())
 }
 
 /// A usage row.
@@ -305,9 +340,10 @@ pub fn parse_usage(sort: &str) -> Option<UsageSlot> {
     Some(UsageSlot {
         granularity: Granularity::ALL.into_iter().find(|g| g.as_str() == granularity)?,
         period: period.to_owned(),
-        kind: [UsageKind::MessageSegments].into_iter().find(|k| k.as_str() == kind)?,
+        kind: UsageKind::ALL.into_iter().find(|k| k.as_str() == kind)?,
         direction: [Direction::Outbound, Direction::Inbound].into_iter().find(|d| direction_word(*d) == direction)?,
         country: if country == "-" { None } else { Some(crate::number::Country::parse(country).ok()?) },
+        error: parts.next().map(str::parse).transpose().ok()?,
     })
 }
 
@@ -360,7 +396,9 @@ mod tests {
             kind: UsageKind::MessageSegments,
             direction: Direction::Outbound,
             country: Country::parse("US").ok(),
+            error: None,
         };
+        let failed = UsageSlot { kind: UsageKind::FailedMessages, error: Some(30_003), ..slot.clone() };
         let minute = Minute { account, counts_from: jiff::Timestamp::UNIX_EPOCH, minute: 7 };
         let target = Target::parse(&format!("PN{}", "0a".repeat(16))).unwrap();
         let keys = [
@@ -380,6 +418,8 @@ mod tests {
             template(account, TemplateId::from_bits(6)),
             template_name(account, "hash"),
             template_count(account),
+            endpoint(account, EndpointId::from_bits(6)),
+            delivery(account, EndpointId::from_bits(6), DeliveryId::from_bits(7)),
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             opt_out_sender(account, "+15005550006"),
@@ -393,19 +433,27 @@ mod tests {
             entry(account, "SM1", UsageKind::MessageSegments),
             journal(3, EntryId::from_bits(4)),
             usage(account, &slot),
+            usage(account, &failed),
             pending_access(5, EntryId::from_bits(5)),
             access_entry(account, 7),
             access_head(account),
         ];
         let text: Vec<_> = keys.iter().map(|key| format!("{} | {} | {}", key.table.name(), key.pk, key.sk)).collect();
         insta::assert_snapshot!(text.join("\n"));
-        assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        for slot in [slot, failed] {
+            assert_eq!(parse_usage(&usage(account, &slot).sk), Some(slot));
+        }
         let key = connection(account, &target);
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
         let key = template(account, TemplateId::from_bits(6));
         assert_eq!(parse_template(&key.pk, &key.sk), Some((account, TemplateId::from_bits(6))));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
+        let (whep, wdel) = (EndpointId::from_bits(6), DeliveryId::from_bits(7));
+        let key = endpoint(account, whep);
+        assert_eq!(parse_endpoint(&key.pk, &key.sk), Some((account, whep)));
+        let key = delivery(account, whep, wdel);
+        assert_eq!(parse_delivery(&key.pk, &key.sk), Some((account, whep, wdel)));
         for purpose in Purpose::ALL {
             let key = data_keys(account, purpose);
             assert_eq!(parse_data_keys(&key.pk, &key.sk), Some((account, purpose)));

@@ -6,28 +6,35 @@ use jiff::Timestamp;
 use super::keys::{self, Table};
 use super::messages::{shard_word, word};
 use super::rows::{AllowanceRow, UsageEventRow, UsageRow};
-use super::{Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
+use super::{Dynamo, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::ledger::{
-    Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot, UsageSums,
-    journal_shard,
+    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsagePage, UsageSlot,
+    UsageSums, journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};
 
 impl PostOutcome for Live {
     /// 1 transaction of message, allowance, entry and journal item.
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
+    async fn post_charge(
+        &self,
+        message: &Message,
+        item: JournalItem,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Posted, Fault> {
         let db = &self.dynamo;
         let event = &item.event;
         if event.credits > message.held {
             return Err(Fault::permanent("a charge above its hold: credit would appear from nowhere"));
         }
         let entry = keys::entry(message.account, &event.sid, event.kind);
-        let journal = keys::journal(journal_shard(item.id), item.id);
         let row = UsageEventRow::from(&item);
-        let parts = vec![
+        let mut parts = vec![
             self.settled(message, now)?,
             db.update(
                 &keys::allowance(message.account),
@@ -40,8 +47,10 @@ impl PostOutcome for Live {
                 ],
             )?,
             db.put_new(&entry, to_item(&entry, &row)?)?,
-            db.put_new(&journal, to_item(&journal, &row)?)?,
+            db.put_journal(&item)?,
         ];
+        parts.extend(db.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(Posted::Charged),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Posted::Before),
@@ -51,8 +60,14 @@ impl PostOutcome for Live {
     }
 
     /// 1 transaction of message and allowance.
-    async fn post_release(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
-        let parts = vec![
+    async fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<bool, Fault> {
+        let mut parts = vec![
             self.settled(message, now)?,
             self.dynamo.update(
                 &keys::allowance(message.account),
@@ -61,6 +76,8 @@ impl PostOutcome for Live {
                 &[(":held", n(message.held.0))],
             )?,
         ];
+        parts.extend(self.dynamo.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| self.dynamo.put_journal(failure)).transpose()?);
         match self.dynamo.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
@@ -69,8 +86,17 @@ impl PostOutcome for Live {
     }
 }
 
+impl Dynamo {
+    /// What the roll-up is to count.
+    pub(super) fn put_journal(&self, item: &JournalItem) -> Result<TransactWriteItem, Fault> {
+        let key = keys::journal(journal_shard(item.id), item.id);
+        self.put_new(&key, to_item(&key, &UsageEventRow::from(item))?)
+    }
+}
+
 impl Live {
-    /// What is `unconfirmed` has to be so still, since it is given back, and is looked at again when its payload has to go.
+    /// The status has to be the one that was read: by it the hold is charged or given back, and endpoints are told. What
+    /// is `unconfirmed` is looked at again when its payload has to go.
     fn settled(&self, message: &Message, now: Timestamp) -> Result<TransactWriteItem, Fault> {
         let key = keys::message(message.account, message.id);
         let mut values = vec![
@@ -78,18 +104,16 @@ impl Live {
             (":no", AttributeValue::Bool(false)),
             (":one", n(1)),
             (":now", millis(now)),
+            (":status", word(message.status)?),
         ];
+        let condition = "settled = :no AND #status = :status";
         let set = "SET settled = :yes, revision = revision + :one, updated = :now";
         let Some(until) = decidable_until(message) else {
-            return self.dynamo.update(&key, &format!("{set} REMOVE due_shard, due_at"), "settled = :no", &values);
+            return self.dynamo.update(&key, &format!("{set} REMOVE due_shard, due_at"), condition, &values);
         };
-        values.extend([
-            (":unconfirmed", word(message.status)?),
-            (":shard", shard_word(due_shard(message.id))),
-            (":until", millis(until)),
-        ]);
+        values.extend([(":shard", shard_word(due_shard(message.id))), (":until", millis(until))]);
         let set = format!("{set}, due_shard = :shard, due_at = :until");
-        self.dynamo.update(&key, &set, "settled = :no AND #status = :unconfirmed", &values)
+        self.dynamo.update(&key, &set, condition, &values)
     }
 }
 
@@ -149,13 +173,14 @@ impl ReadUsage for Live {
     async fn read_usage(
         &self,
         account: AccountId,
+        about: About,
         granularity: Granularity,
         periods: (&str, &str),
         after: Option<&str>,
         limit: u16,
     ) -> Result<UsagePage, Fault> {
         let db = &self.dynamo;
-        let prefix = keys::usage_prefix(granularity);
+        let prefix = keys::usage_prefix(about, granularity);
         let start = after.map(|after| {
             [("pk".to_owned(), s(account.to_string())), ("sk".to_owned(), s(format!("{prefix}{after}")))].into()
         });

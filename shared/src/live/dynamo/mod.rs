@@ -5,6 +5,7 @@ mod accounts;
 mod api_keys;
 mod connections;
 mod credentials;
+mod endpoints;
 pub mod keys;
 mod ledger;
 mod messages;

@@ -1,5 +1,7 @@
 //! The stored shapes and their way into the rules' shapes and back. A stored shape changes by a new version only.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use super::{Item, from_item, text, to_item};
 use crate::account::{EmailIndex, Freeze, FreezeReason, Gate, Hashed, Lifted, QuietHours, User};
 use crate::api_key::{ApiKey, KeyName, Scope};
 use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential};
+use crate::endpoint::{Choice, Listeners};
 use crate::fault::Fault;
 use crate::ids::{AccountId, ApiKeyId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
@@ -133,6 +136,8 @@ pub(super) struct GateRow {
     daily_ceiling: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    listeners: BTreeMap<String, Vec<String>>,
     #[serde(default, skip_serializing_if = "SenderRates::is_empty")]
     sender_rates: SenderRates,
 }
@@ -156,9 +161,15 @@ impl From<&Gate> for GateRow {
             home: gate.home,
             daily_ceiling: gate.daily_ceiling,
             quiet_hours: gate.quiet_hours,
+            listeners: gate.listeners.0.iter().map(|(id, choice)| (id.to_string(), words(choice))).collect(),
             sender_rates: gate.sender_rates.clone(),
         }
     }
+}
+
+/// A choice as it is stored.
+pub(super) fn words(choice: &Choice) -> Vec<String> {
+    choice.words().into_iter().map(str::to_owned).collect()
 }
 
 impl TryFrom<GateRow> for Gate {
@@ -184,6 +195,17 @@ impl TryFrom<GateRow> for Gate {
             home: row.home,
             daily_ceiling: row.daily_ceiling,
             quiet_hours: row.quiet_hours,
+            listeners: Listeners(
+                row.listeners
+                    .iter()
+                    .map(|(id, words)| {
+                        let id = id.parse().map_err(|_| Fault::permanent("a stored endpoint does not read"))?;
+                        // A type of a later version is no reason to send nothing at all.
+                        let known: Vec<_> = words.iter().filter(|word| Choice::parse(&[word]).is_ok()).collect();
+                        Ok((id, Choice::parse(&known).unwrap_or(Choice::All)))
+                    })
+                    .collect::<Result<_, Fault>>()?,
+            ),
             sender_rates: row.sender_rates,
         })
     }
@@ -620,6 +642,8 @@ pub(super) struct UsageEventRow {
     credits: MicroCredits,
     price_version: String,
     at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<u32>,
 }
 
 impl From<&JournalItem> for UsageEventRow {
@@ -637,6 +661,7 @@ impl From<&JournalItem> for UsageEventRow {
             credits: event.credits,
             price_version: event.price_version.clone(),
             at: event.at.as_millisecond(),
+            error: event.error,
         }
     }
 }
@@ -656,6 +681,7 @@ impl TryFrom<UsageEventRow> for JournalItem {
             credits: row.credits,
             price_version: row.price_version,
             at: at(row.at)?,
+            error: row.error,
         };
         Ok(Self { id: row.id, event })
     }

@@ -8,9 +8,10 @@ use super::keys::{self, Key};
 use super::messages::{SidRow, UNCHANGED, rewrite};
 use super::rows::{UsageEventRow, message};
 use super::{Item, Transacted, blocker, from_item, to_item};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::ledger::UsageKind;
+use crate::ledger::{JournalItem, UsageKind};
 use crate::live::Live;
 use crate::message::{Adopted, Message, Outgoing, RecordResend, Resent, SettleMessage, due_after_decision};
 use crate::seal::Sealed;
@@ -49,18 +50,26 @@ impl SettleMessage for Live {
     }
 
     /// 1 transaction of 3 items: the SID, the message, and a look at the ledger.
-    async fn adopt_sid(&self, adopting: &Message, due: Option<Timestamp>) -> Result<Adopted, Fault> {
+    async fn adopt_sid(
+        &self,
+        adopting: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Adopted, Fault> {
         let db = &self.dynamo;
         let text = adopting.sid.as_deref().ok_or(Fault::permanent("an adoption has no SID"))?;
         let once = keys::sid(adopting.account, text);
         let entry = keys::entry(adopting.account, text, UsageKind::MessageSegments);
         let bound = SidRow { message: adopting.id, first: adopting.updated.as_millisecond() };
         let (expression, values) = rewrite(adopting, due, false)?;
-        let parts = vec![
+        let mut parts = vec![
             db.put_new(&once, to_item(&once, &bound)?)?,
             db.check(&entry, "attribute_not_exists(pk)")?,
             db.update(&keys::message(adopting.account, adopting.id), &expression, UNCHANGED, &values)?,
         ];
+        parts.extend(db.put_deliveries(told)?);
+        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
         let reasons = match db.transact(parts).await? {
             Transacted::Committed => return Ok(Adopted::Adopted),
             Transacted::Refused(reasons) => reasons,

@@ -217,7 +217,7 @@ where
         assert_eq!(again, Ok(Canceled::Canceled(canceled.clone())), "once is enough");
         assert_eq!(claim(world, message, now + secs(9_000)).await, Claim::Done);
         assert!(is_due(world, message, now + LOOK_AGAIN).await, "a lost hint to give the hold back is found");
-        assert_eq!(world.post_release(&canceled, now).await, Ok(true));
+        assert_eq!(world.post_release(&canceled, now, &[], None).await, Ok(true));
     }
     assert_eq!(state(world, account).await.0, 10, "every hold came back");
     assert_eq!(world.cancel_message(account, MessageId::from_bits(1), now).await, Ok(Canceled::NotFound));

@@ -119,7 +119,7 @@ where
     assert!(is_due(world, &message, now + LEASE).await);
     world.record_outcome(&claim, &Outcome::Sent { sid: "SM1".to_owned() }, now).await.unwrap();
     let sent = world.load_message(account, message.id).await.unwrap().unwrap();
-    assert!(world.post_release(&sent, now).await.unwrap());
+    assert!(world.post_release(&sent, now, &[], None).await.unwrap());
     let posted = Message { revision: sent.revision + 1, ..sent };
     assert_eq!(world.look_again(&posted, now + secs(900)).await, Ok(false), "what left the list does not come back");
     assert!(!is_due(world, &message, now + secs(900)).await);

@@ -13,6 +13,7 @@ pub mod batches;
 pub mod connections;
 pub mod credentials;
 pub mod due;
+pub mod endpoints;
 pub mod keys;
 pub mod opt_outs;
 pub mod pace;
@@ -214,6 +215,25 @@ macro_rules! contracts {
                 only_the_newest_credential_connects_numbers,
                 a_number_connected_meanwhile_keeps_its_twilio_account,
                 due_connections_come_when_it_is_their_time;
+            endpoints:
+                an_endpoint_reads_back_and_the_gate_knows_it,
+                of_many_new_endpoints_at_once_exactly_ten_are_stored,
+                of_two_changes_of_an_endpoint_at_once_one_is_written,
+                of_many_disablings_at_once_one_counts_and_it_is_told_once,
+                an_endpoint_that_works_again_is_not_disabled,
+                a_message_loads_with_whoever_is_to_be_told,
+                an_event_is_told_once_to_each_that_listens,
+                deliveries_list_newest_first_and_oldest_first_in_pages,
+                of_many_workers_one_gets_a_delivery_and_it_is_due_when_its_lease_ends,
+                an_attempt_is_recorded_by_the_holder_of_the_claim,
+                what_waits_longer_than_a_queue_holds_is_due_at_its_time,
+                of_many_resendings_at_once_one_counts,
+                of_a_resending_and_a_claim_at_once_nothing_is_lost,
+                due_deliveries_come_earliest_first,
+                what_is_told_of_a_posting_is_written_with_it_once,
+                a_posting_of_a_status_that_changed_meanwhile_tells_nothing,
+                what_is_told_of_a_change_is_written_with_it_or_not_at_all,
+                what_is_told_of_an_adoption_is_written_with_it_or_not_at_all;
             due:
                 due_messages_come_earliest_first_and_not_before_their_time,
                 an_outcome_moves_a_message_to_its_next_time,
@@ -245,6 +265,7 @@ macro_rules! contracts {
                 posted_usage_is_counted_once_however_often_the_roll_up_runs,
                 of_roll_ups_at_once_one_counts,
                 usage_reads_by_range_and_granularity,
+                what_failed_is_counted_by_error_beside_what_was_used,
                 usage_reads_in_pages,
                 an_account_sees_its_own_usage_only;
         }
@@ -305,6 +326,7 @@ mod tests {
             include_str!("connections.rs"),
             include_str!("credentials.rs"),
             include_str!("due.rs"),
+            include_str!("endpoints.rs"),
             include_str!("keys.rs"),
             include_str!("opt_outs.rs"),
             include_str!("policy.rs"),

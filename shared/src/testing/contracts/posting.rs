@@ -54,12 +54,12 @@ where
     assert_eq!(credits(world, account).await, (4, 6, 0));
     // Each worker names its own entry.
     let items: Vec<_> = (0..16).map(|_| charge(world, &message, world.now())).collect();
-    let answers = at_once(16, |n| world.post_charge(&message, items[n].clone(), world.now())).await;
+    let answers = at_once(16, |n| world.post_charge(&message, items[n].clone(), world.now(), &[], None)).await;
     let charged = count(&answers, &Ok(Posted::Charged));
     assert_eq!((charged, count(&answers, &Ok(Posted::Before))), (1, 15), "{answers:?}");
     assert_eq!(credits(world, account).await, (4, 3, 3));
     let late = charge(world, &message, world.now());
-    assert_eq!(world.post_charge(&message, late, world.now()).await, Ok(Posted::Before));
+    assert_eq!(world.post_charge(&message, late, world.now(), &[], None).await, Ok(Posted::Before));
     assert_eq!(credits(world, account).await, (4, 3, 3));
 }
 
@@ -78,7 +78,7 @@ where
     let account = account(world, 10).await;
     let message = ended(world, account, &Outcome::Rejected { code: Some(21211) }).await;
     ended(world, account, &Outcome::Expired).await;
-    let answers = at_once(16, |_| world.post_release(&message, world.now())).await;
+    let answers = at_once(16, |_| world.post_release(&message, world.now(), &[], None)).await;
     assert_eq!((count(&answers, &Ok(true)), count(&answers, &Ok(false))), (1, 15), "{answers:?}");
     assert_eq!(credits(world, account).await, (7, 3, 0));
 }
@@ -98,8 +98,11 @@ where
     let account = account(world, 10).await;
     let message = ended(world, account, &sent(world)).await;
     let item = charge(world, &message, world.now());
-    let (charged, released) =
-        join(world.post_charge(&message, item, world.now()), world.post_release(&message, world.now())).await;
+    let (charged, released) = join(
+        world.post_charge(&message, item, world.now(), &[], None),
+        world.post_release(&message, world.now(), &[], None),
+    )
+    .await;
     let expected = match (charged, released) {
         (Ok(Posted::Charged), Ok(false)) => (7, 0, 3),
         (Ok(Posted::Before), Ok(true)) => (10, 0, 0),
@@ -130,8 +133,8 @@ where
     };
     assert!(is_due(&charged).await && is_due(&released).await);
     let item = charge(world, &charged, now);
-    assert_eq!(world.post_charge(&charged, item, now + secs(1)).await, Ok(Posted::Charged));
-    assert_eq!(world.post_release(&released, now + secs(1)).await, Ok(true));
+    assert_eq!(world.post_charge(&charged, item, now + secs(1), &[], None).await, Ok(Posted::Charged));
+    assert_eq!(world.post_release(&released, now + secs(1), &[], None).await, Ok(true));
     for message in [charged, released] {
         let row = world.load_message(account, message.id).await.unwrap().unwrap();
         let settled =
@@ -156,8 +159,11 @@ where
     let account = account(world, 10).await;
     let outcome = sent(world);
     let (one, two) = (ended(world, account, &outcome).await, ended(world, account, &outcome).await);
-    assert_eq!(world.post_charge(&one, charge(world, &one, world.now()), world.now()).await, Ok(Posted::Charged));
-    let second = world.post_charge(&two, charge(world, &two, world.now()), world.now()).await;
+    assert_eq!(
+        world.post_charge(&one, charge(world, &one, world.now()), world.now(), &[], None).await,
+        Ok(Posted::Charged)
+    );
+    let second = world.post_charge(&two, charge(world, &two, world.now()), world.now(), &[], None).await;
     assert_eq!(second, Ok(Posted::SidTaken), "one of Twilio's messages is paid once");
     assert_eq!(credits(world, account).await, (4, 3, 3));
 }
@@ -171,7 +177,7 @@ where
     assert_eq!(world.record_inbound(&text, world.now()).await, Ok(Seen::First));
     let item: JournalItem = charge(world, &text, world.now());
     assert_eq!(item.event.credits, MicroCredits(0));
-    assert_eq!(world.post_charge(&text, item.clone(), world.now()).await, Ok(Posted::Charged));
-    assert_eq!(world.post_charge(&text, item, world.now()).await, Ok(Posted::Before));
+    assert_eq!(world.post_charge(&text, item.clone(), world.now(), &[], None).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&text, item, world.now(), &[], None).await, Ok(Posted::Before));
     assert_eq!(credits(world, account).await, (10, 0, 0));
 }

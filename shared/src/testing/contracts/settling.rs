@@ -125,7 +125,7 @@ where
     let claim = unknown(world, account).await;
     let report = found(world);
     let adopted = adopt(&claim.message, &report, world.now()).unwrap();
-    assert_eq!(world.adopt_sid(&adopted, Some(world.now())).await, Ok(Adopted::Adopted));
+    assert_eq!(world.adopt_sid(&adopted, Some(world.now()), &[], None).await, Ok(Adopted::Adopted));
     assert_eq!(load(world, &claim.message).await, adopted);
     assert_eq!((adopted.status, adopted.sid), (Status::Sent, Some(report.sid.clone())));
     assert!(!has_payload(world, &claim.message).await);
@@ -144,7 +144,7 @@ where
         let claim = unknown(world, account).await;
         adoptions.push(adopt(&claim.message, &report, world.now()).unwrap());
     }
-    let answers = at_once(12, |n| world.adopt_sid(&adoptions[n], Some(world.now()))).await;
+    let answers = at_once(12, |n| world.adopt_sid(&adoptions[n], Some(world.now()), &[], None)).await;
     let winner = answers.iter().position(|answer| *answer == Ok(Adopted::Adopted)).unwrap();
     assert_eq!(count(&answers, &Ok(Adopted::Adopted)), 1, "{answers:?}");
     assert_eq!(count(&answers, &Ok(Adopted::Taken(adoptions[winner].id))), 11, "{answers:?}");
@@ -174,7 +174,8 @@ where
         let adopted = adopt(&claim.message, &found(world), now).unwrap();
         let told = apply_report(&claim.message, &found(world), now).unwrap();
         let (adoption, callback) =
-            futures::future::join(world.adopt_sid(&adopted, Some(now)), world.update_message(&told, None)).await;
+            futures::future::join(world.adopt_sid(&adopted, Some(now), &[], None), world.update_message(&told, None))
+                .await;
         let row = load(world, &claim.message).await;
         match (adoption.unwrap(), callback.unwrap()) {
             (Adopted::Adopted, false) => assert_eq!(row, adopted),
@@ -206,7 +207,7 @@ where
     let report = found(world);
     world.record_outcome(&claim, &Outcome::Sent { sid: report.sid.clone() }, now).await.unwrap();
     let sent = load(world, &claim.message).await;
-    assert_eq!(world.post_charge(&sent, charge(world, &sent, now), now).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&sent, charge(world, &sent, now), now, &[], None).await, Ok(Posted::Charged));
     let text = fresh::inbound(world, account, now);
     assert_eq!(world.record_inbound(&text, now).await, Ok(Seen::First));
     let others = vec![report.sid.clone(), text.sid.clone().unwrap()];
@@ -217,7 +218,7 @@ where
     assert_eq!(world.free_sids(elsewhere, all.clone()).await, Ok(all), "each account has its own");
     let lost = unknown(world, account).await;
     let adopted = adopt(&lost.message, &report, now).unwrap();
-    assert_eq!(world.adopt_sid(&adopted, Some(now)).await, Ok(Adopted::Taken(sent.id)));
+    assert_eq!(world.adopt_sid(&adopted, Some(now), &[], None).await, Ok(Adopted::Taken(sent.id)));
     assert_eq!(load(world, &lost.message).await, lost.message);
 }
 
@@ -260,7 +261,7 @@ where
     let account = account(world, 20).await;
     let now = world.now();
     let claim = given_up(world, account).await;
-    assert_eq!(world.post_release(&claim.message, now).await, Ok(true));
+    assert_eq!(world.post_release(&claim.message, now, &[], None).await, Ok(true));
     assert_eq!(credits(world, account).await, (20, 0, 0));
     let until = claim.message.settling.unwrap().decide_until.unwrap();
     let row = load(world, &claim.message).await;
@@ -270,7 +271,7 @@ where
     let other = given_up(world, account).await;
     let told = apply_report(&other.message, &found(world), now).unwrap();
     assert_eq!(world.update_message(&told, Some(now + LOOK_AGAIN)).await, Ok(true));
-    assert_eq!(world.post_release(&other.message, now).await, Ok(false));
+    assert_eq!(world.post_release(&other.message, now, &[], None).await, Ok(false));
     assert_eq!((credits(world, account).await, load(world, &other.message).await), ((19, 1, 0), told));
 }
 

@@ -8,8 +8,8 @@ use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    Granularity, JOURNAL_SHARDS, JournalItem, MicroCredits, PostOutcome, ReadUsage, RollUpUsage, UsageKind, UsageSlot,
-    UsageSums, journal_shard, roll_up,
+    About, Granularity, JOURNAL_SHARDS, JournalItem, MicroCredits, PostOutcome, ReadUsage, RollUpUsage, UsageEvent,
+    UsageKind, UsageSlot, UsageSums, journal_shard, roll_up,
 };
 use crate::message::{Direction, RecordInbound};
 use crate::platform::{Chance, Clock};
@@ -30,7 +30,7 @@ where
     let mut item = charge(world, &text, at);
     item.id = EntryId::new(Timestamp::UNIX_EPOCH, fresh::dice(world));
     item.event.credits = MicroCredits(0);
-    assert_eq!(world.post_charge(&text, item.clone(), at).await, Ok(Posted::Charged));
+    assert_eq!(world.post_charge(&text, item.clone(), at, &[], None).await, Ok(Posted::Charged));
     item
 }
 
@@ -53,7 +53,7 @@ fn sums(items: &[JournalItem]) -> Vec<((AccountId, UsageSlot), UsageSums)> {
 
 /// All rows of one granularity.
 async fn rows<W: ReadUsage>(world: &W, account: AccountId, granularity: Granularity) -> Vec<(String, u64, u64)> {
-    let page = world.read_usage(account, granularity, ("2026", "2027"), None, 100).await.unwrap();
+    let page = world.read_usage(account, About::Usage, granularity, ("2026", "2027"), None, 100).await.unwrap();
     assert_eq!(page.next, None);
     page.rows.into_iter().map(|(slot, sums)| (slot.period, sums.events, sums.units)).collect()
 }
@@ -113,7 +113,7 @@ where
     }
     assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(true));
     let days = async |from, to| {
-        let page = world.read_usage(account, Granularity::Day, (from, to), None, 100).await.unwrap();
+        let page = world.read_usage(account, About::Usage, Granularity::Day, (from, to), None, 100).await.unwrap();
         page.rows.into_iter().map(|(slot, _)| slot.period).collect::<Vec<_>>()
     };
     assert_eq!(days("2026-11-02", "2026-11-10").await, ["2026-11-02", "2026-11-10"], "both ends count");
@@ -126,9 +126,39 @@ where
         kind: UsageKind::MessageSegments,
         direction: Direction::Inbound,
         country: Some(fresh::us()),
+        error: None,
     };
-    let month = world.read_usage(account, Granularity::Month, ("2026-11", "2026-11"), None, 100).await.unwrap();
+    let month =
+        world.read_usage(account, About::Usage, Granularity::Month, ("2026-11", "2026-11"), None, 100).await.unwrap();
     assert_eq!(month.rows, [(slot, UsageSums { events: 4, units: 4, credits: MicroCredits(0) })]);
+}
+
+pub async fn what_failed_is_counted_by_error_beside_what_was_used<W>(world: &W)
+where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + ReadUsage + Clock + Chance,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for error in [Some(30_003), Some(30_003), None, Some(21_211)] {
+        let text = fresh::inbound(world, account, day(1));
+        assert_eq!(world.record_inbound(&text, day(1)).await, Ok(Seen::First));
+        let mut item = charge(world, &text, day(1));
+        item.event.credits = MicroCredits(0);
+        let event = UsageEvent { kind: UsageKind::FailedMessages, error, ..item.event.clone() };
+        let failure = JournalItem { id: EntryId::new(Timestamp::UNIX_EPOCH, fresh::dice(world)), event };
+        let posted = at_once(5, |_| world.post_charge(&text, item.clone(), day(1), &[], Some(&failure))).await;
+        assert_eq!(count(&posted, &Ok(Posted::Charged)), 1, "{posted:?}");
+        items.extend([item, failure]);
+    }
+    assert_eq!(journal_of(world, account).await.len(), 8, "each once");
+    assert_eq!(world.count_journal(&items, sums(&items)).await, Ok(true));
+    let day = ("2026-11-01", "2026-11-01");
+    let read = async |about| world.read_usage(account, about, Granularity::Day, day, None, 100).await.unwrap().rows;
+    let used: Vec<_> = read(About::Usage).await.into_iter().map(|(slot, sums)| (slot.error, sums.events)).collect();
+    assert_eq!(used, [(None, 4)]);
+    let failed: Vec<_> =
+        read(About::Failures).await.into_iter().map(|(slot, sums)| (slot.error, sums.events)).collect();
+    assert_eq!(failed, [(None, 1), (Some(21_211), 1), (Some(30_003), 2)]);
 }
 
 pub async fn usage_reads_in_pages<W>(world: &W)
@@ -144,7 +174,8 @@ where
     let (mut seen, mut after) = (Vec::new(), None);
     for _ in 0..9 {
         let periods = ("2026-11-01", "2026-11-04");
-        let page = world.read_usage(account, Granularity::Day, periods, after.as_deref(), 2).await.unwrap();
+        let page =
+            world.read_usage(account, About::Usage, Granularity::Day, periods, after.as_deref(), 2).await.unwrap();
         assert!(page.rows.len() <= 2);
         seen.extend(page.rows.into_iter().map(|(slot, _)| slot.period));
         after = page.next;

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
+use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
-    Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage, UsageSlot,
-    UsageSums, journal_shard,
+    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage,
+    UsageSlot, UsageSums, journal_shard,
 };
 use crate::message::{Direction, Message};
 
@@ -22,12 +23,17 @@ pub(super) struct Ledger {
     entries: BTreeMap<(AccountId, String, UsageKind), JournalItem>,
     journal: BTreeMap<(u8, EntryId), JournalItem>,
     /// By the text that sorts a row inside its account and granularity.
-    usage: BTreeMap<(AccountId, Granularity, String), (UsageSlot, UsageSums)>,
+    usage: BTreeMap<(AccountId, About, Granularity, String), (UsageSlot, UsageSums)>,
 }
 
 impl Ledger {
     pub(super) fn entries_of(&self, account: AccountId) -> Vec<JournalItem> {
         self.entries.values().filter(|item| item.event.account == account).cloned().collect()
+    }
+
+    /// Puts what failed into the journal.
+    pub(super) fn count(&mut self, failure: Option<&JournalItem>) {
+        self.journal.extend(failure.map(|item| ((journal_shard(item.id), item.id), item.clone())));
     }
 
     pub(super) fn charged_for(&self, account: AccountId, sid: &str) -> Option<MessageId> {
@@ -49,7 +55,8 @@ fn sort_text(slot: &UsageSlot) -> String {
         Direction::Inbound => "inbound",
     };
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.as_str().to_owned());
-    format!("{}#{}#{direction}#{country}", slot.period, slot.kind.as_str())
+    let error = slot.error.map_or_else(String::new, |error| format!("#{error}"));
+    format!("{}#{}#{direction}#{country}{error}", slot.period, slot.kind.as_str())
 }
 
 fn misfit() -> Fault {
@@ -57,7 +64,14 @@ fn misfit() -> Fault {
 }
 
 impl PostOutcome for World {
-    async fn post_charge(&self, message: &Message, item: JournalItem, now: Timestamp) -> Result<Posted, Fault> {
+    async fn post_charge(
+        &self,
+        message: &Message,
+        item: JournalItem,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Posted, Fault> {
         self.call("post_charge", |state| {
             if !state.messages.unsettled(message) {
                 return Ok(Posted::Before);
@@ -78,14 +92,22 @@ impl PostOutcome for World {
             allowance.used.0 += event.credits.0;
             allowance.available.0 += message.held.0.saturating_sub(event.credits.0);
             state.messages.settle(message, now);
+            state.endpoints.put(told);
             state.ledger.entries.insert(entry, item.clone());
             state.ledger.journal.insert(journal, item);
+            state.ledger.count(failure);
             Ok(Posted::Charged)
         })
         .await
     }
 
-    async fn post_release(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {
+    async fn post_release(
+        &self,
+        message: &Message,
+        now: Timestamp,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<bool, Fault> {
         self.call("post_release", |state| {
             if !state.messages.unsettled(message) {
                 return Ok(false);
@@ -95,6 +117,8 @@ impl PostOutcome for World {
             allowance.held.0 -= message.held.0;
             allowance.available.0 += message.held.0;
             state.messages.settle(message, now);
+            state.endpoints.put(told);
+            state.ledger.count(failure);
             Ok(true)
         })
         .await
@@ -130,7 +154,7 @@ impl RollUpUsage for World {
                 state.ledger.journal.remove(&key(item));
             }
             for ((account, slot), sum) in sums {
-                let row = (account, slot.granularity, sort_text(&slot));
+                let row = (account, slot.kind.about(), slot.granularity, sort_text(&slot));
                 let (_, held) = state.ledger.usage.entry(row).or_insert((slot, UsageSums::default()));
                 *held = held.plus(sum);
             }
@@ -144,6 +168,7 @@ impl ReadUsage for World {
     async fn read_usage(
         &self,
         account: AccountId,
+        about: About,
         granularity: Granularity,
         periods: (&str, &str),
         after: Option<&str>,
@@ -156,8 +181,9 @@ impl ReadUsage for World {
             if limit == 0 || from > to || after.is_some_and(outside) {
                 return Err(not_valid("read usage"));
             }
-            let rows = state.ledger.usage.range((account, granularity, from)..=(account, granularity, to));
-            let rows = rows.filter(|((_, _, sort), _)| after.is_none_or(|after| sort.as_str() > after));
+            let rows =
+                state.ledger.usage.range((account, about, granularity, from)..=(account, about, granularity, to));
+            let rows = rows.filter(|((_, _, _, sort), _)| after.is_none_or(|after| sort.as_str() > after));
             let page: Vec<_> = rows.take(usize::from(limit)).map(|(_, row)| row.clone()).collect();
             // The store does not look whether more follows: a full page has a next one, which may be empty.
             let full = page.len() == usize::from(limit);

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 
 use super::{State, World, dump, not_valid};
 use crate::account::Gate;
+use crate::endpoint::{Delivery, UpdateAndTell};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::{Granularity, MicroCredits};
+use crate::ledger::{Granularity, JournalItem, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
     FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome,
@@ -78,8 +79,8 @@ impl Messages {
 
     /// Whether a message is not settled yet; what was `unconfirmed` has to be so still.
     pub(super) fn unsettled(&self, message: &Message) -> bool {
-        let unchanged = |row: &Row| decidable_until(message).is_none() || row.message.status == message.status;
-        self.rows.get(&(message.account, message.id)).is_some_and(|row| !row.message.settled && unchanged(row))
+        let row = self.rows.get(&(message.account, message.id));
+        row.is_some_and(|row| !row.message.settled && row.message.status == message.status)
     }
 
     /// Marks a message as settled and takes it off the list of due work.
@@ -363,6 +364,27 @@ impl UpdateMessage for World {
     }
 }
 
+impl UpdateAndTell for World {
+    async fn update_and_tell(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<bool, Fault> {
+        self.call("update_and_tell", |state| {
+            let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
+            if row.rewrite(message, due, false) {
+                state.endpoints.put(told);
+                state.ledger.count(failure);
+                return Ok(true);
+            }
+            Ok(row.message == *message)
+        })
+        .await
+    }
+}
+
 impl SettleMessage for World {
     async fn load_with_payload(
         &self,
@@ -383,7 +405,13 @@ impl SettleMessage for World {
         .await
     }
 
-    async fn adopt_sid(&self, message: &Message, due: Option<Timestamp>) -> Result<Adopted, Fault> {
+    async fn adopt_sid(
+        &self,
+        message: &Message,
+        due: Option<Timestamp>,
+        told: &[Delivery],
+        failure: Option<&JournalItem>,
+    ) -> Result<Adopted, Fault> {
         self.call("adopt_sid", |state| {
             let sid = message.sid.clone().ok_or(Fault::permanent("an adoption has no SID"))?;
             if let Some(owner) = state.owner_of(message.account, &sid) {
@@ -394,6 +422,8 @@ impl SettleMessage for World {
                 return Ok(Adopted::Moved);
             }
             state.messages.sids.insert((message.account, sid), (message.id, message.updated));
+            state.endpoints.put(told);
+            state.ledger.count(failure);
             Ok(Adopted::Adopted)
         })
         .await

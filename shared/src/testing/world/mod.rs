@@ -8,6 +8,7 @@ mod accounts;
 mod api_keys;
 mod connections;
 mod credentials;
+mod endpoints;
 mod ledger;
 mod messages;
 mod opt_outs;
@@ -86,6 +87,7 @@ struct State {
     access_log: access_log::AccessLog,
     connections: connections::Connections,
     credentials: credentials::Credentials,
+    endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
@@ -156,6 +158,7 @@ impl World {
             access_log: access_log::AccessLog::default(),
             connections: connections::Connections::default(),
             credentials: credentials::Credentials::default(),
+            endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
@@ -350,6 +353,7 @@ impl World {
         state.accounts.dump(&mut bytes);
         state.connections.dump(&mut bytes);
         state.credentials.dump(&mut bytes);
+        state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
@@ -436,13 +440,15 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 109] = [
+const METHODS: [&str; 131] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
+    "call_endpoint",
     "cancel_message",
     "check_carrier",
+    "claim_delivery",
     "claim_message",
     "confirm_email",
     "count_account",
@@ -451,18 +457,25 @@ const METHODS: [&str; 109] = [
     "count_try",
     "create_account",
     "create_api_key",
+    "create_delivery",
+    "create_endpoint",
     "create_message",
     "create_template",
     "credential_history",
+    "delete_endpoint",
+    "deliveries_since",
+    "disable_endpoint",
     "end_connection",
     "end_lease",
     "end_session",
+    "endpoint_told",
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
     "fetch_media",
     "find_due",
     "find_due_connections",
+    "find_due_deliveries",
     "find_hook",
     "find_user",
     "free_sids",
@@ -471,6 +484,8 @@ const METHODS: [&str; 109] = [
     "list_api_keys",
     "list_at_carrier",
     "list_connections",
+    "list_deliveries",
+    "list_endpoints",
     "list_media",
     "list_messages",
     "list_numbers",
@@ -483,6 +498,8 @@ const METHODS: [&str; 109] = [
     "load_api_key",
     "load_connection",
     "load_credential",
+    "load_delivery",
+    "load_endpoint",
     "load_gate",
     "load_guards",
     "load_head",
@@ -496,12 +513,16 @@ const METHODS: [&str; 109] = [
     "load_sender",
     "load_session",
     "load_template",
+    "load_to_tell",
     "load_user",
     "load_with_payload",
     "look_again",
     "look_at_connection_again",
+    "look_at_delivery_again",
     "mint_key",
     "note_alert",
+    "note_failing",
+    "note_recovered",
     "open_key",
     "opt_out_senders",
     "platform",
@@ -514,6 +535,7 @@ const METHODS: [&str; 109] = [
     "read_settings",
     "read_text",
     "read_usage",
+    "record_attempt",
     "record_chunk",
     "record_consent",
     "record_inbound",
@@ -529,6 +551,7 @@ const METHODS: [&str; 109] = [
     "replace_keys",
     "replace_profile",
     "replace_template",
+    "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
     "save_credential",
@@ -539,9 +562,12 @@ const METHODS: [&str; 109] = [
     "stop_sending",
     "stop_told",
     "take_slots",
+    "tell_endpoints",
     "touch_api_key",
     "touch_session",
+    "update_and_tell",
     "update_connection",
+    "update_endpoint",
     "update_message",
     "update_template",
     "walk_keys",
