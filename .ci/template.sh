@@ -262,6 +262,14 @@ before = {
 same("functions that open with the KMS key before, too", {n for n, ok in before.items() if ok}, set(before))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})
 
+# What goes wrong unseen is lost: dead letters and signed webhooks that were not taken.
+alarms = {n: r["Properties"] for n, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+watched = {str(a["Dimensions"][0]["Value"]) for a in alarms.values() if a["Namespace"] == "AWS/SQS"}
+dead = {str({"GetAtt": f"{n}.QueueName"}) for n in resources if n.endswith("DeadQueue")}
+same("dead letters with an alarm", watched, dead)
+runbooks = {a["AlarmDescription"].split(" ")[-1] for a in alarms.values()}
+same("runbooks of alarms", runbooks, {path for path in runbooks if pathlib.Path(path).exists()})
+
 # The router of `cargo lambda watch`.
 router = tomllib.loads(read("Cargo.toml"))["workspace"]["metadata"]["lambda"]["watch"]["router"]
 pairs = set()
