@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroize;
 
 use super::{
-    Body, Direction, Draft, GIVE_UP, LEAST_VALIDITY, LOOK_AGAIN, MOST_VALIDITY, Message, Payload, Report, Sender,
+    Body, Direction, Draft, GIVE_UP, LEAST_VALIDITY, LOOK_AGAIN, MOST_VALIDITY, Message, Payload, Report, Row, Sender,
     Status, apply_report, status_of_twilio,
 };
 use crate::connection::PageMark;
@@ -152,7 +152,7 @@ pub fn decidable_until(message: &Message) -> Option<Timestamp> {
 }
 
 /// What a person has sent again: the same to the same, under the rules of now.
-pub fn draft_again(message: &Message, payload: &Payload) -> Result<(E164, Draft), Fault> {
+pub fn draft_again(message: &Message, payload: &Payload) -> Result<(Row, Draft), Fault> {
     let unreadable = || Fault::permanent("a stored message cannot be sent again");
     let sender = match Sid::parse("MG", &message.own) {
         Ok(sid) => Sender::Service(sid),
@@ -162,12 +162,13 @@ pub fn draft_again(message: &Message, payload: &Payload) -> Result<(E164, Draft)
     let validity = message.valid_until.duration_since(earliest(message)).clamp(LEAST_VALIDITY, MOST_VALIDITY);
     let draft = Draft {
         sender,
-        body: Body::parse(payload.body.clone()).map_err(|_| unreadable())?,
         media_urls: media_urls.collect::<Result<_, _>>().map_err(|_| unreadable())?,
         send_at: None,
         validity,
     };
-    Ok((E164::parse(&payload.to, None).map_err(|_| unreadable())?, draft))
+    let to = E164::parse(&payload.to, None).map_err(|_| unreadable())?;
+    let body = Body::parse(payload.body.clone()).map_err(|_| unreadable())?;
+    Ok((draft.row(to, body), draft))
 }
 
 /// The earliest time at which the message can have reached Twilio, by our clock.
@@ -466,8 +467,8 @@ mod tests {
             let message = Message { own: own.to_owned(), held_until: held, valid_until, ..unknown() };
             let (to, media_urls) = (payload().to.clone(), vec!["https://example.com/a.png".to_owned()]);
             let payload = Payload { to, body: String::new(), media_urls };
-            let (to, draft) = draft_again(&message, &payload).unwrap();
-            assert_eq!((to.as_str(), draft.sender.as_str(), draft.body.as_str()), ("+14155552671", own, ""));
+            let (row, draft) = draft_again(&message, &payload).unwrap();
+            assert_eq!((row.to.as_str(), draft.sender.as_str(), row.body.as_str()), ("+14155552671", own, ""));
             assert_eq!((draft.media_urls.len(), draft.send_at, draft.validity), (1, None, VALIDITY));
         }
     }
