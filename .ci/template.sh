@@ -215,11 +215,13 @@ purposes = {
     "signup": {"kms:GenerateDataKey": {"profile", "payload", "match"}},
     "credentials": {"kms:GenerateDataKey": {"send", "hook"}},
     "send-sms": {"kms:Decrypt": {"payload", "match"}},
+    "messages": {"kms:Decrypt": {"send"}},
     "sender": {"kms:Decrypt": {"send", "payload", "match"}},
     "twilio-webhook": {"kms:Decrypt": {"hook", "match"}},
     "mailer": {"kms:Decrypt": {"profile"}},
     "numbers": {"kms:Decrypt": {"send", "profile"}},
     "opt-outs": {"kms:Decrypt": {"match"}},
+    "templates": {"kms:Decrypt": {"payload", "match"}},
     "webhook-endpoints": {"kms:Decrypt": {"profile"}},
     "deliverer": {"kms:Decrypt": {"profile"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
@@ -227,7 +229,7 @@ purposes = {
     "self-test": {"kms:Decrypt": {"hook"}},
     "settler": {"kms:Decrypt": {"send", "payload"}},
     "key-rotation": {
-        "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "profile"},
+        "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "payload", "profile"},
         "kms:ReEncryptFrom": MOVES, "kms:ReEncryptTo": MOVES,
     },
 }
@@ -261,6 +263,14 @@ before = {
 }
 same("functions that open with the KMS key before, too", {n for n, ok in before.items() if ok}, set(before))
 same("functions that need keys", set(purposes), {n for n, f in functions.items() if "Keys" in f["needs"]})
+
+# What goes wrong unseen is lost: dead letters and signed webhooks that were not taken.
+alarms = {n: r["Properties"] for n, r in resources.items() if r["Type"] == "AWS::CloudWatch::Alarm"}
+watched = {str(a["Dimensions"][0]["Value"]) for a in alarms.values() if a["Namespace"] == "AWS/SQS"}
+dead = {str({"GetAtt": f"{n}.QueueName"}) for n in resources if n.endswith("DeadQueue")}
+same("dead letters with an alarm", watched, dead)
+runbooks = {a["AlarmDescription"].split(" ")[-1] for a in alarms.values()}
+same("runbooks of alarms", runbooks, {path for path in runbooks if pathlib.Path(path).exists()})
 
 # The router of `cargo lambda watch`.
 router = tomllib.loads(read("Cargo.toml"))["workspace"]["metadata"]["lambda"]["watch"]["router"]

@@ -1,4 +1,5 @@
-//! Events arrive at a customer's own server, signed, once for each thing that happened, and what failed can be had again.
+//! Events arrive at a customer's own server, signed, once for each thing that happened, and what failed can be had
+//! again.
 
 use std::sync::{Arc, Mutex};
 

@@ -8,7 +8,7 @@ use telbuddy::inbound::{Consent, News};
 use telbuddy::message::RecordInbound;
 use telbuddy::routine::OVERLAP;
 use telbuddy::testing::setup::{Customer, called};
-use telbuddy::testing::{Text, World, fresh};
+use telbuddy::testing::{CameIn, World, fresh};
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn sid(n: u32) -> String {
 /// A text that arrived so many seconds ago.
 fn arrived(world: &World, customer: &Customer, n: u32, body: &str, ago: i64) -> Timestamp {
     let at = world.now() - fresh::secs(ago);
-    let text = Text { sid: sid(n), from: FROM.to_owned(), to: fresh::OWN.to_owned(), body: body.to_owned(), at };
+    let text = CameIn { sid: sid(n), from: FROM.to_owned(), to: fresh::OWN.to_owned(), body: body.to_owned(), at };
     world.twilio().arrives(customer.credential.account_sid.as_str(), text);
     at
 }

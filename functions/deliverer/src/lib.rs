@@ -28,8 +28,8 @@ const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// event again, with the same `webhook-id`.
 ///
 /// AWS calls for each: 1 claim, 1 read, 1 write; 1 hint if it is tried again soon; once in five minutes and account 1
-/// read and 1 KMS call with its entry in the access log. The first failure of an endpoint and the first success after it
-/// 1 write more; disabling it 1 transaction, 1 alert, 1 write. A job with nothing to claim costs 1 write. 1 POST.
+/// read and 1 KMS call with its entry in the access log. The first failure of an endpoint and the first success after
+/// it 1 write more; disabling it 1 transaction, 1 alert, 1 write. A job with nothing to claim costs 1 write. 1 POST.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WorkDeliveries + KeepEndpoints + NoteHealth + CallEndpoint + OpenKey + LoadKeys + EnqueueJob,

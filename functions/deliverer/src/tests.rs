@@ -1,4 +1,5 @@
-//! Each event arrives signed, is tried over three days, and an endpoint where nothing arrives is disabled and told once.
+//! Each event arrives signed, is tried over three days, and an endpoint where nothing arrives is disabled and told
+//! once.
 
 use telbuddy::endpoint::{
     Choice, DELIVERY_LEASE, EndpointUrl, Event, EventType, FAILS_FOR, KeepDeliveries, PreviousSecret, Reach, Resent,

@@ -27,8 +27,8 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Mail]
 /// What the owner is alerted to, endpoints are told too: before the mail, since a mail that went out is not taken back.
 ///
 /// AWS calls for each mail: 2 reads, 1 mail, for a link 1 write of its token's hash, for an alert 1 read and, if an
-/// endpoint listens, 1 transaction and 1 hint; once in five minutes and account 1 read more and 1 KMS call with its entry in the
-/// access log.
+/// endpoint listens, 1 transaction and 1 hint; once in five minutes and account 1 read more and 1 KMS call with its
+/// entry in the access log.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: FindUser + KeepMailTokens + TellEndpoints + EnqueueJob + OpenKey + LoadKeys + SendMail + Clock + Chance + Sync,

@@ -1,5 +1,5 @@
-//! Queue `post`: posts each message's outcome to the ledger, once: charges what Twilio took, gives back what it did not,
-//! has the account's endpoints told what happened to it up to then, and what failed counted.
+//! Queue `post`: posts each message's outcome to the ledger, once: charges what Twilio took, gives back what it did
+//! not, has the account's endpoints told what happened to it up to then, and what failed counted.
 
 use futures::future::join_all;
 use telbuddy::endpoint::{Delivery, LoadToTell, told_at_posting};

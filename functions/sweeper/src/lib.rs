@@ -1,4 +1,5 @@
-//! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from here.
+//! Every minute: finds what a lost hint or a dead worker left, and wakes who has to go on. Nothing is ever sent from
+//! here.
 
 use telbuddy::connection::{ASK_AGAIN, FindDueConnections};
 use telbuddy::endpoint::{DELIVER_AGAIN, DELIVERY_SHARDS, FindDueDeliveries};

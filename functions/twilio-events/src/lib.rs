@@ -22,9 +22,9 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Works through a batch, its events at the same time.
 ///
 /// AWS calls for a status: 1 read, 1 conditional write (a transaction of 3 items if it was not known whether Twilio had
-/// the message, and one when it failed after its posting), and 1 hint when the message is to be posted, or when endpoints
-/// are to be told. For a text: 1 transaction, 1 hint, and between them for START 1 conditional write, for STOP 2; twice
-/// that in a messaging service. For a call's status none.
+/// the message, and one when it failed after its posting), and 1 hint when the message is to be posted, or when
+/// endpoints are to be told. For a text: 1 transaction, 1 hint, and between them for START 1 conditional write, for
+/// STOP 2; twice that in a messaging service. For a call's status none.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Chance + Sync,

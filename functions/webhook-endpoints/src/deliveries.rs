@@ -128,8 +128,8 @@ where
     Ok(Reply::json(StatusCode::ACCEPTED, &DeliveryView::of(&pending)))
 }
 
-/// Send everything again that failed since a time. One request looks at 50 deliveries; go on with `next_cursor` until it
-/// is null. Repeating a request sends nothing twice: what is on its way, or has arrived, stays as it is.
+/// Send everything again that failed since a time. One request looks at 50 deliveries; go on with `next_cursor` until
+/// it is null. Repeating a request sends nothing twice: what is on its way, or has arrived, stays as it is.
 #[utoipa::path(post, path = "/v1/webhook-endpoints/{id}/recover", tag = "webhooks", request_body = Recover,
     params(("id" = String, Path, description = "whep_…")), responses(
     (status = 200, description = "How many of these are on their way again", body = Recovered),

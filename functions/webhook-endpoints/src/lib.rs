@@ -1,4 +1,5 @@
-//! /v1/webhook-endpoints: where a customer is told what happens, secrets, tests, what was delivered, and sending it again.
+//! /v1/webhook-endpoints: where a customer is told what happens, secrets, tests, what was delivered, and sending it
+//! again.
 
 mod deliveries;
 mod view;
@@ -98,11 +99,11 @@ pub struct ChangeEndpoint {
 
 /// Answers one request.
 ///
-/// AWS calls, beside 1 read of the session or key and once a minute 1 write of its last call: listing and showing 1 read; making 1 transaction
-/// (the first one ever 2); changing 1 read and 1 transaction; removing 1 transaction; a new secret as a change; a test 1
-/// read, 1 counter, 1 write, 1 hint; deliveries 1 read; resending 2 reads, 1 counter, 1 write, 1 hint; recovering 2
-/// reads, 1 write for each failed one and 1 hint for each ten. Making and a new secret also cost 1 read and 1 KMS call
-/// with its entry in the access log once in five minutes.
+/// AWS calls, beside 1 read of the session or key and once a minute 1 write of its last call: listing and showing 1
+/// read; making 1 transaction (the first one ever 2); changing 1 read and 1 transaction; removing 1 transaction; a new
+/// secret as a change; a test 1 read, 1 counter, 1 write, 1 hint; deliveries 1 read; resending 2 reads, 1 counter, 1
+/// write, 1 hint; recovering 2 reads, 1 write for each failed one and 1 hint for each ten. Making and a new secret also
+/// cost 1 read and 1 KMS call with its entry in the access log once in five minutes.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + KeepEndpoints + KeepDeliveries + CountTries + OpenKey + LoadKeys + EnqueueJob + Chance + Sync,
@@ -159,8 +160,8 @@ async fn list<W: KeepEndpoints>(world: &W, account: AccountId) -> Result<Reply, 
 ///
 /// Each event is one POST with the headers `webhook-id`, `webhook-timestamp` and `webhook-signature` of the Standard
 /// Webhooks specification, for which there are verifiers in most languages. Answer 2xx within 15 seconds. What fails is
-/// tried again for three days; an event may come more than once, with the same `webhook-id`. No event holds a text, media
-/// or a number of the other party.
+/// tried again for three days; an event may come more than once, with the same `webhook-id`. No event holds a text,
+/// media or a number of the other party.
 #[utoipa::path(post, path = "/v1/webhook-endpoints", tag = "webhooks", request_body = CreateEndpoint, responses(
     (status = 201, description = "Added", body = NewEndpoint),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),

@@ -168,7 +168,8 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether a name may be one of the public Internet: it has a dot, and no ending that is of one machine or network only.
+/// Whether a name may be one of the public Internet: it has a dot, and no ending that is of one machine or network
+/// only.
 fn is_public_name(name: &str) -> bool {
     let name = name.trim_end_matches('.');
     let internal =

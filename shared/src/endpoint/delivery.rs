@@ -156,8 +156,8 @@ impl Delivery {
         self
     }
 
-    /// When the sweeper has to look at it: a while after its hint in the queue, or at its time if that is too far away for
-    /// the queue.
+    /// When the sweeper has to look at it: a while after its hint in the queue, or at its time if that is too far away
+    /// for the queue.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         self.next.map(|next| if next.duration_since(now) > MOST_DELAY { next } else { next + DELIVER_AGAIN })
     }

@@ -180,7 +180,8 @@ pub struct Event {
     pub data: String,
 }
 
-/// An id that follows from what happened: with the time of the thing that it happened to, and a hash in place of chance.
+/// An id that follows from what happened: with the time of the thing that it happened to, and a hash in place of
+/// chance.
 fn event_id(of: Timestamp, parts: &[&str]) -> EventId {
     EventId::new(of, hash_bits(parts))
 }

@@ -1,7 +1,7 @@
 //! Endpoints: addresses of a customer's own that are told what happens, by signed webhooks (Standard Webhooks).
 //!
-//! An event becomes durable in the transaction that makes it: for each endpoint that gets it a delivery is written there
-//! (docs/decisions/0021). A delivery is tried over three days, then given up, and can be resent.
+//! An event becomes durable in the transaction that makes it: for each endpoint that gets it a delivery is written
+//! there (docs/decisions/0021). A delivery is tried over three days, then given up, and can be resent.
 
 mod address;
 mod delivery;

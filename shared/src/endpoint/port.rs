@@ -52,7 +52,8 @@ pub trait NoteHealth {
         failing_since: Timestamp,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Disables it, if it still fails as it was read, and takes it out of the gate: whoever gets `true` tells the owner.
+    /// Disables it, if it still fails as it was read, and takes it out of the gate: whoever gets `true` tells the
+    /// owner.
     fn disable_endpoint(
         &self,
         read: &Endpoint,
@@ -81,8 +82,8 @@ pub trait LoadToTell {
 
 /// Changes a message after it was sent, and tells of it.
 pub trait UpdateAndTell {
-    /// As [`crate::message::UpdateMessage`], with what endpoints are told of it and the `failure` to be counted, all in one
-    /// transaction or not at all.
+    /// As [`crate::message::UpdateMessage`], with what endpoints are told of it and the `failure` to be counted, all in
+    /// one transaction or not at all.
     fn update_and_tell(
         &self,
         message: &Message,
@@ -208,8 +209,8 @@ pub fn delivery_shard(delivery: DeliveryId) -> u8 {
 
 /// Sends to an endpoint.
 pub trait CallEndpoint {
-    /// One POST, never repeated by itself, no redirect followed, to addresses of the public Internet only, looked at when
-    /// it is connected. At most 15 seconds, and 16 KiB of the answer are read and forgotten.
+    /// One POST, never repeated by itself, no redirect followed, to addresses of the public Internet only, looked at
+    /// when it is connected. At most 15 seconds, and 16 KiB of the answer are read and forgotten.
     fn call_endpoint(&self, url: &EndpointUrl, signed: &Signed) -> impl Future<Output = Answer> + Send;
 }
 

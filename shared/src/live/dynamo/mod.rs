@@ -17,6 +17,7 @@ mod routines;
 mod rows;
 pub mod schema;
 mod settling;
+mod templates;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -14,6 +14,7 @@ mod messages;
 mod opt_outs;
 mod quarantine;
 mod routines;
+mod templates;
 mod twilio;
 mod velocity;
 
@@ -36,7 +37,7 @@ use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, Platform
 use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
-pub use twilio::{Checked, Taken, Text, TwilioView};
+pub use twilio::{CameIn, Checked, Taken, TwilioView};
 
 /// Every port, kept in memory. Clones share one state.
 #[derive(Clone)]
@@ -93,6 +94,7 @@ struct State {
     routines: routines::Routines,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
+    templates: templates::Templates,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -164,6 +166,7 @@ impl World {
             routines: routines::Routines::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
+            templates: templates::Templates::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -359,6 +362,7 @@ impl World {
         state.routines.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
+        state.templates.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
@@ -440,7 +444,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 129] = [
+const METHODS: [&str; 138] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -461,6 +465,7 @@ const METHODS: [&str; 129] = [
     "create_delivery",
     "create_endpoint",
     "create_message",
+    "create_template",
     "credential_history",
     "delete_endpoint",
     "deliveries_since",
@@ -473,6 +478,7 @@ const METHODS: [&str; 129] = [
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
+    "fetch_media",
     "find_due",
     "find_due_connections",
     "find_due_deliveries",
@@ -488,12 +494,14 @@ const METHODS: [&str; 129] = [
     "list_connections",
     "list_deliveries",
     "list_endpoints",
+    "list_media",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
+    "list_templates",
     "load_allowance",
     "load_api_key",
     "load_connection",
@@ -513,6 +521,7 @@ const METHODS: [&str; 129] = [
     "load_progress",
     "load_sender",
     "load_session",
+    "load_template",
     "load_to_tell",
     "load_user",
     "load_with_payload",
@@ -533,6 +542,7 @@ const METHODS: [&str; 129] = [
     "read_access",
     "read_quarantine",
     "read_settings",
+    "read_text",
     "read_usage",
     "record_attempt",
     "record_chunk",
@@ -545,9 +555,11 @@ const METHODS: [&str; 129] = [
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
+    "remove_template",
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "replace_template",
     "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
@@ -568,6 +580,7 @@ const METHODS: [&str; 129] = [
     "update_connection",
     "update_endpoint",
     "update_message",
+    "update_template",
     "walk_keys",
     "write_settings",
 ];
