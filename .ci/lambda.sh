@@ -136,8 +136,15 @@ POST /v1/credentials/twilio/rotation 401
 POST /v1/messages 401
 GET /v1/messages?limit=5 401
 GET /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
+GET /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z?include=content 401
+GET /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/media/0 401
 DELETE /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
 POST /v1/messages/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/decision 401
+GET /v1/templates?limit=5 401
+POST /v1/templates 401
+GET /v1/templates/tpl_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
+PUT /v1/templates/tpl_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
+DELETE /v1/templates/tpl_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
 GET /v1/numbers 401
 POST /v1/numbers/PN0123456789abcdef0123456789abcdef/connection?dry_run=true 401
 DELETE /v1/numbers/PN0123456789abcdef0123456789abcdef/connection 401

@@ -136,6 +136,8 @@ const WRONG_PASSWORD: &str = "canary wrong password 77";
 const TO: &str = "+14155558713";
 const OPTED_OUT: &str = "+14155559246";
 const TEXTER: &str = "+14155553968";
+const TEMPLATE_NAME: &str = "Canary Template Jw3";
+const TEMPLATE_TEXT: &str = "canary-text-77b2ce";
 const MEDIA: &str = "https://example.com/canary-media-4f2b.png";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,6 +170,8 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     let markers = [
         Marker::new("the body", BODY),
+        Marker::new("the template's name", TEMPLATE_NAME),
+        Marker::new("the template's text", TEMPLATE_TEXT),
         Marker::new("the name", NAME),
         Marker::new("the company", COMPANY),
         Marker::new("the e-mail address", EMAIL),
@@ -215,6 +219,7 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
         assert_eq!(found.hits, Vec::<String>::new(), "while {kind} was under way");
     }
     the_other_way_in(&client, &carrier, &api_key, &revoked_key).await;
+    templates(&client, &carrier).await;
     send("f", "+15005550001", BODY, json!([])).await.expect(StatusCode::ACCEPTED);
     send("a", TO, "another", json!([])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
     send("g", TO, BODY, json!([BODY])).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
@@ -281,6 +286,29 @@ async fn deliveries(client: &Listening, endpoint: &str) {
     }
 }
 
+/// A template that stays, filled in for one and for many, and refused. What shows it to its owner is not listened to.
+async fn templates(client: &Listening, carrier: &Carrier) {
+    let text = json!({ "name": TEMPLATE_NAME, "body": format!("{TEMPLATE_TEXT} {{{{field}}}} {TEMPLATE_TEXT}") });
+    let made = client.client.post("/v1/templates", text.clone()).await.expect(StatusCode::CREATED);
+    let path = format!("/v1/templates/{}", made["id"].as_str().unwrap());
+    client.client.get(&path).await.expect(StatusCode::OK);
+    client.call(Method::POST, "/v1/templates", text, &[]).await.problem(StatusCode::CONFLICT);
+    let wrong = json!({ "name": TEMPLATE_NAME, "body": format!("{TEMPLATE_TEXT} {{{{") });
+    client.call(Method::POST, "/v1/templates", wrong, &[]).await.problem(StatusCode::UNPROCESSABLE_ENTITY);
+    let stale = json!({ "name": TEMPLATE_NAME, "body": TEMPLATE_TEXT, "revision": 7 });
+    client.call(Method::PUT, &path, stale, &[]).await.problem(StatusCode::CONFLICT);
+    let to = json!([{ "to": TO, "fields": { "field": BODY } }, "+14155558714", OPTED_OUT, BODY]);
+    for (key, to, fields, status) in [
+        ("one-filled", json!(TO), json!({ "field": BODY }), StatusCode::ACCEPTED),
+        ("one-missing", json!(TO), json!({}), StatusCode::UNPROCESSABLE_ENTITY),
+        ("one-unfit", json!(TO), json!({ "Field": BODY }), StatusCode::UNPROCESSABLE_ENTITY),
+        ("many", to, json!({}), StatusCode::ACCEPTED),
+    ] {
+        let ask = json!({ "to": to, "from": carrier.number, "template": { "id": made["id"], "fields": fields } });
+        client.call(Method::POST, "/v1/messages", ask, &[("idempotency-key", key)]).await.expect(status);
+    }
+}
+
 /// A key sends, lacks a scope, is revoked, and comes in the wrong place.
 async fn the_other_way_in(client: &Listening, carrier: &Carrier, key: &str, revoked: &str) {
     let program = Listening { client: client.client.by_key(key), heard: Mutex::default() };
@@ -311,7 +339,7 @@ async fn opt_outs(client: &Listening, carrier: &Carrier) {
 
 /// Waits until every message has come to its end.
 async fn all_have_ended(client: &Listening) {
-    let mut ends = ["delivered"; 4].to_vec();
+    let mut ends = ["delivered"; 6].to_vec();
     ends.extend(["received", "received", "refused", "rejected", "unknown", "unknown"]);
     eventually("every message has come to its end", async || {
         let list = client.hear(client.client.get("/v1/messages").await).expect(StatusCode::OK);

@@ -43,7 +43,7 @@ async fn every_route_answers_nonsense_with_a_problem() {
         let Trigger::Http(routes, _) = function.trigger else { continue };
         for route in routes {
             for id in ["x", "msg_01KAV0Z8M1Q4T9W2X5Y7B3C6D8", "%00", "%ff%fe", "..%2f..", "ü", "🦀"] {
-                let path = ["{id}", "{hook}", "{message_id}"]
+                let path = ["{id}", "{n}", "{hook}", "{message_id}"]
                     .iter()
                     .fold(route.path.to_owned(), |path, name| path.replace(name, id));
                 if route.method == "DELETE" && !route.path.contains('{') {

@@ -343,6 +343,14 @@ pub enum Kind {
     NumbersConnected,
     /// Somebody changed a connected number's configuration.
     NumberChanged,
+    /// What Twilio answers may not be passed on.
+    MediaRefused,
+    /// Another template of the account has the name.
+    TemplateNameTaken,
+    /// The template was changed since it was read.
+    TemplateChanged,
+    /// The account has as many templates as it may.
+    TooManyTemplates,
     /// What was to be taken back is with Twilio already.
     TooLate,
     /// The message is not `unconfirmed`, or its time to decide is over.
@@ -430,6 +438,10 @@ impl Kind {
             Self::NumberChanged => {
                 ("number-changed", StatusCode::CONFLICT, "The configuration was changed at Twilio meanwhile")
             }
+            Self::MediaRefused => ("media-refused", StatusCode::BAD_GATEWAY, "The media cannot be passed on"),
+            Self::TemplateNameTaken => ("template-name-taken", StatusCode::CONFLICT, "Another template has this name"),
+            Self::TemplateChanged => ("template-changed", StatusCode::CONFLICT, "The template was changed meanwhile"),
+            Self::TooManyTemplates => ("too-many-templates", StatusCode::CONFLICT, "The account has all its templates"),
             Self::TooLate => ("too-late", StatusCode::CONFLICT, "It is too late for that"),
             Self::NothingToDecide => ("nothing-to-decide", StatusCode::CONFLICT, "There is nothing to decide"),
             Self::NotEnoughCredit => ("not-enough-credit", StatusCode::PAYMENT_REQUIRED, "The credit is used up"),
@@ -574,14 +586,16 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// `Set-Cookie` lines.
     pub cookies: Vec<String>,
-    /// Body; all our answers are text.
+    /// Body; all our answers but one are text.
     pub body: String,
+    /// A body that is no text, in place of `body`.
+    pub bytes: Vec<u8>,
 }
 
 impl Reply {
     /// An answer without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), cookies: Vec::new(), body: String::new() }
+        Self { status, headers: HeaderMap::new(), cookies: Vec::new(), body: String::new(), bytes: Vec::new() }
     }
 
     /// A JSON answer. A value that does not serialize (none of ours) answers 500.
@@ -597,6 +611,13 @@ impl Reply {
         let mut reply = Self::empty(status);
         reply.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         reply.body = body;
+        reply
+    }
+
+    /// An answer with bytes of a content type.
+    pub fn bytes(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Self {
+        let mut reply = Self::text(status, content_type, String::new());
+        reply.bytes = bytes;
         reply
     }
 

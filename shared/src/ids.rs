@@ -102,6 +102,10 @@ prefixed_id!(
     BatchId, "batch_"
 );
 prefixed_id!(
+    /// One template of texts.
+    TemplateId, "tpl_"
+);
+prefixed_id!(
     /// One signed-in session, as lists show it; the token itself is never shown again.
     SessionId, "ses_"
 );

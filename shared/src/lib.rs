@@ -8,7 +8,7 @@
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`credential`], [`connection`],
 //!   [`message`], [`inbound`], [`endpoint`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`],
-//!   [`velocity`]) import no `live`, no clock, no randomness and no client;
+//!   [`template`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -36,6 +36,7 @@ pub mod rotation;
 pub mod seal;
 pub mod secret;
 pub mod session;
+pub mod template;
 pub mod velocity;
 
 #[cfg(feature = "live")]

@@ -19,15 +19,18 @@ use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::rotation::{KeyTask, KeysChange, KeysCursor, ReplaceKeys, RewrapKey, WalkKeys};
 use telbuddy::seal::{DataKey, Purpose, Sealed, WrappedKeys};
+use telbuddy::template::{ReadTemplates, Template, template_field};
 
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::KeyRotation;
 
-/// The services that it calls. It makes and opens send, hook and profile, makes payload, and moves all wrapped keys.
+/// The services that it calls. It makes and opens send, hook, payload and profile, and moves all wrapped keys.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 
 /// Rows of a page.
 const PAGE: u8 = 25;
+/// Templates that are read at once: together they are below what one read gives.
+const TEMPLATES_PAGE: u16 = 100;
 /// How often one row is looked at again because somebody else changed it meanwhile.
 const TRIES: u32 = 5;
 /// What failed in a page is tried again by itself, a little later.
@@ -36,9 +39,9 @@ const AGAIN_SECS: u16 = 60;
 /// Works through a batch of pages and single keys.
 ///
 /// AWS calls for a page: 1 scan, 1 queue message; for each of its rows: re-wrap: 1 KMS call for each version and 1
-/// write; re-seal of payload: 1 KMS call, 1 write; of profile: 6 reads, 3 KMS calls, 2 writes and 1 for each connected
-/// number and endpoint; of send and hook together: 6 reads, up to 7 KMS calls, 1 transaction. Each key that is opened
-/// is an entry in the access log: 1 write.
+/// write; re-seal of payload: 2 reads for each 100 templates, up to 3 KMS calls, 1 write and 1 for each template; of
+/// profile: 6 reads, 3 KMS calls, 2 writes and 1 for each connected number and endpoint; of send and hook together: 6
+/// reads, up to 7 KMS calls, 1 transaction. Each key that is opened is an entry in the access log: 1 write.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WalkKeys
@@ -50,6 +53,7 @@ where
         + KeepCredential
         + FindUser
         + KeepConnections
+        + ReadTemplates
         + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
@@ -75,6 +79,7 @@ where
         + KeepCredential
         + FindUser
         + KeepConnections
+        + ReadTemplates
         + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
@@ -101,6 +106,7 @@ where
         + KeepCredential
         + FindUser
         + KeepConnections
+        + ReadTemplates
         + KeepEndpoints
         + EnqueueJob,
     W: Clock + Chance + Sync,
@@ -154,6 +160,7 @@ where
         + KeepCredential
         + FindUser
         + KeepConnections
+        + ReadTemplates
         + KeepEndpoints
         + Clock
         + Chance
@@ -165,8 +172,8 @@ where
     match keys.purpose {
         Purpose::Send | Purpose::Hook => reseal_credential(world, keys.account, task).await,
         Purpose::Profile => reseal_profiles(world, keys, task).await,
-        // What waits is opened with its own version, and does not wait for long.
-        Purpose::Payload => renew(world, keys, task, None).await.map(|_| ()),
+        // What waits is opened with its own version, which stays that long; templates wait for nothing.
+        Purpose::Payload => reseal_templates(world, keys, task).await,
         // Hashes have to stay comparable.
         Purpose::Match => Ok(()),
     }
@@ -265,6 +272,52 @@ where
         }
     }
     Ok(())
+}
+
+/// A new version of purpose payload, and every template sealed anew. One that is changed at the same time is read
+/// again.
+async fn reseal_templates<W>(world: &W, keys: WrappedKeys, task: KeyTask) -> Result<(), Fault>
+where
+    W: ReplaceKeys + LoadKeys + MintKey + OpenKey + ReadTemplates + Chance + Sync,
+{
+    let account = keys.account;
+    let versions = templates(world, account).await?.into_iter().map(|template| template.sealed.key_version());
+    let needed = versions.collect::<Result<Vec<_>, _>>()?.into_iter().min();
+    let Some(keys) = renew(world, keys, task, needed).await? else { return Ok(()) };
+    for template in templates(world, account).await? {
+        reseal_template(world, &keys, template).await?;
+    }
+    Ok(())
+}
+
+async fn reseal_template<W>(world: &W, keys: &WrappedKeys, mut read: Template) -> Result<(), Fault>
+where
+    W: ReplaceKeys + OpenKey + ReadTemplates + Chance + Sync,
+{
+    for _ in 0..TRIES {
+        let Some(new) = sealed_anew(world, keys, &template_field(read.id), &read.sealed).await? else { return Ok(()) };
+        if world.replace_template(&read, &new).await? {
+            return Ok(());
+        }
+        match world.load_template(read.account, read.id).await? {
+            Some(now) => read = now,
+            None => return Ok(()),
+        }
+    }
+    Err(changing())
+}
+
+/// All templates of an account.
+async fn templates<W: ReadTemplates>(world: &W, account: AccountId) -> Result<Vec<Template>, Fault> {
+    let mut all: Vec<Template> = Vec::new();
+    loop {
+        let page = world.list_templates(account, all.last().map(|last| last.id), TEMPLATES_PAGE).await?;
+        let full = page.len() >= usize::from(TEMPLATES_PAGE);
+        all.extend(page);
+        if !full {
+            return Ok(all);
+        }
+    }
 }
 
 /// What stood at Twilio before the account's numbers were connected. One that changed meanwhile is under the newest key

@@ -6,9 +6,12 @@ use telbuddy::connection::{Begun, Settings, Snapshot, State, Target};
 use telbuddy::credential::{Saved, data_key};
 use telbuddy::endpoint::{Choice, EndpointUrl, Reach, SigningSecret, signature};
 use telbuddy::ids::{EndpointId, EventId};
+use telbuddy::template::{KeepTemplates, MOST_TEMPLATES, Updated};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::sealed::{Held, opens, rotate as rotate_token, someone, under_old_keys};
+use telbuddy::testing::sealed::{
+    Held, add_template, change_template, opens, rotate as rotate_token, someone, under_old_keys,
+};
 use telbuddy::testing::setup::{called, crash_after};
 
 use super::*;
@@ -185,7 +188,17 @@ async fn a_re_seal_of_one_account_makes_the_calls_that_are_written_and_none_when
         called(&world)
     };
     let calls = |calls: &[(&'static str, u32)]| calls.iter().copied().collect::<BTreeMap<_, _>>();
-    assert_eq!(count(Purpose::Payload).await, calls(&[("load_keys", 1), ("mint_key", 1), ("replace_keys", 1)]));
+    assert_eq!(
+        count(Purpose::Payload).await,
+        calls(&[
+            ("load_keys", 1),
+            ("list_templates", 2),
+            ("mint_key", 1),
+            ("open_key", 2),
+            ("replace_keys", 1),
+            ("replace_template", 1)
+        ])
+    );
     assert_eq!(
         count(Purpose::Profile).await,
         calls(&[
@@ -204,7 +217,7 @@ async fn a_re_seal_of_one_account_makes_the_calls_that_are_written_and_none_when
         calls(&[("load_credential", 1), ("load_keys", 3), ("mint_key", 2), ("open_key", 2), ("replace_credential", 1)])
     );
     assert_eq!(count(Purpose::Hook).await, calls(&[("load_credential", 1), ("load_keys", 3)]));
-    assert_eq!(count(Purpose::Payload).await, calls(&[("load_keys", 1)]));
+    assert_eq!(count(Purpose::Payload).await, calls(&[("load_keys", 1), ("list_templates", 2)]));
     assert_eq!(
         count(Purpose::Profile).await,
         calls(&[("load_keys", 1), ("list_connections", 2), ("list_endpoints", 2), ("load_profile", 2)])
@@ -253,7 +266,7 @@ async fn killed_anywhere_it_goes_on_and_everything_opens() {
                     assert_eq!(versions(&world, &all[1], Purpose::Payload), [1, 2], "seed {seed}, {polls} polls");
                 }
                 if done {
-                    assert!(polls > 10, "{polls}");
+                    assert!(polls > 5, "{polls}");
                     break;
                 }
             }
@@ -402,4 +415,69 @@ async fn no_secret_is_in_a_table_or_a_job() {
     for held in &all {
         assert!(!world.holds_in_clear(&held.token));
     }
+}
+
+/// Revision by revision: the customer's changes and the new seals, whichever is first.
+#[tokio::test]
+async fn a_template_that_is_changed_at_the_same_time_says_what_the_customer_changed_it_to() {
+    let mut tries = std::collections::BTreeSet::new();
+    for seed in 0..60 {
+        let world = World::new(seed);
+        let mut held = accounts(&world, 1).await.remove(0);
+        let job = reseal_all(&world);
+        let change = async {
+            // Later in each world.
+            for _ in 0..seed / 3 {
+                world.load_keys(held.account, Purpose::Match).await.unwrap();
+            }
+            change_template(&world, &held, "changed {{a}}").await
+        };
+        let (handled, changed) = futures::join!(handle(&world, vec![job.clone()]), change);
+        assert_eq!(handled, [Handled::Done]);
+        assert_eq!(changed, Updated::Stored, "sealing anew is no change");
+        held.template = "changed {{a}}".to_owned();
+        world.forget_keys();
+        assert_eq!(opens(&world, &held).await, Ok(()));
+        tries.insert(world.calls()["replace_template"]);
+        work_off(&world, std::slice::from_ref(&job)).await;
+        all_open(&world, std::slice::from_ref(&held)).await;
+    }
+    assert_eq!(tries.into_iter().collect::<Vec<_>>(), [1, 2], "in some worlds the change comes between");
+}
+
+#[tokio::test]
+async fn two_hundred_templates_are_sealed_anew_over_faults_and_one_that_is_removed() {
+    let world = World::new(1);
+    let held = someone(&world).await;
+    for _ in 1..MOST_TEMPLATES {
+        add_template(&world, &held, "x").await;
+    }
+    world.advance(SignedDuration::from_hours(1));
+    let task = KeyTask::Reseal { older_than: world.now() };
+    world.fail_next("replace_template", Fault::transient("busy"));
+    world.lose_answer("replace_template", Fault::transient("no answer"));
+    work_off(&world, &[Job::RotateKey { account: held.account, purpose: Purpose::Payload, task }]).await;
+    assert_eq!(versions(&world, &held, Purpose::Payload), [1, 2]);
+    let all = templates(&world, held.account).await.unwrap();
+    assert_eq!(all.len(), usize::try_from(MOST_TEMPLATES).unwrap());
+    assert!(all.iter().all(|template| template.sealed.key_version() == Ok(2) && template.revision == 1));
+    all_open(&world, std::slice::from_ref(&held)).await;
+    let gone = templates(&world, held.account).await.unwrap().remove(0);
+    assert_eq!(world.remove_template(&gone).await, Ok(true));
+    work_off(&world, &[reseal_all(&world)]).await;
+    assert_eq!(world.load_template(held.account, gone.id).await, Ok(None), "none comes back");
+}
+
+/// A message may be held for five weeks, over any number of new keys.
+#[tokio::test]
+async fn what_waits_for_weeks_opens_over_many_new_keys() {
+    let world = World::new(1);
+    let held = someone(&world).await;
+    for _ in 0..11 {
+        world.advance(SignedDuration::from_hours(75));
+        let task = KeyTask::Reseal { older_than: world.now() };
+        work_off(&world, &[Job::RotateKey { account: held.account, purpose: Purpose::Payload, task }]).await;
+        all_open(&world, std::slice::from_ref(&held)).await;
+    }
+    assert_eq!(versions(&world, &held, Purpose::Payload).len(), 12);
 }

@@ -1,28 +1,30 @@
 //! POST /v1/messages: checks the rules, records, enqueues; for one recipient, or row by row for many.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{StatusCode, header};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use telbuddy::credential::OpenKey;
-use telbuddy::edge::{Kind, Problem, Reply, Request};
+use telbuddy::credential::{LoadKeys, OpenKey, data_key};
+use telbuddy::edge::{Fields, Kind, Problem, Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, BatchId, MessageId};
 use telbuddy::ledger::{MicroCredits, PRICES};
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
-    Batch, Chunk, ChunkRecorded, Direction, Draft, Held, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey,
+    self, Batch, Chunk, ChunkRecorded, Direction, Draft, Held, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey,
     LoadSender, Loaded, Message, Outgoing, Payload, Quote, RecordBatch, RecordMessage, Recorded, RowOutcome,
-    SenderFacts, Status, check_gate, decide, number_hash, parse_rows, plan_chunk,
+    SenderFacts, Status, check_country, check_gate, decide, number_hash, parse_rows, plan_chunk,
 };
 use telbuddy::number::E164;
 use telbuddy::platform::{Chance, EnqueueJob, Job};
-use telbuddy::seal::{DataKey, Purpose};
+use telbuddy::seal::{DataKey, Purpose, Sealed};
 use telbuddy::session::{KeepSessions, Site, admit, not_signed_in};
+use telbuddy::template::{Content, FieldName, FieldValues, Template, Text, Unfilled, Values};
 
 use crate::ROUTES;
-use crate::ask::{Recipients, SendMessage, parse};
+use crate::ask::{Ask, Recipient, Recipients, SendMessage, Words, parse};
 
 /// Waits beyond this belong to the sweeper: SQS delays no longer.
 const LONGEST_DELAY_SECS: i64 = 900;
@@ -83,7 +85,15 @@ pub struct RowError {
     #[schema(example = "not_a_number")]
     code: &'static str,
     /// What to do.
-    detail: &'static str,
+    detail: String,
+    /// Fields of the template that have no text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["first_name"]))]
+    missing_fields: Vec<FieldName>,
+    /// Texts for fields that the template does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["nick_name"]))]
+    unknown_fields: Vec<FieldName>,
 }
 
 /// Send a message, or the same one to many.
@@ -103,7 +113,7 @@ pub struct RowError {
         body = telbuddy::edge::ProblemBody)))]
 pub(crate) async fn accept<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + OpenKey + EnqueueJob + Chance + Sync,
+    W: KeepSessions + LoadSender + RecordMessage + RecordBatch + OpenKey + LoadKeys + EnqueueJob + Chance + Sync,
 {
     let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
@@ -114,32 +124,57 @@ where
         .zip(&remembered)
         .filter_map(|(purpose, key)| key.is_none().then_some(purpose))
         .collect();
-    let loaded = world.load_sender(&proof, &key, &wanted).await?;
+    let asked = request.json::<SendMessage>();
+    let template = asked.as_ref().ok().and_then(SendMessage::template);
+    let loaded = world.load_sender(&proof, &key, &wanted, template).await?;
 
     admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
     let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
     let earlier = loaded.earlier.as_ref().filter(|earlier| earlier.expires > request.now);
     let first_time = earlier.is_none().then_some(request.now);
-    let (recipients, draft) = parse(request.json()?, facts.gate.home, first_time)?;
+    let Ask { recipients, words, draft } = parse(asked?, facts.gate.home, first_time)?;
     let [payload_key, match_key] = remembered;
     let match_key = key_of(world, &loaded, Purpose::Match, match_key).await?;
-    let fingerprint = fingerprint(&match_key, &recipients, &draft);
+    let fingerprint = fingerprint(&match_key, &recipients, &words, &draft);
     if let Some(earlier) = earlier {
         same_request(earlier, &fingerprint)?;
     }
-    let quote = draft.quote();
-    match (&recipients, earlier) {
-        (Recipients::One(_), Some(earlier)) => return Ok(again(earlier)),
-        (Recipients::One(to), None) => decide(&facts, to, quote, request.now)?,
-        (Recipients::Many(_), None) => check_gate(&facts.gate)?,
+    match (&recipients, &words, earlier) {
+        (Recipients::One(_), _, Some(earlier)) => return Ok(again(earlier)),
+        (Recipients::One(to), Words::Body(body), None) => decide(&facts, to, draft.quote(body), request.now)?,
+        // What it says is sealed: what that costs is decided when it is open.
+        (Recipients::One(to), Words::Template(..), None) => {
+            check_gate(&facts.gate)?;
+            check_country(&facts.gate, to)?;
+        }
+        (Recipients::Many(_), _, None) => check_gate(&facts.gate)?,
         // What was cut off is gone on with; what is complete has its answer.
-        (Recipients::Many(_), Some(_)) => {}
+        (Recipients::Many(_), _, Some(_)) => {}
     }
     let payload_key = key_of(world, &loaded, Purpose::Payload, payload_key).await?;
-    let sender = Accepting { account, key, fingerprint, facts, draft, quote, payload_key, match_key, now: request.now };
+    let text = match (&words, earlier) {
+        (Words::Template(..), None) => Some(open_template(world, loaded.template.as_ref(), &payload_key).await?),
+        // A request for many that was begun has a text of its own.
+        (Words::Template(..), Some(_)) | (Words::Body(_), _) => None,
+    };
+    let sender = Accepting { account, key, fingerprint, facts, draft, payload_key, match_key, now: request.now };
     match recipients {
-        Recipients::One(to) => sender.one(world, &to).await,
-        Recipients::Many(texts) => sender.many(world, &texts, earlier.and_then(|earlier| earlier.batch.clone())).await,
+        Recipients::One(to) => {
+            let body = match (words, text) {
+                (Words::Body(body), _) => body,
+                (Words::Template(_, shared), Some(text)) => {
+                    text.fill(Values { shared: &shared, own: None }).map_err(|why| unfilled_problem(&why))?
+                }
+                (Words::Template(..), None) => return Err(no_text().into()),
+            };
+            let row = sender.draft.row(to, body);
+            decide(&sender.facts, &row.to, row.quote, request.now)?;
+            sender.one(world, &row).await
+        }
+        Recipients::Many(rows) => {
+            let batch = earlier.and_then(|earlier| earlier.batch.clone());
+            sender.many(world, &rows, &words, text.as_ref(), batch).await
+        }
     }
 }
 
@@ -154,6 +189,25 @@ pub(crate) async fn key_of<W: OpenKey>(
     }
     let keys = loaded.keys.iter().find(|keys| keys.purpose == purpose);
     world.open_key(keys.ok_or(Fault::permanent("the account has no data key"))?, None).await
+}
+
+/// A template's text.
+async fn open_template<W>(world: &W, template: Option<&Template>, payload_key: &DataKey) -> Result<Text, Problem>
+where
+    W: OpenKey + LoadKeys,
+{
+    let missing = || Problem::field("template.id", "not_found", "there is none; GET /v1/templates lists them");
+    let template = template.ok_or_else(missing)?;
+    Ok(Content::open(template, &opens(world, payload_key, &template.sealed).await?)?.text)
+}
+
+/// The key that opens what is sealed: the one at hand, but for what is under another version.
+async fn opens<W: OpenKey + LoadKeys>(world: &W, at_hand: &DataKey, sealed: &Sealed) -> Result<DataKey, Fault> {
+    let version = sealed.key_version()?;
+    if version == at_hand.version() {
+        return Ok(at_hand.clone());
+    }
+    data_key(world, at_hand.account(), at_hand.purpose(), Some(version)).await
 }
 
 /// A problem if the key came with another request.
@@ -176,17 +230,28 @@ fn replayed(reply: Reply) -> Reply {
     reply.with_header(header::HeaderName::from_static("idempotent-replayed"), "true")
 }
 
-/// What makes two requests the same: every field, each with its length in front.
-fn fingerprint(match_key: &DataKey, recipients: &Recipients, draft: &Draft) -> String {
-    let (kind, to) = match recipients {
-        Recipients::One(to) => ("one", vec![to.as_str()]),
-        Recipients::Many(texts) => ("many", texts.iter().map(String::as_str).collect()),
-    };
+/// What makes two requests the same: every field, each with its length in front. Of a template its id and what the
+/// fields are filled with, and not its text: a repetition is one whatever became of the template.
+fn fingerprint(match_key: &DataKey, recipients: &Recipients, words: &Words, draft: &Draft) -> String {
     let send_at = draft.send_at.map_or_else(String::new, |at| at.to_string());
     let validity = draft.validity.as_secs().to_string();
-    let urls = draft.media_urls.iter().map(url::Url::as_str);
-    let fixed = [kind, draft.sender.as_str(), draft.body.as_str(), &send_at, &validity];
-    let parts = fixed.into_iter().chain(to).chain(["media"]).chain(urls);
+    // A map of texts always serializes, and its names are in order.
+    let json = |fields: &FieldValues| serde_json::to_string(fields).unwrap_or_default();
+    let (kind, body, template) = match words {
+        Words::Body(body) => ("", body.as_str(), None),
+        Words::Template(id, shared) => ("template-", "", Some([id.to_string(), json(shared)])),
+    };
+    let (kind, to) = match recipients {
+        Recipients::One(to) => (format!("{kind}one"), vec![to.as_str().to_owned()]),
+        Recipients::Many(rows) => {
+            let row = |row: &Recipient| [Some(row.to.clone()), template.as_ref().map(|_| json(&row.fields))];
+            (format!("{kind}many"), rows.iter().flat_map(row).flatten().collect())
+        }
+    };
+    let urls = draft.media_urls.iter().map(ToString::to_string);
+    let fixed = [kind, draft.sender.as_str().to_owned(), body.to_owned(), send_at, validity];
+    let parts =
+        fixed.into_iter().chain(template.into_iter().flatten()).chain(to).chain(["media".to_owned()]).chain(urls);
     let text: Vec<_> = parts.map(|part| format!("{}:{part}", part.len())).collect();
     match_key.keyed_hash("request", &text.concat())
 }
@@ -198,18 +263,23 @@ pub(crate) struct Accepting {
     pub(crate) fingerprint: String,
     pub(crate) facts: SenderFacts,
     pub(crate) draft: Draft,
-    pub(crate) quote: Quote,
     pub(crate) payload_key: DataKey,
     pub(crate) match_key: DataKey,
     pub(crate) now: Timestamp,
 }
 
+/// The rows of a request for many, and why a template made no message of some.
+struct Rows {
+    rows: Vec<Result<message::Row, RowOutcome>>,
+    unfilled: BTreeMap<usize, Unfilled>,
+}
+
 impl Accepting {
-    async fn one<W>(self, world: &W, to: &E164) -> Result<Reply, Problem>
+    async fn one<W>(self, world: &W, row: &message::Row) -> Result<Reply, Problem>
     where
         W: RecordMessage + EnqueueJob + Chance + Sync,
     {
-        let outgoing = self.outgoing(world, to)?;
+        let outgoing = self.outgoing(world, row)?;
         match world.record_message(&outgoing).await? {
             Recorded::Accepted => {}
             Recorded::Earlier(earlier) => {
@@ -222,11 +292,11 @@ impl Accepting {
     }
 
     /// What is to be recorded for one recipient, with the answer.
-    pub(crate) fn outgoing<W: Chance>(&self, world: &W, to: &E164) -> Result<Outgoing, Fault> {
-        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), to, self.now);
+    pub(crate) fn outgoing<W: Chance>(&self, world: &W, row: &message::Row) -> Result<Outgoing, Fault> {
+        let held = self.draft.held(self.facts.gate.quiet_hours.as_ref(), &row.to, self.now);
         let id = MessageId::new(self.now, world.dice()?);
-        let (message, payload) = self.message(id, to, held.as_ref(), world.random()?)?;
-        let answer = serde_json::to_string(&self.accepted(id, held));
+        let (message, payload) = self.message(id, row, held.as_ref(), world.random()?)?;
+        let answer = serde_json::to_string(&accepted(id, row.quote, held));
         let answer = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
         let idempotency = self.record(answer, None);
         Ok(Outgoing { message, payload, idempotency, daily_ceiling: self.facts.gate.daily_ceiling })
@@ -240,35 +310,46 @@ impl Accepting {
         Reply::text(StatusCode::ACCEPTED, "application/json", outgoing.idempotency.answer)
     }
 
-    async fn many<W>(mut self, world: &W, texts: &[String], earlier: Option<Batch>) -> Result<Reply, Problem>
+    async fn many<W>(
+        mut self,
+        world: &W,
+        recipients: &[Recipient],
+        words: &Words,
+        text: Option<&Text>,
+        earlier: Option<Batch>,
+    ) -> Result<Reply, Problem>
     where
-        W: RecordBatch + EnqueueJob + Chance + Sync,
+        W: RecordBatch + OpenKey + LoadKeys + EnqueueJob + Chance + Sync,
     {
-        let rows = parse_rows(texts, self.facts.gate.home);
-        let complete = earlier.as_ref().is_some_and(|batch| batch.outcomes.len() >= rows.len());
+        let complete = earlier.as_ref().is_some_and(|batch| batch.outcomes.len() >= recipients.len());
         if earlier.is_some() && !complete {
             check_gate(&self.facts.gate)?;
         }
         let mut batch = match earlier {
             Some(batch) => batch,
-            None => self.begin(world).await?,
+            None => self.begin(world, text).await?,
         };
-        let quote = self.quote;
+        // The text that the request began with, also if another one with the same key began it.
+        let text = match &batch.template {
+            Some(sealed) => Some(Text::open(sealed, &opens(world, &self.payload_key, sealed).await?, batch.id)?),
+            None => None,
+        };
+        let Rows { rows, unfilled } = self.rows(recipients, words, text.as_ref())?;
         for _ in 0..MOST_CHUNKS {
             let left = rows.get(batch.outcomes.len()..).unwrap_or_default();
             if left.is_empty() {
-                let reply = Reply::json(StatusCode::ACCEPTED, &self.answer(&batch, &rows));
+                let reply = Reply::json(StatusCode::ACCEPTED, &self.answer(&batch, &rows, &unfilled));
                 return Ok(if complete { replayed(reply) } else { reply });
             }
-            let outcomes = plan_chunk(&self.facts, quote, left, self.now);
+            let outcomes = plan_chunk(&self.facts, left, self.now);
             let chunk = self.chunk(world, &batch, &rows, outcomes)?;
             match world.record_chunk(&chunk).await? {
                 ChunkRecorded::Recorded => {
                     let ids: Vec<_> =
                         chunk.messages.iter().map(|(message, _)| (message.id, message.held_until)).collect();
                     tracing::info!(account.id = %self.account, batch.id = %batch.id, n = ids.len(), "accepted a chunk");
-                    for _ in &ids {
-                        self.facts.allowance.reserve(quote.hold, u64::from(quote.segments.segments), self.now);
+                    for (message, _) in &chunk.messages {
+                        self.facts.allowance.reserve(message.held, u64::from(message.segments), self.now);
                     }
                     self.wake(world, ids).await;
                     batch.outcomes.extend(&chunk.outcomes);
@@ -280,14 +361,44 @@ impl Accepting {
         Err(Problem::from(Fault::transient("a request for many kept meeting others; the same key goes on with it")))
     }
 
-    /// The record of a new request for many, or of the one that was quicker with the same key.
-    async fn begin<W: RecordBatch + Chance>(&self, world: &W) -> Result<Batch, Problem> {
-        let batch = Batch {
-            id: BatchId::new(self.now, world.dice()?),
-            created: self.now,
-            quiet_hours: self.facts.gate.quiet_hours,
-            outcomes: Vec::new(),
+    /// Each recipient with its text, or why there is none.
+    fn rows(&self, recipients: &[Recipient], words: &Words, text: Option<&Text>) -> Result<Rows, Fault> {
+        let numbers = parse_rows(recipients.iter().map(|row| row.to.as_str()), self.facts.gate.home);
+        let mut unfilled = BTreeMap::new();
+        let rows = match (words, text) {
+            (Words::Body(body), _) => {
+                let (quote, body) = (self.draft.quote(body), Arc::new(body.clone()));
+                let row = |to| message::Row { to, body: Arc::clone(&body), quote };
+                numbers.into_iter().map(|to| to.map(row)).collect()
+            }
+            (Words::Template(_, shared), Some(text)) => {
+                let row = |(at, (to, row)): (usize, (Result<E164, RowOutcome>, &Recipient))| {
+                    let to = to?;
+                    match text.fill(Values { shared, own: Some(&row.fields) }) {
+                        Ok(body) => Ok(self.draft.row(to, body)),
+                        Err(why) => {
+                            let outcome = RowOutcome::from(&why);
+                            unfilled.insert(at, why);
+                            Err(outcome)
+                        }
+                    }
+                };
+                numbers.into_iter().zip(recipients).enumerate().map(row).collect()
+            }
+            (Words::Template(..), None) => return Err(no_text()),
         };
+        Ok(Rows { rows, unfilled })
+    }
+
+    /// The record of a new request for many, or of the one that was quicker with the same key.
+    async fn begin<W: RecordBatch + Chance>(&self, world: &W, text: Option<&Text>) -> Result<Batch, Problem> {
+        let id = BatchId::new(self.now, world.dice()?);
+        let template = match text {
+            Some(text) => Some(text.seal(&self.payload_key, id, world.random()?)?),
+            None => None,
+        };
+        let quiet_hours = self.facts.gate.quiet_hours;
+        let batch = Batch { id, created: self.now, quiet_hours, template, outcomes: Vec::new() };
         let record = self.record(String::new(), Some(batch.clone()));
         let Some(earlier) = world.begin_batch(self.account, &record, self.now).await? else { return Ok(batch) };
         same_request(&earlier, &self.fingerprint)?;
@@ -303,15 +414,15 @@ impl Accepting {
         &self,
         world: &W,
         batch: &Batch,
-        rows: &[Result<E164, RowOutcome>],
+        rows: &[Result<message::Row, RowOutcome>],
         outcomes: Vec<RowOutcome>,
     ) -> Result<Chunk, Fault> {
         let first = batch.outcomes.len();
         let mut messages = Vec::new();
         for (at, (row, outcome)) in rows.iter().skip(first).zip(&outcomes).enumerate() {
-            if let (Ok(to), RowOutcome::Accepted) = (row, outcome) {
-                let held = self.draft.held(batch.quiet_hours.as_ref(), to, self.now);
-                messages.push(self.message(batch.message_id(first + at), to, held.as_ref(), world.random()?)?);
+            if let (Ok(row), RowOutcome::Accepted) = (row, outcome) {
+                let held = self.draft.held(batch.quiet_hours.as_ref(), &row.to, self.now);
+                messages.push(self.message(batch.message_id(first + at), row, held.as_ref(), world.random()?)?);
             }
         }
         Ok(Chunk {
@@ -328,11 +439,12 @@ impl Accepting {
     fn message(
         &self,
         id: MessageId,
-        to: &E164,
+        row: &message::Row,
         held: Option<&Held>,
         nonce: [u8; 12],
-    ) -> Result<(Message, telbuddy::seal::Sealed), Fault> {
-        let (draft, quote, now) = (&self.draft, self.quote, self.now);
+    ) -> Result<(Message, Sealed), Fault> {
+        let (draft, now) = (&self.draft, self.now);
+        let message::Row { to, body, quote } = row;
         let message = Message {
             id,
             account: self.account,
@@ -358,35 +470,28 @@ impl Accepting {
             held_until: held.map(|held| held.until),
             updated: now,
         };
-        let payload = Payload::of(draft, to).seal(&self.payload_key, id, nonce)?;
+        let payload = Payload::of(draft, body, to).seal(&self.payload_key, id, nonce)?;
         Ok((message, payload))
     }
 
-    fn accepted(&self, id: MessageId, held: Option<Held>) -> Accepted {
-        let quote = self.quote;
-        Accepted {
-            id,
-            status: if held.is_some() { Status::Held } else { Status::Accepted },
-            segments: quote.segments.segments,
-            encoding: quote.segments.encoding,
-            credits_held_micro: quote.hold,
-            held_until: held.as_ref().map(|held| held.until),
-            held_by: held.as_ref().map(|held| held.by),
-            held_zone: held.and_then(|held| held.zone),
-        }
-    }
-
     /// The answer to a request for many, from how far it has come: the same each time.
-    fn answer(&self, batch: &Batch, rows: &[Result<E164, RowOutcome>]) -> AcceptedBatch {
+    fn answer(
+        &self,
+        batch: &Batch,
+        rows: &[Result<message::Row, RowOutcome>],
+        unfilled: &BTreeMap<usize, Unfilled>,
+    ) -> AcceptedBatch {
         let held = |to: &E164| self.draft.held(batch.quiet_hours.as_ref(), to, batch.created);
-        let row =
-            |(at, (row, outcome)): (usize, (&Result<E164, RowOutcome>, &RowOutcome))| match (row, refused(*outcome)) {
-                (Ok(to), None) => Row::Accepted(self.accepted(batch.message_id(at), held(to))),
-                (_, refused) => {
-                    let (code, detail) = refused.unwrap_or_default();
-                    Row::Refused { error: RowError { code, detail } }
-                }
-            };
+        let row = |(at, (row, outcome)): (usize, (&Result<message::Row, RowOutcome>, &RowOutcome))| match (
+            row,
+            refused(*outcome),
+        ) {
+            (Ok(row), None) => Row::Accepted(accepted(batch.message_id(at), row.quote, held(&row.to))),
+            (_, refused) => {
+                let (code, detail) = refused.unwrap_or_default();
+                Row::Refused { error: RowError::new(code, detail, unfilled.get(&at)) }
+            }
+        };
         AcceptedBatch { batch_id: batch.id, data: rows.iter().zip(&batch.outcomes).enumerate().map(row).collect() }
     }
 
@@ -410,6 +515,56 @@ impl Accepting {
     }
 }
 
+fn accepted(id: MessageId, quote: Quote, held: Option<Held>) -> Accepted {
+    Accepted {
+        id,
+        status: if held.is_some() { Status::Held } else { Status::Accepted },
+        segments: quote.segments.segments,
+        encoding: quote.segments.encoding,
+        credits_held_micro: quote.hold,
+        held_until: held.as_ref().map(|held| held.until),
+        held_by: held.as_ref().map(|held| held.by),
+        held_zone: held.and_then(|held| held.zone),
+    }
+}
+
+fn no_text() -> Fault {
+    Fault::permanent("a request with a template has no text")
+}
+
+/// What a template made no message of says, for one recipient.
+fn unfilled_problem(why: &Unfilled) -> Problem {
+    let mut fields = Fields::default();
+    match why {
+        Unfilled::Fields { missing, extra } => {
+            for name in missing {
+                let field = format!("template.fields.{}", name.as_str());
+                fields.add(&field, "missing", "the template has this field: give a text for it".to_owned());
+            }
+            for name in extra {
+                let field = format!("template.fields.{}", name.as_str());
+                fields.add(&field, "unknown", "the template has no such field".to_owned());
+            }
+        }
+        Unfilled::TooLong => fields.add("template.fields", "too_long", TOO_LONG.to_owned()),
+        Unfilled::Empty => fields.add("template.fields", "empty", EMPTY.to_owned()),
+    }
+    fields.into_problem()
+}
+
+const TOO_LONG: &str = "filled in, the template is above 1,600 characters: shorten the texts";
+const EMPTY: &str = "filled in, the template says nothing: give a text for a field";
+
+impl RowError {
+    fn new(code: &'static str, detail: &str, unfilled: Option<&Unfilled>) -> Self {
+        let (missing_fields, unknown_fields) = match unfilled {
+            Some(Unfilled::Fields { missing, extra }) => (missing.clone(), extra.clone()),
+            Some(Unfilled::TooLong | Unfilled::Empty) | None => (Vec::new(), Vec::new()),
+        };
+        Self { code, detail: detail.to_owned(), missing_fields, unknown_fields }
+    }
+}
+
 /// What a refused row says.
 fn refused(outcome: RowOutcome) -> Option<(&'static str, &'static str)> {
     match outcome {
@@ -421,5 +576,10 @@ fn refused(outcome: RowOutcome) -> Option<(&'static str, &'static str)> {
         RowOutcome::Country => Some(("country_not_allowed", "this destination is not on the account's list")),
         RowOutcome::Credit => Some(("not_enough_credit", "the credit did not cover it")),
         RowOutcome::Ceiling => Some(("daily_ceiling", "the account's segments of this UTC day are used up")),
+        RowOutcome::Fields => {
+            Some(("template_fields", "give a text for each of the template's fields, and for no other one"))
+        }
+        RowOutcome::TooLong => Some(("too_long", TOO_LONG)),
+        RowOutcome::Empty => Some(("empty", EMPTY)),
     }
 }

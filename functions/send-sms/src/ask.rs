@@ -3,13 +3,16 @@
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use telbuddy::credential::Sid;
 use telbuddy::edge::{Fields, Problem};
+use telbuddy::ids::TemplateId;
 use telbuddy::message::{
     Body, Draft, LEAST_VALIDITY, MAX_MEDIA, MOST_AHEAD, MOST_RECIPIENTS, MOST_VALIDITY, Sender, VALIDITY,
 };
 use telbuddy::number::{Country, E164, SenderId};
+use telbuddy::template::FieldValues;
 
 /// A message to send.
 #[derive(serde::Deserialize, utoipa::ToSchema)]
@@ -28,6 +31,8 @@ pub struct SendMessage {
     #[schema(example = "Your table is ready.", max_length = 1600)]
     #[serde(default)]
     body: String,
+    /// A stored text with fields, in place of `body`.
+    template: Option<UseTemplate>,
     /// Up to 10 https addresses of media, which Twilio fetches.
     #[serde(default)]
     media_urls: Vec<String>,
@@ -39,6 +44,18 @@ pub struct SendMessage {
     validity_seconds: Option<u32>,
 }
 
+/// A stored text, and what its fields are filled with.
+#[derive(serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UseTemplate {
+    /// The template's id.
+    #[schema(example = "tpl_01KAV0Z8M1Q4T9W2X5Y7B3C6D8")]
+    id: String,
+    /// A text for each field; for an array of recipients those that are the same for all.
+    #[serde(default)]
+    fields: FieldValues,
+}
+
 /// One recipient or many.
 #[derive(utoipa::ToSchema)]
 #[schema(example = "+14155552671")]
@@ -47,7 +64,54 @@ pub enum To {
     /// One: the answer is one object.
     One(String),
     /// Many: the answer has a result for each.
-    Many(Vec<String>),
+    Many(Vec<ToRow>),
+}
+
+/// One of many recipients.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum ToRow {
+    /// The number.
+    Number(String),
+    /// The number, and what the template's fields are filled with for this recipient.
+    Filled(FilledRow),
+}
+
+/// A recipient with texts of its own.
+#[derive(serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Recipient)]
+#[serde(deny_unknown_fields)]
+pub struct FilledRow {
+    /// The number.
+    #[schema(example = "+14155552671")]
+    to: String,
+    /// Texts for the template's fields; they come before those for all.
+    #[serde(default)]
+    fields: FieldValues,
+}
+
+impl<'de> Deserialize<'de> for ToRow {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Row;
+
+        impl<'de> Visitor<'de> for Row {
+            type Value = ToRow;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a phone number, or an object with to and fields")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ToRow, E> {
+                Ok(ToRow::Number(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, row: A) -> Result<ToRow, A::Error> {
+                FilledRow::deserialize(MapAccessDeserializer::new(row)).map(ToRow::Filled)
+            }
+        }
+
+        from.deserialize_any(Row)
+    }
 }
 
 /// By hand, so that what does not fit is told in words that help.
@@ -67,11 +131,11 @@ impl<'de> Deserialize<'de> for To {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<To, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = all.next_element()? {
-                    texts.push(text);
+                let mut rows = Vec::new();
+                while let Some(row) = all.next_element()? {
+                    rows.push(row);
                 }
-                Ok(To::Many(texts))
+                Ok(To::Many(rows))
             }
         }
 
@@ -84,16 +148,57 @@ pub(crate) enum Recipients {
     /// One.
     One(E164),
     /// Many, as they were written: each is decided by itself.
-    Many(Vec<String>),
+    Many(Vec<Recipient>),
+}
+
+/// One of many.
+pub(crate) struct Recipient {
+    /// As it was written.
+    pub to: String,
+    /// What its fields are filled with.
+    pub fields: FieldValues,
+}
+
+impl From<ToRow> for Recipient {
+    fn from(row: ToRow) -> Self {
+        match row {
+            ToRow::Number(to) => Self { to, fields: FieldValues::default() },
+            ToRow::Filled(FilledRow { to, fields }) => Self { to, fields },
+        }
+    }
+}
+
+/// What a message says.
+pub(crate) enum Words {
+    /// This.
+    Body(Body),
+    /// What a template says, with these values for all.
+    Template(TemplateId, FieldValues),
+}
+
+/// What was asked, parsed.
+pub(crate) struct Ask {
+    pub recipients: Recipients,
+    pub words: Words,
+    pub draft: Draft,
+}
+
+impl SendMessage {
+    /// The template that is asked for, if its id is one.
+    pub(crate) fn template(&self) -> Option<TemplateId> {
+        self.template.as_ref()?.id.parse().ok()
+    }
 }
 
 /// Parses what was asked; every field at fault is named. `now` is `None` for a key that was used before: that the time lay
 /// ahead was checked then, and a repetition has to read the same when it is past.
-pub(crate) fn parse(ask: SendMessage, home: Country, now: Option<Timestamp>) -> Result<(Recipients, Draft), Problem> {
+pub(crate) fn parse(ask: SendMessage, home: Country, now: Option<Timestamp>) -> Result<Ask, Problem> {
     let mut fields = Fields::default();
-    let to = match ask.to {
+    let recipients = match ask.to {
         To::One(text) => fields.take("to", E164::parse(&text, Some(home))).map(Recipients::One),
-        To::Many(texts) if (1..=MOST_RECIPIENTS).contains(&texts.len()) => Some(Recipients::Many(texts)),
+        To::Many(rows) if (1..=MOST_RECIPIENTS).contains(&rows.len()) => {
+            Some(Recipients::Many(rows.into_iter().map(Recipient::from).collect()))
+        }
         To::Many(_) => {
             fields.add("to", "wrong_count", format!("give 1 to {MOST_RECIPIENTS} recipients"));
             None
@@ -107,10 +212,12 @@ pub(crate) fn parse(ask: SendMessage, home: Country, now: Option<Timestamp>) -> 
             None
         }
     };
-    if ask.body.is_empty() && ask.media_urls.is_empty() {
-        fields.add("body", "missing", "give a text, or media".to_owned());
+    if let (None, Some(Recipients::Many(rows))) = (&ask.template, &recipients)
+        && let Some(at) = rows.iter().position(|row| !row.fields.is_empty())
+    {
+        fields.add(&format!("to[{at}].fields"), "no_template", "these are for a template; none is given".to_owned());
     }
-    let body = fields.take("body", Body::parse(ask.body));
+    let words = words(&mut fields, ask.body, ask.template, !ask.media_urls.is_empty());
     let media_urls = media(&mut fields, &ask.media_urls);
     let send_at = ask.send_at.and_then(|text| send_at(&mut fields, &text, now));
     let validity = ask.validity_seconds.map_or(VALIDITY, |secs| SignedDuration::from_secs(i64::from(secs)));
@@ -118,11 +225,29 @@ pub(crate) fn parse(ask: SendMessage, home: Country, now: Option<Timestamp>) -> 
         let (least, most) = (LEAST_VALIDITY.as_secs(), MOST_VALIDITY.as_secs());
         fields.add("validity_seconds", "invalid", format!("give {least} to {most}"));
     }
-    match (to, sender, body) {
-        (Some(to), Some(sender), Some(body)) => {
-            fields.done((to, Draft { sender, body, media_urls, send_at, validity }))
+    match (recipients, sender, words) {
+        (Some(recipients), Some(sender), Some(words)) => {
+            fields.done(Ask { recipients, words, draft: Draft { sender, media_urls, send_at, validity } })
         }
         _ => Err(fields.into_problem()),
+    }
+}
+
+fn words(fields: &mut Fields, body: String, template: Option<UseTemplate>, has_media: bool) -> Option<Words> {
+    match template {
+        Some(_) if !body.is_empty() => {
+            fields.add("body", "one_of", "give either body or template, and not both".to_owned());
+            None
+        }
+        Some(UseTemplate { id, fields: values }) => {
+            fields.take("template.id", id.parse()).map(|id| Words::Template(id, values))
+        }
+        None => {
+            if body.is_empty() && !has_media {
+                fields.add("body", "missing", "give a text, a template, or media".to_owned());
+            }
+            fields.take("body", Body::parse(body)).map(Words::Body)
+        }
     }
 }
 

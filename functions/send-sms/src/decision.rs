@@ -108,7 +108,7 @@ where
     let proof = site.proof(request)?;
     let key = IdempotencyKey::parse(request.header("idempotency-key"))?;
     let account = proof.account;
-    let loaded = world.load_sender(&proof, &key, &[Purpose::Payload, Purpose::Match]).await?;
+    let loaded = world.load_sender(&proof, &key, &[Purpose::Payload, Purpose::Match], None).await?;
     admit(world, &proof, loaded.pass.clone(), request, ROUTES).await?;
     let facts = loaded.facts.clone().ok_or_else(|| not_signed_in(Some(proof.way)))?;
     let id: MessageId = id.parse().map_err(|_| missing())?;
@@ -152,21 +152,20 @@ impl Asked {
         let keys = keys.ok_or(Fault::permanent("the account has no data key"))?;
         let key = world.open_key(keys, Some(sealed.key_version().map_err(Fault::from)?)).await?;
         let payload = Payload::open(&sealed, &key, held.id)?;
-        let (to, draft) = draft_again(&held, &payload)?;
-        let (facts, quote) = (self.facts.clone(), draft.quote());
-        decide_sending(&facts, &to, quote, request.now)?;
+        let (row, draft) = draft_again(&held, &payload)?;
+        let facts = self.facts.clone();
+        decide_sending(&facts, &row.to, row.quote, request.now)?;
         let accepting = Accepting {
             account: self.account,
             key: self.key.clone(),
             fingerprint: self.fingerprint.clone(),
             facts,
             draft,
-            quote,
             payload_key: world.open_key(keys, None).await?,
             match_key: self.match_key.clone(),
             now: request.now,
         };
-        let outgoing = accepting.outgoing(world, &to)?;
+        let outgoing = accepting.outgoing(world, &row)?;
         let after = dropped(&held, Some(outgoing.message.id), request.now);
         match world.record_resend(&outgoing, &after).await? {
             Resent::Moved => Ok(None),

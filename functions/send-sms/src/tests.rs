@@ -7,12 +7,17 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use telbuddy::account::Stop;
 use telbuddy::api_key::{ApiKey, CheckApiKey, KEY_PREFIX, KeepApiKeys};
+use telbuddy::credential::data_key;
 use telbuddy::fault::Fault;
-use telbuddy::message::{Outcome, RecordOutcome, VALIDITY};
+use telbuddy::ids::TemplateId;
+use telbuddy::ledger::MicroCredits;
+use telbuddy::message::{Message, Payload, Status, VALIDITY};
 use telbuddy::platform::Clock;
+use telbuddy::rotation::{KeysChange, ReplaceKeys};
 use telbuddy::seal::Purpose;
 use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::TOUCH_EVERY;
+use telbuddy::template::{Content, Created, KeepTemplates, Name, ReadTemplates, Template, Text, Updated};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
 use telbuddy::testing::setup::{BODY, Customer, TO, called, crash_after, due_later, site, with_header};
@@ -239,8 +244,6 @@ async fn a_key_without_the_scope_sends_nothing_and_learns_no_earlier_answer() {
         assert_eq!((reply.status, called(&world)), (StatusCode::FORBIDDEN, [("load_sender", 1)].into_iter().collect()));
         assert!(reply.body.contains("scope-missing") && reply.body.contains("messages:send"), "{}", reply.body);
     }
-    let list = by_key(customer.request(&world, Method::GET, "/v1/messages", ""), &bearer);
-    assert_eq!(handle(&world, &site(), list).await.status, StatusCode::OK);
     assert_eq!(world.jobs().len(), 1);
 }
 
@@ -296,39 +299,6 @@ async fn a_key_revoked_while_a_message_comes_in_sends_it_whole_or_not_at_all() {
     }
     // It came first; it was gone when it was looked up; it was gone when its call was written down.
     assert_eq!(seen, [(202, true), (401, false), (401, true)].into_iter().collect());
-}
-
-#[tokio::test]
-async fn reading_costs_two_reads_and_shows_no_other_accounts_message() {
-    let world = World::new(1);
-    let (customer, other) = (Customer::new(&world).await, Customer::new(&world).await);
-    let message = customer.message(&world).await;
-    for (path, read) in
-        [("/v1/messages".to_owned(), "list_messages"), (format!("/v1/messages/{}", message.id), "load_message")]
-    {
-        world.forget_calls();
-        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
-        assert!(reply.body.contains(&message.id.to_string()), "{}", reply.body);
-        assert_eq!(called(&world), [("load_session", 1), (read, 1)].into_iter().collect());
-        let reply = handle(&world, &site(), other.request(&world, Method::GET, &path, "")).await;
-        assert!(!reply.body.contains(&message.own), "{}", reply.body);
-    }
-}
-
-#[tokio::test]
-async fn a_page_that_ends_exactly_at_the_last_message_has_no_next() {
-    let world = World::new(1);
-    let customer = Customer::new(&world).await;
-    for _ in 0..4 {
-        customer.message(&world).await;
-    }
-    let mut path = "/v1/messages?limit=2".to_owned();
-    for more in [true, false] {
-        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
-        let page: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
-        assert_eq!((page["data"].as_array().unwrap().len(), page["next_cursor"].is_string()), (2, more));
-        path = format!("/v1/messages?limit=2&cursor={}", page["next_cursor"].as_str().unwrap_or_default());
-    }
 }
 
 /// A request of the customer's own making.
@@ -583,25 +553,298 @@ async fn quiet_hours_are_those_of_each_recipient_and_a_repetition_tells_the_same
     assert_eq!(handle(&world, &site(), asking()).await.body, reply.body);
 }
 
+/// A template of the customer's.
+async fn template(world: &World, customer: &Customer, body: &str) -> Template {
+    let payload = data_key(world, customer.account, Purpose::Payload, None).await.unwrap();
+    let name = Name::parse(fresh::word(world)).unwrap();
+    let (id, now) = (TemplateId::new(world.now(), fresh::dice(world)), world.now());
+    let content = Content { name, text: Text::parse(body.to_owned()).unwrap() };
+    let sealed = content.seal(&payload, id, world.random().unwrap()).unwrap();
+    let (account, name_hash) = (customer.account, fresh::word(world));
+    let template = Template { id, account, revision: 1, name_hash, sealed, created: now, updated: now };
+    assert_eq!(world.create_template(&template).await, Ok(Created::Stored));
+    world.forget_keys();
+    world.forget_calls();
+    template
+}
+
+/// The template says something else from now on.
+async fn rewritten(world: &World, read: &Template, body: &str) {
+    let payload = data_key(world, read.account, Purpose::Payload, None).await.unwrap();
+    let content = Content { name: Name::parse("new".to_owned()).unwrap(), text: Text::parse(body.to_owned()).unwrap() };
+    let sealed = content.seal(&payload, read.id, world.random().unwrap()).unwrap();
+    let new = Template { revision: read.revision + 1, sealed, ..read.clone() };
+    assert_eq!(world.update_template(read, &new).await, Ok(Updated::Stored));
+}
+
+fn with_template(template: &Template, to: &Value, fields: &Value) -> Value {
+    json!({ "to": to, "from": fresh::OWN, "template": { "id": template.id, "fields": fields } })
+}
+
+/// What waits to be sent, by number.
+async fn waiting(world: &World, customer: &Customer) -> BTreeMap<String, String> {
+    let key = data_key(world, customer.account, Purpose::Payload, None).await.unwrap();
+    let messages = world.messages_of(customer.account).into_iter();
+    let payload = |message: Message| {
+        let sealed = world.payload_of(customer.account, message.id).unwrap();
+        let payload = Payload::open(&sealed, &key, message.id).unwrap();
+        (payload.to.clone(), payload.body.clone())
+    };
+    messages.map(payload).collect()
+}
+
 #[tokio::test]
-async fn what_twilio_refused_is_shown_with_who_is_at_fault_and_what_to_do() {
+async fn a_template_is_filled_in_by_the_calls_of_any_message_and_priced_by_what_it_says() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    let shown = async |code| {
-        let message = customer.message(&world).await;
-        let claimed = fresh::claimed(&world, &message, world.now()).await;
-        let outcome = Outcome::Rejected { code };
-        world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
-        let path = format!("/v1/messages/{}", message.id);
-        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
-        serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
-    };
-    let known = shown(Some(21610)).await;
-    assert_eq!(known["error_code"], 21610);
-    assert_eq!((&known["error"]["code"], &known["error"]["fault"]), (&21610.into(), &"recipient".into()));
-    assert_eq!(known["error"]["advice"], advice::advice(21610).advice);
-    assert_eq!(shown(Some(39_999)).await["error"]["fault"], "unknown");
-    assert_eq!(shown(None).await["error"], serde_json::Value::Null);
+    let stored = template(&world, &customer, "Hello {{name}}! {{name}}").await;
+    let ask = with_template(&stored, &json!(TO), &json!({ "name": "ö".repeat(40) }));
+    let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let calls = [("load_sender", 1), ("open_key", 2), ("record_message", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    let said = format!("Hello {0}! {0}", "ö".repeat(40));
+    assert_eq!(body_of(&reply)["segments"], json!(telbuddy::message::segments::count(&said).segments));
+    assert_eq!(waiting(&world, &customer).await, BTreeMap::from([(TO.to_owned(), said)]));
+    assert!(!world.holds_in_clear("Hello") && !world.holds_in_clear("öö"));
+}
+
+#[tokio::test]
+async fn a_repetition_gets_its_answer_whatever_became_of_the_template_and_other_fields_are_another_request() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (stored, other) = (template(&world, &customer, "{{a}}").await, template(&world, &customer, "{{a}}").await);
+    let ask = with_template(&stored, &json!(TO), &json!({ "a": "x" }));
+    let first = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    rewritten(&world, &stored, "{{another}}").await;
+    for removed in [false, true] {
+        if removed {
+            let now = world.load_template(customer.account, stored.id).await.unwrap().unwrap();
+            assert_eq!(world.remove_template(&now).await, Ok(true));
+        }
+        let again = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        assert_eq!((again.status, &again.body), (StatusCode::ACCEPTED, &first.body));
+    }
+    let mut body = ask.clone();
+    body.as_object_mut().unwrap().remove("template");
+    body["body"] = json!("x");
+    for changed in [
+        with_template(&stored, &json!(TO), &json!({ "a": "y" })),
+        with_template(&stored, &json!(TO), &json!({ "a": "x", "b": "" })),
+        with_template(&stored, &json!([TO]), &json!({ "a": "x" })),
+        with_template(&other, &json!(TO), &json!({ "a": "x" })),
+        body,
+    ] {
+        let reply = handle(&world, &site(), posting(&world, &customer, "a", &changed)).await;
+        assert!(reply.body.contains("idempotency-key-reused"), "{changed}: {}", reply.body);
+    }
+    assert_eq!(world.messages_of(customer.account).len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_template_makes_no_message_of_is_named() {
+    let world = World::new(1);
+    let (customer, stranger) = (Customer::new(&world).await, Customer::new(&world).await);
+    let stored = template(&world, &customer, "{{a}}{{b}}").await;
+    let foreign = template(&world, &stranger, "x").await;
+    let long = "x".repeat(1_600);
+    let single = |fields| with_template(&stored, &json!(TO), &fields);
+    for (ask, errors) in [
+        (
+            single(json!({ "b": "", "c": "" })),
+            json!([["template.fields.a", "missing"], ["template.fields.c", "unknown"]]),
+        ),
+        (single(json!({})), json!([["template.fields.a", "missing"], ["template.fields.b", "missing"]])),
+        (single(json!({ "a": long, "b": "x" })), json!([["template.fields", "too_long"]])),
+        (single(json!({ "a": "", "b": "" })), json!([["template.fields", "empty"]])),
+        (single(json!({ "a": 1, "b": "" })), json!([["template.fields.a", "type"]])),
+        (single(json!({ "A": "" })), json!([["template.fields", "type"]])),
+        (with_template(&foreign, &json!(TO), &json!({})), json!([["template.id", "not_found"]])),
+        (with_template(&foreign, &json!([TO]), &json!({})), json!([["template.id", "not_found"]])),
+        (json!({ "to": TO, "from": fresh::OWN, "template": { "id": "x" } }), json!([["template.id", "invalid"]])),
+        (
+            json!({ "to": TO, "from": fresh::OWN, "template": { "id": stored.id }, "body": "x" }),
+            json!([["body", "one_of"]]),
+        ),
+        (
+            json!({ "to": [TO, { "to": TO, "fields": { "a": "" } }], "from": fresh::OWN, "body": "x" }),
+            json!([["to[1].fields", "no_template"]]),
+        ),
+        (with_template(&stored, &json!([{ "to": TO, "body": "x" }]), &json!({})), json!([["to[0].body", "unknown"]])),
+        (with_template(&stored, &json!([{ "fields": {} }]), &json!({})), json!([["to[0].to", "missing"]])),
+        (with_template(&stored, &json!([3]), &json!({})), json!([["to[0]", "type"]])),
+    ] {
+        let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        let named = body_of(&reply)["errors"]
+            .as_array()
+            .map(|errors| errors.iter().map(|error| json!([error["field"], error["code"]])).collect::<Vec<_>>());
+        assert_eq!((reply.status.as_u16(), json!(named)), (422, errors), "{ask}: {}", reply.body);
+    }
+    assert_eq!((world.messages_of(customer.account).len(), reserved(&world, &customer)), (0, 0));
+}
+
+#[tokio::test]
+async fn a_template_that_the_credit_does_not_cover_is_refused_with_the_figures() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let stored = template(&world, &customer, "{{a}}").await;
+    let ask = |n| with_template(&stored, &json!(TO), &json!({ "a": "x".repeat(n) }));
+    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(1));
+    let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask(161))).await;
+    assert_eq!(reply.status, StatusCode::PAYMENT_REQUIRED, "{}", reply.body);
+    world.change_gate(customer.account, |gate| gate.connected = false);
+    world.forget_keys();
+    world.forget_calls();
+    let reply = handle(&world, &site(), posting(&world, &customer, "b", &ask(160))).await;
+    assert_eq!(reply.status, StatusCode::CONFLICT);
+    let calls = [("load_sender", 1), ("open_key", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect(), "nothing of the template is opened");
+    world.change_gate(customer.account, |gate| gate.connected = true);
+    let reply = handle(&world, &site(), posting(&world, &customer, "b", &ask(160))).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED);
+}
+
+/// Rows as texts and as objects; own fields before those for all.
+#[tokio::test]
+async fn each_recipient_may_have_fields_of_its_own_and_what_does_not_fit_is_that_rows_error() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let stored = template(&world, &customer, "Hello {{name}}, at {{time}}").await;
+    let long = "x".repeat(1_600);
+    let to = json!([
+        "+14155550001",
+        { "to": "+14155550002", "fields": { "name": "Bob" } },
+        { "to": "+14155550003", "fields": { "name": "Cleo", "time": "x".repeat(200) } },
+        { "to": "+14155550004", "fields": { "nick": "D" } },
+        { "to": "+14155550005", "fields": { "time": long } },
+        { "to": "+14155550002", "fields": { "name": "Bob again" } },
+        { "to": "nobody", "fields": { "nick": "D" } },
+    ]);
+    let ask = with_template(&stored, &to, &json!({ "name": "all", "time": "nine" }));
+    let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let rows = body_of(&reply)["data"].clone();
+    let codes: Vec<_> = rows.as_array().unwrap().iter().map(|row| row["error"]["code"].clone()).collect();
+    let none = Value::Null;
+    let expected = [
+        &none,
+        &none,
+        &none,
+        &json!("template_fields"),
+        &json!("too_long"),
+        &json!("repeated"),
+        &json!("not_a_number"),
+    ];
+    assert_eq!(codes.iter().collect::<Vec<_>>(), expected);
+    let segments: Vec<_> = (0..3).map(|at| rows[at]["segments"].clone()).collect();
+    assert_eq!((segments, reserved(&world, &customer)), (vec![json!(1), json!(1), json!(2)], 4));
+    assert_eq!(rows[3]["error"]["unknown_fields"], json!(["nick"]));
+    assert!(rows[3]["error"].get("missing_fields").is_none());
+    let said = [
+        ("1", "Hello all, at nine"),
+        ("2", "Hello Bob, at nine"),
+        ("3", &format!("Hello Cleo, at {}", "x".repeat(200))),
+    ];
+    let said = said.map(|(n, text)| (format!("+1415555000{n}"), text.to_owned()));
+    assert_eq!(waiting(&world, &customer).await, BTreeMap::from(said));
+    let missing = with_template(
+        &stored,
+        &json!(["+14155550001", { "to": "+14155550002", "fields": { "name": "B" } }]),
+        &json!({}),
+    );
+    let reply = handle(&world, &site(), posting(&world, &customer, "b", &missing)).await;
+    let missing = |at: usize| body_of(&reply)["data"][at]["error"]["missing_fields"].clone();
+    assert_eq!((missing(0), missing(1)), (json!(["name", "time"]), json!(["time"])));
+    let again = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!(body_of(&again)["data"], rows);
+}
+
+/// A crash at every point, then the template changes or goes, then the same key: one text, that of the beginning, and
+/// the same answer each time.
+#[tokio::test]
+async fn a_batch_that_is_gone_on_with_says_what_it_began_to_say() {
+    let rows: Vec<_> = numbers(200).iter().map(|to| json!({ "to": to, "fields": { "n": &to[2..] } })).collect();
+    let mut texts = BTreeSet::new();
+    for polls in 0..60 {
+        let world = World::new(u64::try_from(polls).unwrap());
+        let customer = Customer::new(&world).await;
+        enrich(&world, &customer);
+        let stored = template(&world, &customer, "one {{n}}").await;
+        let ask = with_template(&stored, &json!(rows), &json!({}));
+        crash_after(polls, handle(&world, &site(), posting(&world, &customer, "a", &ask)));
+        rewritten(&world, &stored, &format!("two {{{{n}}}} {}", "x".repeat(160))).await;
+        let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        assert_eq!(reply.status, StatusCode::ACCEPTED, "{polls}: {}", reply.body);
+        let now = world.load_template(customer.account, stored.id).await.unwrap().unwrap();
+        assert_eq!(world.remove_template(&now).await, Ok(true));
+        let again = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+        assert_eq!(again.body, reply.body, "{polls}");
+        let said = waiting(&world, &customer).await;
+        let beginnings: BTreeSet<_> = said.values().map(|text| text[..3].to_owned()).collect();
+        assert_eq!((said.len(), beginnings.len()), (200, 1), "{polls}");
+        for (to, text) in &said {
+            assert!(text[4..].starts_with(&to[2..]), "{text}");
+        }
+        let each = if beginnings.contains("one") { 1 } else { 2 };
+        assert_eq!((reserved(&world, &customer), &body_of(&reply)["data"][7]["segments"]), (200 * each, &json!(each)));
+        assert!(!world.holds_in_clear("one 4") && !world.holds_in_clear("two 4"));
+        texts.extend(beginnings);
+    }
+    assert_eq!(texts.len(), 2, "some began before the change, and some did not");
+}
+
+/// Two requests with one key at the same time, between which the template changes.
+#[tokio::test]
+async fn one_key_twice_around_a_change_of_the_template_is_one_batch_with_one_text() {
+    let mut texts = BTreeSet::new();
+    for seed in 0..30 {
+        let world = World::new(seed);
+        let customer = Customer::new(&world).await;
+        enrich(&world, &customer);
+        let stored = template(&world, &customer, "one").await;
+        let ask = with_template(&stored, &json!(numbers(100)), &json!({}));
+        let (first, second) = (posting(&world, &customer, "a", &ask), posting(&world, &customer, "a", &ask));
+        let site = site();
+        let (one, (), two) = tokio::join!(
+            handle(&world, &site, first),
+            rewritten(&world, &stored, "two"),
+            handle(&world, &site, second)
+        );
+        assert_eq!((one.status, &one.body), (StatusCode::ACCEPTED, &two.body), "seed {seed}: {}", one.body);
+        let said: BTreeSet<_> = waiting(&world, &customer).await.into_values().collect();
+        assert_eq!((said.len(), world.messages_of(customer.account).len()), (1, 100));
+        texts.extend(said);
+    }
+    assert_eq!(texts.len(), 2);
+}
+
+/// A template under a key that was replaced, a batch that began under it, and an environment that remembers nothing.
+#[tokio::test]
+async fn templates_and_batches_open_over_a_new_key() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    enrich(&world, &customer);
+    let stored = template(&world, &customer, "Hello {{name}}").await;
+    let fields = json!({ "name": "Ann" });
+    let ask = with_template(&stored, &json!(numbers(200)), &fields);
+    world.lose_answer("record_chunk", Fault::transient("reset"));
+    let cut = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!(cut.status, StatusCode::SERVICE_UNAVAILABLE);
+    let read = world.load_keys(customer.account, Purpose::Payload).await.unwrap().unwrap();
+    let new = fresh::minted(&world, customer.account, Purpose::Payload, 2).await.1.versions.remove(0);
+    let change = KeysChange { new: read.with_new(new, None), read };
+    assert_eq!(world.replace_keys(&change).await, Ok(true));
+    world.forget_keys();
+    let done = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
+    assert_eq!((done.status, world.messages_of(customer.account).len()), (StatusCode::ACCEPTED, 200), "{}", done.body);
+    world.forget_keys();
+    world.forget_calls();
+    let single = with_template(&stored, &json!(TO), &fields);
+    let reply = handle(&world, &site(), posting(&world, &customer, "b", &single)).await;
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{}", reply.body);
+    let calls = [("load_sender", 1), ("open_key", 3), ("load_keys", 1), ("record_message", 1), ("enqueue", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect(), "one more read and opening for the old version");
 }
 
 mod deciding {
@@ -653,9 +896,7 @@ mod deciding {
         let world = World::new(1);
         let customer = Customer::new(&world).await;
         let message = given_up(&world, &customer, true).await;
-        let path = format!("/v1/messages/{}", message.id);
-        let reply = handle(&world, &site(), customer.request(&world, Method::GET, &path, "")).await;
-        let view: Value = serde_json::from_str(&reply.body).unwrap();
+        let view = serde_json::to_value(MessageView::from(message)).unwrap();
         assert_eq!((&view["status"], &view["credits_micro"]), (&json!("unconfirmed"), &json!(0)));
         assert_eq!(view["decision"]["until"], json!(world.now() + DECIDE_WITHIN));
         assert!(view["decision"]["advice"].as_str().unwrap().contains("/decision"));

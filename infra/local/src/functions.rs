@@ -96,6 +96,8 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(sessions, "sessions", config, |live, request| sessions::handle(live, &live.site, request)),
         http!(credentials, "credentials", config, |live, request| credentials::handle(live, &live.site, request)),
         http!(send_sms, "send-sms", config, |live, request| send_sms::handle(live, &live.site, request)),
+        http!(templates, "templates", config, |live, request| templates::handle(live, &live.site, request)),
+        http!(messages, "messages", config, |live, request| messages::handle(live, &live.site, request)),
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
         }),
@@ -142,6 +144,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (account::openapi(), account::ROUTES),
         (credentials::openapi(), credentials::ROUTES),
         (send_sms::openapi(), send_sms::ROUTES),
+        (messages::openapi(), messages::ROUTES),
+        (templates::openapi(), templates::ROUTES),
         (sending_policy::openapi(), sending_policy::ROUTES),
         (usage::openapi(), usage::ROUTES),
         (access_log::openapi(), access_log::ROUTES),

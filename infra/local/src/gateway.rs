@@ -107,9 +107,16 @@ fn texts(headers: &HeaderMap, name: impl header::AsHeaderName) -> impl Iterator<
 
 fn response(answer: apigw::ApiGatewayV2httpResponse) -> Response {
     let status = u16::try_from(answer.status_code).ok().and_then(|code| StatusCode::from_u16(code).ok());
-    let body = match answer.body {
-        Some(body) => Body::from(body.to_vec()),
-        None => Body::empty(),
+    // Through JSON, as on AWS: there the flag decides whether the text is bytes.
+    let text = serde_json::to_value(&answer.body).ok().and_then(|body| body.as_str().map(str::to_owned));
+    let text = text.unwrap_or_default();
+    let body = if answer.is_base64_encoded {
+        match data_encoding::BASE64.decode(text.as_bytes()) {
+            Ok(bytes) => Body::from(bytes),
+            Err(_) => return StatusCode::BAD_GATEWAY.into_response(),
+        }
+    } else {
+        Body::from(text)
     };
     let mut response = (status.unwrap_or(StatusCode::BAD_GATEWAY), answer.headers, body).into_response();
     for cookie in answer.cookies {
@@ -125,4 +132,28 @@ async fn problem(problem: Problem) -> Response {
     let id = serve::new_request_id();
     let Reply { status, headers, body, .. } = telbuddy::edge::answer(id, async { Err(problem) }).await;
     (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_function_may_answer_text_bytes_or_nothing() {
+        let cases = [
+            (json!("hé"), false, "hé".as_bytes()),
+            (json!("/wBh"), true, &[0xff, 0, b'a']),
+            (json!("/wBh"), false, b"/wBh"),
+            (Value::Null, false, b""),
+        ];
+        for (body, flag, expected) in cases {
+            let answer = json!({ "statusCode": 200, "headers": {}, "multiValueHeaders": {}, "body": body,
+                "isBase64Encoded": flag, "cookies": [] });
+            let given = response(serde_json::from_value(answer).unwrap()).into_body();
+            assert_eq!(axum::body::to_bytes(given, 100).await.unwrap(), expected);
+        }
+        let broken = json!({ "statusCode": 200, "headers": {}, "multiValueHeaders": {}, "body": "not base64!",
+            "isBase64Encoded": true, "cookies": [] });
+        assert_eq!(response(serde_json::from_value(broken).unwrap()).status(), StatusCode::BAD_GATEWAY);
+    }
 }

@@ -23,9 +23,15 @@ pub enum Scope {
     /// Send messages, take back what is not sent yet, and decide about what could not be confirmed.
     #[serde(rename = "messages:send")]
     MessagesSend,
-    /// Read what became of messages.
+    /// Read what became of messages, what they say, and their media.
     #[serde(rename = "messages:read")]
     MessagesRead,
+    /// List and show templates.
+    #[serde(rename = "templates:read")]
+    TemplatesRead,
+    /// Make, change and remove templates.
+    #[serde(rename = "templates:write")]
+    TemplatesWrite,
     /// Read usage and credit.
     #[serde(rename = "usage:read")]
     UsageRead,
@@ -60,9 +66,11 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MessagesSend,
         Self::MessagesRead,
+        Self::TemplatesRead,
+        Self::TemplatesWrite,
         Self::UsageRead,
         Self::OptOutsRead,
         Self::OptOutsWrite,
@@ -80,6 +88,8 @@ impl Scope {
         match self {
             Self::MessagesSend => "messages:send",
             Self::MessagesRead => "messages:read",
+            Self::TemplatesRead => "templates:read",
+            Self::TemplatesWrite => "templates:write",
             Self::UsageRead => "usage:read",
             Self::OptOutsRead => "opt_outs:read",
             Self::OptOutsWrite => "opt_outs:write",

@@ -153,7 +153,13 @@ fn response(reply: Reply) -> ApiGatewayV2httpResponse {
     let mut response = ApiGatewayV2httpResponse::default();
     response.status_code = i64::from(reply.status.as_u16());
     response.headers = reply.headers;
-    response.body = (!reply.body.is_empty()).then_some(Body::Text(reply.body));
+    if reply.bytes.is_empty() {
+        response.body = (!reply.body.is_empty()).then_some(Body::Text(reply.body));
+    } else {
+        // Serialized as base64; the gateway decodes it because of the flag.
+        response.body = Some(Body::Binary(reply.bytes));
+        response.is_base64_encoded = true;
+    }
     response.cookies = reply.cookies;
     response
 }
@@ -195,3 +201,20 @@ where
 
 /// The largest HTTP body that the gateway of the local system reads before it refuses.
 pub const GATEWAY_LIMIT: usize = 4 * MAX_BODY_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_handed_over_as_base64_and_text_as_it_is() {
+        let bytes = Reply::bytes(StatusCode::OK, "image/gif", vec![0xff, 0x00, b'a']);
+        let answer = serde_json::to_value(response(bytes)).unwrap();
+        assert_eq!((&answer["body"], &answer["isBase64Encoded"]), (&"/wBh".into(), &true.into()));
+        let text = Reply::text(StatusCode::OK, "text/plain", "héllo".to_owned());
+        let answer = serde_json::to_value(response(text)).unwrap();
+        assert_eq!((&answer["body"], &answer["isBase64Encoded"]), (&"héllo".into(), &false.into()));
+    }
+}

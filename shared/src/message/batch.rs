@@ -3,14 +3,17 @@
 //! Rows are recorded in chunks, each one transaction with one hold and the outcomes of its rows, so that a crash or a
 //! repetition goes on where the last chunk ended. What a row's message is called follows from the batch and the row.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{Message, Quote, Refusal, SenderFacts, check_allowance, check_country};
+use super::{Body, Message, Quote, Refusal, SenderFacts, check_allowance, check_country};
 use crate::account::QuietHours;
 use crate::ids::{AccountId, BatchId, MessageId};
 use crate::number::{Country, E164, NumberError};
 use crate::seal::Sealed;
+use crate::template::Unfilled;
 
 use super::IdempotencyKey;
 
@@ -34,16 +37,25 @@ pub enum RowOutcome {
     Credit,
     /// The day's segments were used up.
     Ceiling,
+    /// The template's fields and what they are to be filled with do not fit.
+    Fields,
+    /// With its fields filled in the template is longer than a message may be.
+    TooLong,
+    /// With its fields filled in the template says nothing.
+    Empty,
 }
 
 impl RowOutcome {
-    const ALL: [(Self, char); 6] = [
+    const ALL: [(Self, char); 9] = [
         (Self::Accepted, 'a'),
         (Self::NotANumber, 'n'),
         (Self::Repeated, 'r'),
         (Self::Country, 'c'),
         (Self::Credit, 'k'),
         (Self::Ceiling, 'd'),
+        (Self::Fields, 'f'),
+        (Self::TooLong, 'l'),
+        (Self::Empty, 'e'),
     ];
 
     /// Outcomes as the batch's record holds them, a letter for each row.
@@ -69,6 +81,16 @@ impl From<&Refusal> for RowOutcome {
     }
 }
 
+impl From<&Unfilled> for RowOutcome {
+    fn from(unfilled: &Unfilled) -> Self {
+        match unfilled {
+            Unfilled::Fields { .. } => Self::Fields,
+            Unfilled::TooLong => Self::TooLong,
+            Unfilled::Empty => Self::Empty,
+        }
+    }
+}
+
 /// How far a request for many has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -78,6 +100,8 @@ pub struct Batch {
     pub created: Timestamp,
     /// The account's quiet hours when it began: they count for all of its rows, and for its answer each time.
     pub quiet_hours: Option<QuietHours>,
+    /// The text of the template when it began, sealed: it counts for all of its rows, and for its answer each time.
+    pub template: Option<Sealed>,
     /// What became of its first rows; the others are not decided yet.
     pub outcomes: Vec<RowOutcome>,
 }
@@ -95,9 +119,9 @@ impl Batch {
 }
 
 /// The rows of a request: each recipient, or why it is none.
-pub fn parse_rows(texts: &[String], home: Country) -> Vec<Result<E164, RowOutcome>> {
+pub fn parse_rows<'t>(texts: impl IntoIterator<Item = &'t str>, home: Country) -> Vec<Result<E164, RowOutcome>> {
     let mut seen = std::collections::BTreeSet::new();
-    let row = |text: &String| match E164::parse(text, Some(home)) {
+    let row = |text: &str| match E164::parse(text, Some(home)) {
         Ok(number) if seen.insert(number.clone()) => Ok(number),
         Ok(_) => Err(RowOutcome::Repeated),
         Err(
@@ -109,17 +133,23 @@ pub fn parse_rows(texts: &[String], home: Country) -> Vec<Result<E164, RowOutcom
             | NumberError::NotASender,
         ) => Err(RowOutcome::NotANumber),
     };
-    texts.iter().map(row).collect()
+    texts.into_iter().map(row).collect()
+}
+
+/// A row that may become a message.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// To whom.
+    pub to: E164,
+    /// The text.
+    pub body: Arc<Body>,
+    /// Segments and price.
+    pub quote: Quote,
 }
 
 /// Decides the next rows, at most a chunk of messages. What the allowance covers goes in order, the rest is refused row
 /// by row.
-pub fn plan_chunk(
-    facts: &SenderFacts,
-    quote: Quote,
-    rows: &[Result<E164, RowOutcome>],
-    now: Timestamp,
-) -> Vec<RowOutcome> {
+pub fn plan_chunk(facts: &SenderFacts, rows: &[Result<Row, RowOutcome>], now: Timestamp) -> Vec<RowOutcome> {
     let mut allowance = facts.allowance.clone();
     let mut outcomes = Vec::new();
     let mut n_messages = 0;
@@ -127,15 +157,16 @@ pub fn plan_chunk(
         if n_messages == CHUNK {
             break;
         }
-        let segments = quote.segments.segments;
-        let decided = row.as_ref().map_err(|outcome| *outcome).and_then(|to| {
-            check_country(&facts.gate, to)
-                .and_then(|()| check_allowance(&allowance, quote.hold, segments, facts.gate.daily_ceiling, now))
-                .map_err(|refusal| RowOutcome::from(&refusal))
+        let decided = row.as_ref().map_err(|outcome| *outcome).and_then(|row| {
+            let (hold, segments) = (row.quote.hold, row.quote.segments.segments);
+            check_country(&facts.gate, &row.to)
+                .and_then(|()| check_allowance(&allowance, hold, segments, facts.gate.daily_ceiling, now))
+                .map_err(|refusal| RowOutcome::from(&refusal))?;
+            Ok((hold, segments))
         });
         outcomes.push(match decided {
-            Ok(()) => {
-                allowance.reserve(quote.hold, u64::from(segments), now);
+            Ok((hold, segments)) => {
+                allowance.reserve(hold, u64::from(segments), now);
                 n_messages += 1;
                 RowOutcome::Accepted
             }
@@ -156,7 +187,7 @@ pub struct Chunk {
     pub batch: Batch,
     /// What became of its next rows.
     pub outcomes: Vec<RowOutcome>,
-    /// The accepted ones with their sealed payloads: each of the same segments and the same price.
+    /// The accepted ones with their sealed payloads.
     pub messages: Vec<(Message, Sealed)>,
     /// The account's segments per day.
     pub daily_ceiling: u64,
@@ -180,10 +211,28 @@ mod tests {
         SenderFacts { gate, allowance: Allowance::new(MicroCredits::whole(credit), Timestamp::UNIX_EPOCH) }
     }
 
+    fn row(to: E164, text: &str) -> Row {
+        let segments = segments::count(text);
+        let hold = MicroCredits::whole(u64::from(segments.segments));
+        Row { to, body: Arc::new(Body::parse(text.to_owned()).unwrap()), quote: Quote { segments, hold } }
+    }
+
     fn plan(facts: &SenderFacts, rows: &[&str]) -> String {
-        let rows = parse_rows(&rows.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>(), us());
-        let quote = Quote { segments: segments::count("hi"), hold: MicroCredits::whole(1) };
-        RowOutcome::to_text(&plan_chunk(facts, quote, &rows, Timestamp::UNIX_EPOCH))
+        let rows = parse_rows(rows.iter().copied(), us()).into_iter().map(|to| Ok(row(to?, "hi"))).collect::<Vec<_>>();
+        RowOutcome::to_text(&plan_chunk(facts, &rows, Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn each_row_costs_what_its_own_text_costs() {
+        let long = "a".repeat(161);
+        let rows: Vec<_> = [("hi", 1), (&long, 2), ("hi", 3), (&long, 4), ("hi", 5)]
+            .iter()
+            .map(|(text, n)| Ok(row(E164::parse(&format!("+1415555267{n}"), None).unwrap(), text)))
+            .chain([Err(RowOutcome::Fields)])
+            .collect();
+        let planned =
+            |credit, ceiling| RowOutcome::to_text(&plan_chunk(&facts(credit, ceiling), &rows, Timestamp::UNIX_EPOCH));
+        assert_eq!([planned(7, 7), planned(4, 9), planned(9, 5)], ["aaaaaf", "aaakkf", "aaadaf"]);
     }
 
     #[test]
@@ -215,6 +264,7 @@ mod tests {
             id: BatchId::from_bits(bits),
             created: Timestamp::UNIX_EPOCH,
             quiet_hours: None,
+            template: None,
             outcomes: Vec::new(),
         };
         let ids: std::collections::BTreeSet<_> =

@@ -2,11 +2,15 @@
 
 pub mod advice;
 mod batch;
+mod content;
 mod port;
 mod quiet;
 pub mod segments;
 mod settling;
 mod state;
+mod view;
+
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -22,10 +26,12 @@ use crate::number::{Country, E164, SenderId, zones};
 use crate::seal::{DataKey, Sealed};
 
 pub use batch::*;
+pub use content::*;
 pub use port::*;
 pub use quiet::*;
 pub use settling::*;
 pub use state::*;
+pub use view::*;
 
 /// Name of the sealed field.
 pub const PAYLOAD_FIELD: &str = "message-payload";
@@ -84,13 +90,11 @@ impl Sender {
     }
 }
 
-/// What a caller asks to be sent, parsed, to whomever it goes.
+/// What a caller asks to be sent, parsed, to whomever it goes; the text comes beside it.
 #[derive(Debug)]
 pub struct Draft {
     /// From whom.
     pub sender: Sender,
-    /// The text; may be empty only beside media.
-    pub body: Body,
     /// Addresses of media.
     pub media_urls: Vec<url::Url>,
     /// Not before.
@@ -170,10 +174,15 @@ impl Draft {
         }
     }
 
-    /// Its segments and its price: the same for every recipient.
-    pub fn quote(&self) -> Quote {
-        let segments = segments::count(self.body.as_str());
+    /// Segments and price with this text, which may be empty only beside media.
+    pub fn quote(&self, body: &Body) -> Quote {
+        let segments = segments::count(body.as_str());
         Quote { segments, hold: PRICES.message(Direction::Outbound, self.format(), segments.segments) }
+    }
+
+    /// With this text for one recipient.
+    pub fn row(&self, to: E164, body: Body) -> Row {
+        Row { to, quote: self.quote(&body), body: Arc::new(body) }
     }
 }
 
@@ -197,11 +206,11 @@ impl Drop for Payload {
 }
 
 impl Payload {
-    /// What to keep of a draft for one recipient.
-    pub fn of(draft: &Draft, to: &E164) -> Self {
+    /// What to keep of a draft with its text for one recipient.
+    pub fn of(draft: &Draft, body: &Body, to: &E164) -> Self {
         Self {
             to: to.as_str().to_owned(),
-            body: draft.body.as_str().to_owned(),
+            body: body.as_str().to_owned(),
             media_urls: draft.media_urls.iter().map(ToString::to_string).collect(),
         }
     }
@@ -458,10 +467,13 @@ mod tests {
         E164::parse(number, None).unwrap()
     }
 
-    fn draft(body: &str) -> Draft {
+    fn body(text: &str) -> Body {
+        Body::parse(text.to_owned()).unwrap()
+    }
+
+    fn draft() -> Draft {
         Draft {
             sender: Sender::Id(SenderId::parse("+15005550006").unwrap()),
-            body: Body::parse(body.to_owned()).unwrap(),
             media_urls: Vec::new(),
             send_at: None,
             validity: VALIDITY,
@@ -469,16 +481,15 @@ mod tests {
     }
 
     fn decided(facts: &SenderFacts, number: &str, now: Timestamp) -> Result<(), Refusal> {
-        decide(facts, &to(number), draft("hi").quote(), now)
+        decide(facts, &to(number), draft().quote(&body("hi")), now)
     }
 
     #[test]
     fn what_is_to_go_later_is_held_and_what_is_past_is_not() {
         let now = Timestamp::UNIX_EPOCH;
         let at = |secs| now + SignedDuration::from_secs(secs);
-        let held = |hours: Option<&QuietHours>, send_at| {
-            Draft { send_at, ..draft("hi") }.held(hours, &to("+12125550100"), at(10))
-        };
+        let held =
+            |hours: Option<&QuietHours>, send_at| Draft { send_at, ..draft() }.held(hours, &to("+12125550100"), at(10));
         for send_at in [None, Some(at(9)), Some(at(10))] {
             assert_eq!(held(None, send_at), None);
         }
@@ -493,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_message_is_priced_by_its_segments() {
-        let quote = draft(&"a".repeat(161)).quote();
+        let quote = draft().quote(&body(&"a".repeat(161)));
         assert_eq!((quote.segments.segments, quote.hold), (2, MicroCredits::whole(2)));
     }
 
@@ -543,8 +554,9 @@ mod tests {
     fn one_messages_payload_does_not_open_as_anothers() {
         let key =
             DataKey::new(AccountId::from_bits(1), crate::seal::Purpose::Payload, 1, zeroize::Zeroizing::new([1; 32]));
-        let sealed =
-            Payload::of(&draft("hi"), &to("+14155552671")).seal(&key, MessageId::from_bits(1), [0; 12]).unwrap();
+        let sealed = Payload::of(&draft(), &body("hi"), &to("+14155552671"))
+            .seal(&key, MessageId::from_bits(1), [0; 12])
+            .unwrap();
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(1)).is_ok());
         assert!(Payload::open(&sealed, &key, MessageId::from_bits(2)).is_err());
     }

@@ -3,28 +3,30 @@
 use jiff::Timestamp;
 
 use super::{
-    Batch, Chunk, Idempotency, IdempotencyKey, ListedPage, Message, Outcome, Outgoing, Payload, Refusal, SenderFacts,
-    Status,
+    Batch, CarrierMedia, CarrierText, Chunk, FetchedMedia, Idempotency, IdempotencyKey, ListedPage, Message,
+    MessageSid, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
 };
 use crate::account::Stop;
 use crate::connection::{PageMark, Trouble};
-use crate::credential::{Carrier, StoredCredential};
+use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Allowance, JournalItem};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
+use crate::template::Template;
 
 /// Loads what accepting a message needs: 1 `BatchGetItem` for all of it.
 pub trait LoadSender {
-    /// Session or API key, gate, allowance, an earlier request with this key, and the wrapped keys of the purposes
-    /// named, of the account that the proof claims.
+    /// Session or API key, gate, allowance, an earlier request with this key, the wrapped keys of the purposes named,
+    /// and the template named, of the account that the proof claims.
     fn load_sender(
         &self,
         proof: &Proof,
         key: &IdempotencyKey,
         keys: &[Purpose],
+        template: Option<TemplateId>,
     ) -> impl Future<Output = Result<Loaded, Fault>> + Send;
 }
 
@@ -39,6 +41,8 @@ pub struct Loaded {
     pub earlier: Option<Idempotency>,
     /// Wrapped keys.
     pub keys: Vec<WrappedKeys>,
+    /// The template, if one was named and is there.
+    pub template: Option<Template>,
 }
 
 /// Records a message as accepted.
@@ -101,6 +105,31 @@ pub trait ReadMessages {
         before: Option<MessageId>,
         limit: u16,
     ) -> impl Future<Output = Result<Vec<Message>, Fault>> + Send;
+}
+
+/// Reads from Twilio what messages say. Nothing of it is stored or logged.
+pub trait ReadContent {
+    /// 1 GET: a message.
+    fn read_text(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+    ) -> impl Future<Output = Result<CarrierText, Trouble>> + Send;
+
+    /// 1 GET: what media it has, at most 10.
+    fn list_media(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+    ) -> impl Future<Output = Result<Vec<CarrierMedia>, Trouble>> + Send;
+
+    /// 1 GET at exactly this piece's address of Twilio's API, with the credential; no redirect is followed.
+    fn fetch_media(
+        &self,
+        carrier: &Carrier,
+        message: &MessageSid,
+        media: &Sid,
+    ) -> impl Future<Output = Result<FetchedMedia, Trouble>> + Send;
 }
 
 /// Takes back what is not handed over yet.

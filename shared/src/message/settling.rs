@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use zeroize::Zeroize;
 
 use super::{
-    Body, Direction, Draft, GIVE_UP, LEAST_VALIDITY, LOOK_AGAIN, MOST_VALIDITY, Message, Payload, Report, Sender,
+    Body, Direction, Draft, GIVE_UP, LEAST_VALIDITY, LOOK_AGAIN, MOST_VALIDITY, Message, Payload, Report, Row, Sender,
     Status, apply_report, status_of_twilio,
 };
 use crate::connection::PageMark;
@@ -152,7 +152,7 @@ pub fn decidable_until(message: &Message) -> Option<Timestamp> {
 }
 
 /// What a person has sent again: the same to the same, under the rules of now.
-pub fn draft_again(message: &Message, payload: &Payload) -> Result<(E164, Draft), Fault> {
+pub fn draft_again(message: &Message, payload: &Payload) -> Result<(Row, Draft), Fault> {
     let unreadable = || Fault::permanent("a stored message cannot be sent again");
     let sender = match Sid::parse("MG", &message.own) {
         Ok(sid) => Sender::Service(sid),
@@ -162,12 +162,13 @@ pub fn draft_again(message: &Message, payload: &Payload) -> Result<(E164, Draft)
     let validity = message.valid_until.duration_since(earliest(message)).clamp(LEAST_VALIDITY, MOST_VALIDITY);
     let draft = Draft {
         sender,
-        body: Body::parse(payload.body.clone()).map_err(|_| unreadable())?,
         media_urls: media_urls.collect::<Result<_, _>>().map_err(|_| unreadable())?,
         send_at: None,
         validity,
     };
-    Ok((E164::parse(&payload.to, None).map_err(|_| unreadable())?, draft))
+    let to = E164::parse(&payload.to, None).map_err(|_| unreadable())?;
+    let body = Body::parse(payload.body.clone()).map_err(|_| unreadable())?;
+    Ok((draft.row(to, body), draft))
 }
 
 /// The earliest time at which the message can have reached Twilio, by our clock.
@@ -232,7 +233,7 @@ const TRIAL: &str = "Sent from your Twilio trial account - ";
 
 impl Listed {
     /// Whether it can be the message: the same recipient, sender, text and number of media, taken at a time when ours
-    /// was there. Identical messages are interchangeable, so nothing more is needed.
+    /// was there and could still arrive. Identical messages are interchangeable, so nothing more is needed.
     pub fn can_be(&self, message: &Message, payload: &Payload) -> bool {
         let sender = if Sid::parse("MG", &message.own).is_ok() { &self.service } else { &self.from };
         self.direction == Direction::Outbound
@@ -241,11 +242,17 @@ impl Listed {
             && (self.body == payload.body || self.body.strip_prefix(TRIAL) == Some(&payload.body))
             && self.n_media == payload.media_urls.len()
             && !self.is_before(message)
+            && !self.is_after(message)
     }
 
     /// Whether Twilio took it before ours can have come.
     pub fn is_before(&self, message: &Message) -> bool {
         self.created < earliest(message) - CLOCK_SKEW
+    }
+
+    /// Whether Twilio took it when nothing of ours can have been on its way any more: it is an identical message's.
+    fn is_after(&self, message: &Message) -> bool {
+        self.created > message.settling().since + FIRST_LISTING + CLOCK_SKEW
     }
 
     /// What it says about the message that it is.
@@ -383,7 +390,7 @@ mod tests {
     #[test]
     fn only_what_fits_in_everything_is_ours() {
         let at = |secs| but(|one| one.created = START - SignedDuration::from_secs(secs));
-        for ours in [listed(), but(|one| one.body = format!("{TRIAL}hello")), at(60)] {
+        for ours in [listed(), but(|one| one.body = format!("{TRIAL}hello")), at(60), at(-180)] {
             assert!(ours.can_be(&unknown(), &payload()), "{ours:?}");
         }
         let others = [
@@ -394,6 +401,7 @@ mod tests {
             but(|one| one.n_media = 1),
             but(|one| one.direction = Direction::Inbound),
             at(61),
+            at(-181),
         ];
         for other in others {
             assert!(!other.can_be(&unknown(), &payload()), "{other:?}");
@@ -459,8 +467,8 @@ mod tests {
             let message = Message { own: own.to_owned(), held_until: held, valid_until, ..unknown() };
             let (to, media_urls) = (payload().to.clone(), vec!["https://example.com/a.png".to_owned()]);
             let payload = Payload { to, body: String::new(), media_urls };
-            let (to, draft) = draft_again(&message, &payload).unwrap();
-            assert_eq!((to.as_str(), draft.sender.as_str(), draft.body.as_str()), ("+14155552671", own, ""));
+            let (row, draft) = draft_again(&message, &payload).unwrap();
+            assert_eq!((row.to.as_str(), draft.sender.as_str(), row.body.as_str()), ("+14155552671", own, ""));
             assert_eq!((draft.media_urls.len(), draft.send_at, draft.validity), (1, None, VALIDITY));
         }
     }

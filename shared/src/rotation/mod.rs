@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::AccountId;
+use crate::message::{MOST_AHEAD, MOST_VALIDITY};
 use crate::seal::{Purpose, WrappedKey, WrappedKeys};
 
 pub use port::*;
@@ -41,8 +42,16 @@ pub struct KeysCursor {
 /// How many old versions stay at least: for whoever read what they sealed a moment ago.
 pub const OLD_VERSIONS: usize = 3;
 
-/// How long a version stays after it was replaced. What it sealed last may wait for a day to be sent.
+/// How long a version stays after it was replaced: long enough for whoever remembers it to be done.
 pub const REPLACED_STAYS: SignedDuration = SignedDuration::from_hours(72);
+
+/// The same of purpose payload. What it sealed last may be held for five weeks and a night, be valid for hours, and
+/// stay unknown for a day.
+pub const REPLACED_PAYLOAD_STAYS: SignedDuration = SignedDuration::from_hours(40 * 24);
+
+const _: () = assert!(
+    REPLACED_PAYLOAD_STAYS.as_secs() > REPLACED_STAYS.as_secs() + MOST_AHEAD.as_secs() + MOST_VALIDITY.as_secs()
+);
 
 impl KeyTask {
     /// Whether a new data key is due, with this one the newest.
@@ -57,12 +66,13 @@ impl KeyTask {
 
 impl WrappedKeys {
     /// These keys with a new version. Dropped are old ones that nothing needs any more: not among the last three,
-    /// replaced three days ago, and not `needed` by something that is to be sealed anew.
+    /// replaced long ago ([`REPLACED_STAYS`], [`REPLACED_PAYLOAD_STAYS`]), and not `needed` by something that is to be sealed anew.
     #[must_use]
     pub fn with_new(&self, new: WrappedKey, needed: Option<u32>) -> Self {
         let mut versions = self.versions.clone();
         versions.sort_unstable_by_key(|key| key.version);
-        let gone = new.made - REPLACED_STAYS;
+        let stays = if self.purpose == Purpose::Payload { REPLACED_PAYLOAD_STAYS } else { REPLACED_STAYS };
+        let gone = new.made - stays;
         let replaced: Vec<_> = versions.iter().skip(1).chain([&new]).map(|successor| successor.made).collect();
         let last = versions.len().saturating_sub(OLD_VERSIONS);
         let mut kept: Vec<_> = versions
@@ -89,8 +99,12 @@ mod tests {
 
     /// The versions that stay of some that were made then, once a new one is made at day 100.
     fn kept(made_days: &[i64], needed: Option<u32>) -> Vec<u32> {
+        kept_of(Purpose::Profile, made_days, needed)
+    }
+
+    fn kept_of(purpose: Purpose, made_days: &[i64], needed: Option<u32>) -> Vec<u32> {
         let versions = (1..).zip(made_days).map(|(version, days)| key(version, days * DAY)).collect();
-        let keys = WrappedKeys { account: AccountId::from_bits(1), purpose: Purpose::Payload, versions };
+        let keys = WrappedKeys { account: AccountId::from_bits(1), purpose, versions };
         let new = key(u32::try_from(made_days.len()).unwrap() + 1, 100 * DAY);
         keys.with_new(new, needed).versions.iter().map(|key| key.version).collect()
     }
@@ -107,6 +121,12 @@ mod tests {
     fn a_version_that_was_replaced_less_than_three_days_ago_stays() {
         assert_eq!(kept(&[0, 98, 99, 99, 99, 99], None), [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(kept(&[0, 97, 99, 99, 99, 99], None), [2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_version_that_sealed_what_waits_for_weeks_stays_as_long() {
+        assert_eq!(kept_of(Purpose::Payload, &[0, 61, 70, 80, 90, 99], None), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(kept_of(Purpose::Payload, &[0, 60, 70, 80, 90, 99], None), [2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

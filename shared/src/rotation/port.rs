@@ -5,6 +5,7 @@ use crate::credential::StoredCredential;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::seal::{Purpose, Sealed, WrappedKey, WrappedKeys};
+use crate::template::Template;
 
 /// Some rows of wrapped keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,9 @@ pub trait ReplaceKeys {
         read: &Sealed,
         new: &Sealed,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// What a template says; its revision stays.
+    fn replace_template(&self, read: &Template, new: &Sealed) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// The credential with its keys and its version in the gate, in one transaction. A stop for a refused credential
     /// stays: the secrets are the same.

@@ -8,10 +8,11 @@ use crate::credential::{
     StoredCredential, data_key,
 };
 use crate::fault::Fault;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, TemplateId};
 use crate::platform::{Chance, Clock};
-use crate::seal::{Purpose, Sealed, WrappedKeys};
+use crate::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use crate::secret::ExposeSecret;
+use crate::template::{Content, Created, KeepTemplates, Name, ReadTemplates, Template, Text, Updated};
 use crate::testing::fresh::{self, minted};
 
 /// The field of what is sealed under purpose payload.
@@ -30,15 +31,18 @@ pub struct Held {
     pub token: String,
     /// Those before it that still check webhooks, the latest first.
     pub tokens_before: Vec<String>,
+    /// What its first template says.
+    pub template: String,
+    template_id: TemplateId,
     name: String,
     hash: String,
     waiting: Sealed,
 }
 
-/// An account that is connected, with a profile, something that waits to be sent, and keyed hashes.
+/// An account that is connected, with a profile, something that waits to be sent, a template, and keyed hashes.
 pub async fn someone<W>(world: &W) -> Held
 where
-    W: CreateAccount + MintKey + KeepCredential + Clock + Chance,
+    W: CreateAccount + MintKey + KeepCredential + KeepTemplates + Clock + Chance,
 {
     let mut new = fresh::new_account(world, 100);
     let (account, name) = (new.account, format!("Ann {}", fresh::word(world)));
@@ -51,8 +55,11 @@ where
     new.keys = vec![profile_keys, payload_keys, match_keys];
     assert_eq!(world.create_account(new).await, Ok(SignedUp::Created));
     let credential = fresh::connect(world, account).await;
+    let template = "Hello {{first_name}}".to_owned();
     Held {
         account,
+        template_id: store_template(world, account, &payload_key, &template).await,
+        template,
         token: format!("token-{}", credential.account_sid.as_str()),
         sid: credential.account_sid,
         tokens_before: Vec::new(),
@@ -60,6 +67,43 @@ where
         hash: match_key.keyed_hash("number", "+1"),
         waiting: payload_key.seal(WAITING_FIELD, WAITING, world.random().unwrap()).unwrap(),
     }
+}
+
+async fn store_template<W>(world: &W, account: AccountId, key: &DataKey, says: &str) -> TemplateId
+where
+    W: KeepTemplates + Clock + Chance,
+{
+    let (id, now) = (TemplateId::new(world.now(), fresh::dice(world)), world.now());
+    let sealed = content(says).seal(key, id, world.random().unwrap()).unwrap();
+    let name_hash = fresh::word(world);
+    let template = Template { id, account, revision: 1, name_hash, sealed, created: now, updated: now };
+    assert_eq!(world.create_template(&template).await, Ok(Created::Stored));
+    id
+}
+
+fn content(says: &str) -> Content {
+    Content { name: Name::parse("Hello".to_owned()).unwrap(), text: Text::parse(says.to_owned()).unwrap() }
+}
+
+/// One more template.
+pub async fn add_template<W>(world: &W, held: &Held, says: &str)
+where
+    W: KeepTemplates + OpenKey + LoadKeys + Clock + Chance,
+{
+    let key = data_key(world, held.account, Purpose::Payload, None).await.unwrap();
+    store_template(world, held.account, &key, says).await;
+}
+
+/// A customer's change of the first template, as the function for templates writes it.
+pub async fn change_template<W>(world: &W, held: &Held, says: &str) -> Updated
+where
+    W: ReadTemplates + KeepTemplates + OpenKey + LoadKeys + Chance,
+{
+    let read = world.load_template(held.account, held.template_id).await.unwrap().unwrap();
+    let key = data_key(world, held.account, Purpose::Payload, None).await.unwrap();
+    let sealed = content(says).seal(&key, read.id, world.random().unwrap()).unwrap();
+    let new = Template { revision: read.revision + 1, sealed, ..read.clone() };
+    world.update_template(&read, &new).await.unwrap()
 }
 
 /// A customer's rotation to another token, as the function for credentials writes it. `held` follows if it was stored.
@@ -102,7 +146,7 @@ where
 /// Opens everything of it.
 pub async fn opens<W>(world: &W, held: &Held) -> Result<(), Fault>
 where
-    W: FindUser + LoadKeys + OpenKey + KeepCredential + Clock,
+    W: FindUser + LoadKeys + OpenKey + KeepCredential + ReadTemplates + Clock,
 {
     let account = held.account;
     let key = async |purpose, sealed: &Sealed| data_key(world, account, purpose, Some(sealed.key_version()?)).await;
@@ -110,6 +154,9 @@ where
     assert_eq!(Profile::open(&profile, &key(Purpose::Profile, &profile).await?)?.name, held.name);
     let waiting = key(Purpose::Payload, &held.waiting).await?.open(WAITING_FIELD, &held.waiting)?;
     assert_eq!(waiting.as_slice(), WAITING);
+    let template = world.load_template(account, held.template_id).await?.unwrap();
+    let says = Content::open(&template, &key(Purpose::Payload, &template.sealed).await?)?.text;
+    assert_eq!(says.source(), held.template);
     let match_key = data_key(world, account, Purpose::Match, None).await?;
     assert_eq!(match_key.keyed_hash("number", "+1"), held.hash);
     credential_opens(world, held).await
@@ -140,11 +187,13 @@ where
 /// What is sealed under a key that was made before a time, by name; what waits to be sent may be.
 pub async fn under_old_keys<W>(world: &W, held: &Held, older_than: Timestamp) -> Vec<&'static str>
 where
-    W: FindUser + LoadKeys + KeepCredential,
+    W: FindUser + LoadKeys + KeepCredential + ReadTemplates,
 {
     let stored = world.load_credential(held.account).await.unwrap().unwrap();
     let profile = world.load_profile(held.account).await.unwrap().unwrap();
     let mut sealed = vec![("profile", Purpose::Profile, profile), ("send", Purpose::Send, stored.send)];
+    let template = world.load_template(held.account, held.template_id).await.unwrap().unwrap();
+    sealed.push(("template", Purpose::Payload, template.sealed));
     sealed.push(("verify", Purpose::Hook, stored.verify));
     sealed.extend(stored.previous.into_iter().map(|before| ("previous", Purpose::Hook, before.verify)));
     let mut old = Vec::new();

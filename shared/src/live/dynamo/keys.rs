@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
 use crate::connection::Target;
-use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, UserId};
+use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, TemplateId, UserId};
 use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
@@ -180,6 +180,29 @@ pub fn connection(account: AccountId, target: &Target) -> Key {
 /// Reads a connection's key back.
 pub fn parse_connection(pk: &str, sk: &str) -> Option<(AccountId, Target)> {
     Some((pk.parse().ok()?, Target::parse(sk.strip_prefix(CONNECTIONS)?)?))
+}
+
+/// What sort keys of templates start with.
+pub const TEMPLATES: &str = "TEMPLATE#";
+
+/// A template.
+pub fn template(account: AccountId, template: TemplateId) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{TEMPLATES}{template}"))
+}
+
+/// Reads a template's key back.
+pub fn parse_template(pk: &str, sk: &str) -> Option<(AccountId, TemplateId)> {
+    Some((pk.parse().ok()?, sk.strip_prefix(TEMPLATES)?.parse().ok()?))
+}
+
+/// Which template has a name.
+pub fn template_name(account: AccountId, name_hash: &str) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("TEMPLATENAME#{name_hash}"))
+}
+
+/// How many templates an account has.
+pub fn template_count(account: AccountId) -> Key {
+    Key::new(Table::Messages, account.to_string(), "TEMPLATES")
 }
 
 /// What sort keys of endpoints start with.
@@ -392,6 +415,9 @@ mod tests {
             carrier_claim("hash"),
             message(account, id),
             connection(account, &target),
+            template(account, TemplateId::from_bits(6)),
+            template_name(account, "hash"),
+            template_count(account),
             endpoint(account, EndpointId::from_bits(6)),
             delivery(account, EndpointId::from_bits(6), DeliveryId::from_bits(7)),
             sid(account, "SM1"),
@@ -419,6 +445,8 @@ mod tests {
         }
         let key = connection(account, &target);
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
+        let key = template(account, TemplateId::from_bits(6));
+        assert_eq!(parse_template(&key.pk, &key.sk), Some((account, TemplateId::from_bits(6))));
         let key = message(account, id);
         assert_eq!(parse_message(&key.pk, &key.sk), Some((account, id)));
         let (whep, wdel) = (EndpointId::from_bits(6), DeliveryId::from_bits(7));

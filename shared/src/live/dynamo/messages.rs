@@ -11,7 +11,7 @@ use super::rows::{
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Allowance, Granularity};
 use crate::live::Live;
 use crate::message::{
@@ -27,7 +27,13 @@ use crate::session::{Pass, Proof, Way};
 const ROUTE: &str = "POST /v1/messages";
 
 impl LoadSender for Live {
-    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
+    async fn load_sender(
+        &self,
+        proof: &Proof,
+        key: &IdempotencyKey,
+        purposes: &[Purpose],
+        template: Option<TemplateId>,
+    ) -> Result<Loaded, Fault> {
         let account = proof.account;
         let pass = match proof.way {
             Way::Session => keys::session(account, &proof.hash),
@@ -36,6 +42,8 @@ impl LoadSender for Live {
         let gate = keys::gate(account);
         let (allowance, earlier) = (keys::allowance(account), keys::idempotency(account, ROUTE, key));
         let mut wanted = vec![pass.clone(), gate.clone(), allowance.clone(), earlier.clone()];
+        let template = template.map(|template| keys::template(account, template));
+        wanted.extend(template.clone());
         wanted.extend(purposes.iter().map(|purpose| keys::data_keys(account, *purpose)));
         let mut found = self.dynamo.batch_get(&wanted).await?;
         let pass = found.remove(&pass).map(|item| match proof.way {
@@ -58,6 +66,7 @@ impl LoadSender for Live {
                 .map(|(gate, allowance)| SenderFacts { gate, allowance: Allowance::from(allowance) }),
             earlier: earlier.map(|row| row.idempotency(key.clone())).transpose()?,
             keys: wrapped,
+            template: template.and_then(|key| found.remove(&key)).map(super::templates::template).transpose()?,
         })
     }
 }

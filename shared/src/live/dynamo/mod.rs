@@ -16,6 +16,7 @@ mod rotation;
 mod rows;
 pub mod schema;
 mod settling;
+mod templates;
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use crate::ids::AccountId;
 use crate::live::Live;
 use crate::rotation::{KeysChange, KeysCursor, KeysPage, ReplaceKeys, WalkKeys};
 use crate::seal::Sealed;
+use crate::template::Template;
 
 fn cursor(pk: &str, sk: &str) -> Result<KeysCursor, Fault> {
     let (account, purpose) =
@@ -64,6 +65,10 @@ impl ReplaceKeys for Live {
         let values = [(":read", bytes(read)), (":new", bytes(new))];
         let db = &self.dynamo;
         Ok(db.update_one(&keys::profile(account), "SET sealed = :new", "sealed = :read", &values).await?.is_ok())
+    }
+
+    async fn replace_template(&self, read: &Template, new: &Sealed) -> Result<bool, Fault> {
+        self.reseal_template(read, new).await
     }
 
     /// 1 transaction. Of a customer's change at the same time and this one exactly one takes place: both raise the

@@ -553,7 +553,13 @@ pub(super) struct IdempotencyRow {
     outcomes: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    template: Option<Bytes>,
 }
+
+/// Bytes that may be left out.
+#[derive(Serialize, Deserialize)]
+struct Bytes(#[serde(with = "binary")] Vec<u8>);
 
 impl From<&Idempotency> for IdempotencyRow {
     fn from(idempotency: &Idempotency) -> Self {
@@ -566,6 +572,7 @@ impl From<&Idempotency> for IdempotencyRow {
             created: idempotency.batch.as_ref().map(|batch| batch.created.as_millisecond()),
             outcomes: idempotency.batch.as_ref().map(|batch| RowOutcome::to_text(&batch.outcomes)),
             quiet_hours: idempotency.batch.as_ref().and_then(|batch| batch.quiet_hours),
+            template: idempotency.batch.as_ref().and_then(|batch| Some(Bytes(batch.template.as_ref()?.0.clone()))),
         }
     }
 }
@@ -577,6 +584,7 @@ impl IdempotencyRow {
                 id,
                 created: at(created)?,
                 quiet_hours: self.quiet_hours,
+                template: self.template.map(|Bytes(bytes)| Sealed(bytes)),
                 outcomes: RowOutcome::from_text(&outcomes).ok_or_else(damaged("batch"))?,
             }),
             _ => None,

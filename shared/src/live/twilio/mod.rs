@@ -1,6 +1,7 @@
-//! Twilio's API: checks credentials, creates messages; `listing.rs` lists them, `numbers.rs` lists and configures
-//! numbers. The create client never repeats a request and follows no redirect.
+//! Twilio's API: checks credentials, creates messages; `content.rs` reads what they say, `listing.rs` lists them,
+//! `numbers.rs` lists and configures numbers. The create client never repeats a request; none follows a redirect.
 
+mod content;
 mod listing;
 mod numbers;
 

@@ -74,15 +74,20 @@ pub(super) fn mark(uri: &str) -> Option<PageMark> {
 }
 
 async fn read<T: serde::de::DeserializeOwned>(answer: Response) -> Result<T, Trouble> {
-    let status = answer.status();
-    if status.is_success() {
+    if answer.status().is_success() {
         return answer.json().await.map_err(|_| Trouble::Unreachable);
     }
+    Err(trouble(answer).await)
+}
+
+/// What an answer that is no success says.
+pub(super) async fn trouble(answer: Response) -> Trouble {
+    let status = answer.status();
     if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
-        return Err(Trouble::Unreachable);
+        return Trouble::Unreachable;
     }
     let code = error_code(answer).await;
-    Err(match (status, code) {
+    match (status, code) {
         // 20005: the account is not active.
         (_, Some(20005)) => Trouble::Inactive,
         (StatusCode::UNAUTHORIZED, _) => Trouble::Refused,
@@ -92,7 +97,7 @@ async fn read<T: serde::de::DeserializeOwned>(answer: Response) -> Result<T, Tro
         _ if status.is_client_error() => Trouble::Rejected(code),
         // A redirect, which is never followed.
         _ => Trouble::Unreachable,
-    })
+    }
 }
 
 impl Twilio {

@@ -127,7 +127,7 @@ where
 /// What the record behind the key says.
 async fn earlier<W: LoadSender + Clock + Chance>(world: &W, account: AccountId, of: &Outgoing) -> Option<Idempotency> {
     let session = fresh::session(world, account);
-    world.load_sender(&session.proof(), &of.idempotency.key, &[]).await.unwrap().earlier
+    world.load_sender(&session.proof(), &of.idempotency.key, &[], None).await.unwrap().earlier
 }
 
 pub async fn another_accounts_key_is_another_key<W>(world: &W)
@@ -222,8 +222,9 @@ where
     let (account, now) = (fresh::account_with_keys(world, 10).await, world.now());
     let session = fresh::session(world, account);
     let outgoing = outgoing(world, account, 1, now);
-    let load =
-        async |keys: &[Purpose]| world.load_sender(&session.proof(), &outgoing.idempotency.key, keys).await.unwrap();
+    let load = async |keys: &[Purpose]| {
+        world.load_sender(&session.proof(), &outgoing.idempotency.key, keys, None).await.unwrap()
+    };
     let before = load(&[]).await;
     assert_eq!((before.pass, before.earlier, before.keys), (None, None, Vec::new()));
     let facts = before.facts.unwrap();
@@ -247,7 +248,7 @@ where
     let (key, session) = (fresh::api_key(world, account), fresh::session(world, account));
     let load = async |proof: &Proof| {
         let idempotency = outgoing(world, account, 1, world.now()).idempotency.key;
-        world.load_sender(proof, &idempotency, &[]).await.unwrap()
+        world.load_sender(proof, &idempotency, &[], None).await.unwrap()
     };
     let before = load(&key.proof()).await;
     assert_eq!((before.pass, before.facts.is_some()), (None, true));
@@ -265,7 +266,7 @@ pub async fn an_account_that_is_not_there_has_no_facts<W: LoadSender + ReadUsage
     let nobody = AccountId::new(world.now(), fresh::dice(world));
     let session = fresh::session(world, nobody);
     let key = outgoing(world, nobody, 1, world.now()).idempotency.key;
-    let loaded = world.load_sender(&session.proof(), &key, &[Purpose::Payload]).await.unwrap();
+    let loaded = world.load_sender(&session.proof(), &key, &[Purpose::Payload], None).await.unwrap();
     assert_eq!((loaded.pass, loaded.facts, loaded.earlier, loaded.keys), (None, None, None, Vec::new()));
     assert_eq!(world.load_allowance(nobody).await, Ok(None));
 }

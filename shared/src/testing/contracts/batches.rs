@@ -13,6 +13,7 @@ use crate::message::{
     RowOutcome, Status, due_shard,
 };
 use crate::platform::{Chance, Clock};
+use crate::seal::Sealed;
 use crate::testing::fresh::{self, account, claimed, secs};
 
 fn quiet() -> QuietHours {
@@ -24,6 +25,7 @@ fn record<W: Clock + Chance>(world: &W) -> Idempotency {
         id: BatchId::from_bits(fresh::dice(world)),
         created: world.now(),
         quiet_hours: Some(quiet()),
+        template: Some(Sealed(fresh::word(world).into_bytes())),
         outcomes: Vec::new(),
     };
     let other = fresh::outgoing(world, AccountId::from_bits(1), 1, world.now()).idempotency;
@@ -98,7 +100,8 @@ where
         assert_eq!(world.load_message(account, message.id).await, Ok(Some(message.clone())));
     }
     let earlier = world.begin_batch(account, &record, world.now()).await.unwrap().unwrap();
-    assert_eq!(earlier.batch.unwrap().outcomes, chunk.outcomes);
+    let begun = record.batch.clone().unwrap();
+    assert_eq!(earlier.batch.unwrap(), Batch { outcomes: chunk.outcomes.clone(), ..begun }, "and keeps its template");
     // The same chunk again is not recorded: the batch has moved on.
     let moved = Batch { outcomes: chunk.outcomes.clone(), ..chunk.batch.clone() };
     assert_eq!(world.record_chunk(&chunk).await, Ok(ChunkRecorded::Moved(moved)));

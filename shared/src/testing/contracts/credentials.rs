@@ -39,7 +39,7 @@ where
 async fn gate<W: LoadSender + Clock + Chance>(world: &W, account: AccountId) -> crate::account::Gate {
     let (session, key) =
         (fresh::session(world, account), fresh::outgoing(world, account, 1, world.now()).idempotency.key);
-    world.load_sender(&session.proof(), &key, &[]).await.unwrap().facts.unwrap().gate
+    world.load_sender(&session.proof(), &key, &[], None).await.unwrap().facts.unwrap().gate
 }
 
 pub async fn a_version_that_does_not_follow_is_refused<W>(world: &W)

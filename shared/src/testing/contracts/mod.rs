@@ -24,6 +24,7 @@ pub mod rotation;
 pub mod sending;
 pub mod sessions;
 pub mod settling;
+pub mod templates;
 pub mod usage;
 pub mod velocity;
 
@@ -198,6 +199,15 @@ macro_rules! contracts {
                 many_are_entered_removed_and_looked_up_in_their_order,
                 opt_outs_list_by_sender_and_in_pages,
                 the_last_check_sees_entries_of_its_own_sender_only;
+            templates:
+                a_template_reads_back_in_its_account_only,
+                templates_list_newest_first_in_pages,
+                of_many_templates_with_one_name_at_once_one_is_stored,
+                an_account_has_so_many_templates_and_no_more,
+                of_many_changes_at_once_one_is_stored,
+                a_new_name_is_taken_and_the_one_before_is_free,
+                of_a_change_and_a_removal_at_once_one_takes_place,
+                a_template_is_sealed_anew_as_it_was_read_and_keeps_its_revision;
             connections:
                 a_connection_reads_back_and_is_counted,
                 of_two_updates_at_once_one_is_written,
@@ -326,6 +336,7 @@ mod tests {
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("settling.rs"),
+            include_str!("templates.rs"),
             include_str!("usage.rs"),
             include_str!("velocity.rs"),
         ];

@@ -130,7 +130,7 @@ where
     assert!(Carrier::open(&new, &key).is_ok());
     let (session, key) =
         (fresh::session(world, account), fresh::outgoing(world, account, 1, world.now()).idempotency.key);
-    let gate = world.load_sender(&session.proof(), &key, &[]).await.unwrap().facts.unwrap().gate;
+    let gate = world.load_sender(&session.proof(), &key, &[], None).await.unwrap().facts.unwrap().gate;
     assert_eq!((gate.connected, gate.stopped()), (true, Some(Stop::CredentialRefused)));
     assert_eq!(world.replace_credential(&old, &new, &changes).await, Ok(false), "it is not as it was read any more");
 }

@@ -16,6 +16,7 @@ use crate::ids::{AccountId, EntryId};
 use crate::rotation::{KeysChange, KeysCursor, KeysPage, ReplaceKeys, RewrapKey, WalkKeys};
 use crate::seal::{DataKey, Purpose, Sealed, Uses, WrappedKey, WrappedKeys};
 use crate::secret::HookId;
+use crate::template::Template;
 
 /// How long an opened key is remembered.
 const REMEMBER: SignedDuration = SignedDuration::from_mins(5);
@@ -340,6 +341,10 @@ impl ReplaceKeys for World {
             Ok(profile.map(|profile| profile.clone_from(new)).is_some())
         })
         .await
+    }
+
+    async fn replace_template(&self, read: &Template, new: &Sealed) -> Result<bool, Fault> {
+        self.call("replace_template", |state| Ok(state.templates.reseal(read, new))).await
     }
 
     async fn replace_credential(

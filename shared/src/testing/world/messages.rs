@@ -8,7 +8,7 @@ use super::{State, World, dump, not_valid};
 use crate::account::Gate;
 use crate::endpoint::{Delivery, UpdateAndTell};
 use crate::fault::Fault;
-use crate::ids::{AccountId, MessageId};
+use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Granularity, JournalItem, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
@@ -100,11 +100,19 @@ impl Messages {
         }
         dump(bytes, &self.sids);
         dump(bytes, &self.idempotency);
+        let batches = self.idempotency.values().filter_map(|record| record.batch.as_ref());
+        bytes.extend(batches.filter_map(|batch| batch.template.as_ref()).flat_map(|template| &template.0));
     }
 }
 
 impl LoadSender for World {
-    async fn load_sender(&self, proof: &Proof, key: &IdempotencyKey, purposes: &[Purpose]) -> Result<Loaded, Fault> {
+    async fn load_sender(
+        &self,
+        proof: &Proof,
+        key: &IdempotencyKey,
+        purposes: &[Purpose],
+        template: Option<TemplateId>,
+    ) -> Result<Loaded, Fault> {
         self.call("load_sender", |state| {
             let (account, token) = (proof.account, (proof.account, proof.hash.clone()));
             let pass = match proof.way {
@@ -119,6 +127,7 @@ impl LoadSender for World {
                 facts: gate.zip(allowance).map(|(gate, allowance)| SenderFacts { gate, allowance }),
                 earlier: state.messages.idempotency.get(&(account, key.clone())).cloned(),
                 keys: keys.collect(),
+                template: template.and_then(|id| state.templates.get(account, id).cloned()),
             })
         })
         .await

@@ -13,6 +13,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod templates;
 mod twilio;
 mod velocity;
 
@@ -91,6 +92,7 @@ struct State {
     quarantine: quarantine::Quarantine,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
+    templates: templates::Templates,
     ledger: ledger::Ledger,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
@@ -161,6 +163,7 @@ impl World {
             quarantine: quarantine::Quarantine::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
+            templates: templates::Templates::default(),
             ledger: ledger::Ledger::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
@@ -355,6 +358,7 @@ impl World {
         state.quarantine.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
+        state.templates.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
@@ -436,7 +440,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 122] = [
+const METHODS: [&str; 131] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -456,6 +460,7 @@ const METHODS: [&str; 122] = [
     "create_delivery",
     "create_endpoint",
     "create_message",
+    "create_template",
     "credential_history",
     "delete_endpoint",
     "deliveries_since",
@@ -467,6 +472,7 @@ const METHODS: [&str; 122] = [
     "enqueue",
     "enqueue_all",
     "enter_opt_outs",
+    "fetch_media",
     "find_due",
     "find_due_connections",
     "find_due_deliveries",
@@ -480,12 +486,14 @@ const METHODS: [&str; 122] = [
     "list_connections",
     "list_deliveries",
     "list_endpoints",
+    "list_media",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
     "list_pool",
     "list_services",
     "list_sessions",
+    "list_templates",
     "load_allowance",
     "load_api_key",
     "load_connection",
@@ -504,6 +512,7 @@ const METHODS: [&str; 122] = [
     "load_profile",
     "load_sender",
     "load_session",
+    "load_template",
     "load_to_tell",
     "load_user",
     "load_with_payload",
@@ -524,6 +533,7 @@ const METHODS: [&str; 122] = [
     "read_access",
     "read_quarantine",
     "read_settings",
+    "read_text",
     "read_usage",
     "record_attempt",
     "record_chunk",
@@ -536,9 +546,11 @@ const METHODS: [&str; 122] = [
     "remembered_key",
     "remove_credential",
     "remove_opt_outs",
+    "remove_template",
     "replace_credential",
     "replace_keys",
     "replace_profile",
+    "replace_template",
     "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
@@ -557,6 +569,7 @@ const METHODS: [&str; 122] = [
     "update_connection",
     "update_endpoint",
     "update_message",
+    "update_template",
     "walk_keys",
     "write_settings",
 ];

@@ -7,9 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{State, Strikes, World};
 use crate::connection::{PageMark, Trouble};
-use crate::credential::{Carrier, Check, CheckCarrier};
+use crate::credential::{Carrier, Check, CheckCarrier, Sid};
 use crate::fault::Fault;
-use crate::message::{CreateMessage, Created, Direction, ListAtCarrier, Listed, ListedPage, Payload};
+use crate::message::{
+    CarrierMedia, CarrierText, CreateMessage, Created, Direction, FetchedMedia, ListAtCarrier, Listed, ListedPage,
+    MessageSid, Payload, ReadContent,
+};
 
 /// A message that Twilio took, whatever it answered.
 #[derive(Clone)]
@@ -62,6 +65,26 @@ pub(super) struct Twilio {
     /// How much later than it took them Twilio lists messages.
     lag: SignedDuration,
     checked: Vec<Checked>,
+    texts: BTreeMap<String, Text>,
+    fetched: BTreeMap<String, FetchedMedia>,
+    reading: u32,
+    most_reading: u32,
+}
+
+/// A message as Twilio keeps it.
+struct Text {
+    account_sid: String,
+    text: CarrierText,
+    media: Vec<CarrierMedia>,
+    trouble: Option<Trouble>,
+}
+
+impl Twilio {
+    fn text(&self, carrier: &Carrier, message: &MessageSid) -> Result<&Text, Trouble> {
+        let found = self.texts.get(message.as_str());
+        let found = found.filter(|text| text.account_sid == carrier.account_sid.as_str()).ok_or(Trouble::NotFound)?;
+        found.trouble.map_or(Ok(found), Err)
+    }
 }
 
 /// Looks at Twilio and scripts it.
@@ -78,6 +101,44 @@ impl TwilioView<'_> {
     /// How many POSTs came, taken or not.
     pub fn posts(&self) -> u32 {
         self.world.state().twilio.posts
+    }
+
+    /// A message that Twilio has, with media of these SIDs and types.
+    pub fn add_text(&self, account_sid: &str, sid: &str, mut text: CarrierText, media: &[(Sid, &str)]) {
+        text.n_media = u32::try_from(media.len()).unwrap();
+        let piece = |(sid, kind): &(Sid, &str)| CarrierMedia { sid: sid.clone(), content_type: (*kind).to_owned() };
+        let media = media.iter().map(piece).collect();
+        let text = Text { account_sid: account_sid.to_owned(), text, media, trouble: None };
+        self.world.state().twilio.texts.insert(sid.to_owned(), text);
+    }
+
+    /// The message is deleted at Twilio.
+    pub fn delete_text(&self, sid: &str) {
+        self.world.state().twilio.texts.remove(sid);
+    }
+
+    /// The message's body is removed at Twilio.
+    pub fn redact_text(&self, sid: &str) {
+        self.change_text(sid, |text| text.text.body.clear());
+    }
+
+    /// Every read of this message gets this answer from now on.
+    pub fn text_says(&self, sid: &str, trouble: Trouble) {
+        self.change_text(sid, |text| text.trouble = Some(trouble));
+    }
+
+    fn change_text(&self, sid: &str, change: impl FnOnce(&mut Text)) {
+        change(self.world.state().twilio.texts.get_mut(sid).expect("Twilio has the message"));
+    }
+
+    /// What a fetch of this piece of media gives.
+    pub fn media_says(&self, media: &Sid, fetched: FetchedMedia) {
+        self.world.state().twilio.fetched.insert(media.as_str().to_owned(), fetched);
+    }
+
+    /// How many messages were read at the same time at most.
+    pub fn most_reads_at_once(&self) -> u32 {
+        self.world.state().twilio.most_reading
     }
 
     /// The credentials that were checked.
@@ -190,6 +251,15 @@ impl CreateMessage for World {
             let answer = scripted.unwrap_or(Answer { created: Created::Accepted { sid: sid.clone() }, takes: true });
             if answer.takes {
                 let sid = if let Created::Accepted { sid } = &answer.created { sid.clone() } else { sid };
+                let text = CarrierText {
+                    body: payload.body.clone(),
+                    to: payload.to.clone(),
+                    from: Some(sender.to_owned()),
+                    n_media: 0,
+                };
+                let account_sid = carrier.account_sid.as_str().to_owned();
+                let kept = Text { account_sid, text, media: Vec::new(), trouble: None };
+                state.twilio.texts.insert(sid.clone(), kept);
                 state.twilio.taken.push(Taken {
                     sid,
                     carrier: carrier.clone(),
@@ -211,5 +281,38 @@ impl CreateMessage for World {
             Err(Fault::Ambiguous(_)) => Created::Unknown,
             Err(Fault::Transient(_) | Fault::Permanent(_)) => Created::NotProcessed { retry_after_secs: None },
         }
+    }
+}
+
+impl ReadContent for World {
+    async fn read_text(&self, carrier: &Carrier, message: &MessageSid) -> Result<CarrierText, Trouble> {
+        {
+            let twilio = &mut self.state().twilio;
+            twilio.reading += 1;
+            twilio.most_reading = twilio.most_reading.max(twilio.reading);
+        }
+        // Every answer takes a moment, so that reads at the same time can be counted.
+        super::step_back(1).await;
+        let answer = self.call("read_text", |state| Ok(state.twilio.text(carrier, message).map(|t| t.text.clone())));
+        let answer = answer.await;
+        self.state().twilio.reading -= 1;
+        answer.unwrap_or(Err(Trouble::Unreachable))
+    }
+
+    async fn list_media(&self, carrier: &Carrier, message: &MessageSid) -> Result<Vec<CarrierMedia>, Trouble> {
+        let answer = self.call("list_media", |state| Ok(state.twilio.text(carrier, message).map(|t| t.media.clone())));
+        answer.await.unwrap_or(Err(Trouble::Unreachable))
+    }
+
+    async fn fetch_media(&self, carrier: &Carrier, message: &MessageSid, media: &Sid) -> Result<FetchedMedia, Trouble> {
+        let answer = self.call("fetch_media", |state| {
+            let text = state.twilio.text(carrier, message);
+            Ok(text.and_then(|text| {
+                let listed = text.media.iter().any(|piece| piece.sid == *media);
+                let fetched = state.twilio.fetched.get(media.as_str()).filter(|_| listed);
+                fetched.cloned().ok_or(Trouble::NotFound)
+            }))
+        });
+        answer.await.unwrap_or(Err(Trouble::Unreachable))
     }
 }
