@@ -15,7 +15,7 @@ use telbuddy::credential::{
 };
 use telbuddy::endpoint::{Delivery, FindDueDeliveries, Listeners, LoadToTell, UpdateAndTell};
 use telbuddy::fault::Fault;
-use telbuddy::ids::{AccountId, DeliveryId, EndpointId, MessageId, SessionId};
+use telbuddy::ids::{AccountId, DeliveryId, EndpointId, MessageId, SessionId, TemplateId};
 use telbuddy::inbound::Consent;
 use telbuddy::ledger::{JournalItem, PostOutcome, Posted, RollUpUsage, UsageSlot, UsageSums};
 use telbuddy::message::{
@@ -177,7 +177,8 @@ ports! {
         fn touch_api_key((account: AccountId), (hash: &TokenHash), (now: Timestamp)) -> bool;
     }
     LoadSender {
-        fn load_sender((proof: &Proof), (key: &IdempotencyKey), (keys: &[Purpose])) -> Loaded;
+        fn load_sender((proof: &Proof), (key: &IdempotencyKey), (keys: &[Purpose]), (template: Option<TemplateId>))
+            -> Loaded;
     }
     RecordMessage {
         fn record_message((outgoing: &Outgoing)) -> Recorded, of outgoing.message.account, outgoing.message.id;
