@@ -3,7 +3,12 @@
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use telbuddy::ids::AccountId;
 use telbuddy::inbound::signature;
+use telbuddy::live::config::PUBLIC_URL;
+use telbuddy::live::{Live, Need};
+use telbuddy::platform::{Clock, Handled, Job};
+use telbuddy::routine::{FindDueRoutines, Routine};
 
 use crate::support::{Carrier, Client, Running, eventually, start};
 
@@ -11,6 +16,12 @@ use crate::support::{Carrier, Client, Running, eventually, start};
 pub async fn configure_number(running: &Running, client: &Client, carrier: &Carrier) -> String {
     let hook =
         client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
+    set_number(running, client, carrier, "SmsUrl", &hook).await;
+    hook
+}
+
+/// Changes a setting of the account's number at Twilio.
+pub async fn set_number(running: &Running, client: &Client, carrier: &Carrier, setting: &str, value: &str) {
     let numbers =
         format!("{}/2010-04-01/Accounts/{}/IncomingPhoneNumbers", running.twilio.base_url(), carrier.account_sid);
     let auth = |request: reqwest::RequestBuilder| request.basic_auth(&carrier.account_sid, Some(&carrier.auth_token));
@@ -24,9 +35,8 @@ pub async fn configure_number(running: &Running, client: &Client, carrier: &Carr
         .as_str()
         .unwrap()
         .to_owned();
-    let set = auth(client.http.post(format!("{numbers}/{sid}.json"))).form(&[("SmsUrl", &hook)]).send().await.unwrap();
+    let set = auth(client.http.post(format!("{numbers}/{sid}.json"))).form(&[(setting, value)]).send().await.unwrap();
     assert!(set.status().is_success());
-    hook
 }
 
 pub async fn arrives(client: &Client, carrier: &Carrier, from: &str, body: &str) -> Value {
@@ -133,6 +143,88 @@ pub async fn post_hook(client: &Client, url: &str, body: String, signature: Opti
     let mut headers = vec![("content-type", "application/x-www-form-urlencoded")];
     headers.extend(signature.map(|signature| ("x-twilio-signature", signature)));
     client.send(Method::POST, path, Some(body), &headers).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_a_number_hears_that_it_takes_texts() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    let hook = configure_number(&running, &client, &carrier).await;
+    set_number(&running, &client, &carrier, "VoiceUrl", &hook.replace("/messages", "/voice")).await;
+    let call = json!({ "from": "+14155552671", "to": carrier.number });
+    let answer = client.post("/_local/twilio/calls", call).await.expect(StatusCode::OK);
+    assert_eq!(answer["webhook_status"], 200, "{answer}");
+    assert!(answer["webhook_body"].as_str().unwrap().contains("<Hangup/>"), "{answer}");
+    running.stop().await;
+}
+
+/// Has Twilio's list of what arrived gone through now.
+async fn catch_up(running: &Running, client: &Client) {
+    let (live, account) = (Live::new(&running.config, &[Need::Tables]).unwrap(), account_of(client).await);
+    live.do_routine_at(account, Routine::Arrivals, live.now()).await.unwrap();
+}
+
+async fn account_of(client: &Client) -> AccountId {
+    let session = client.get("/v1/sessions/current").await.expect(StatusCode::OK);
+    session["account_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// The webhook passes, with its secret and through the gateway; then it is called at an address that leads elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daily_test_goes_through_the_public_address_and_tells_when_it_does_not() {
+    let running = start().await;
+    let (client, _) = running.connected("ann").await;
+    let account = account_of(&client).await;
+    let job = || vec![Job::SelfTest { account }];
+    let live = Live::new(&running.config, self_test::NEEDS).unwrap();
+    assert_eq!(self_test::handle(&live, &live.site, job()).await, [Handled::Done]);
+    let quarantine = async || client.get("/v1/quarantine").await.expect(StatusCode::OK)["data"].clone();
+    assert_eq!(quarantine().await, json!([]));
+    for (origin, cause) in [
+        // Nothing listens there; and this is signed for another address than the one that it reaches.
+        ("http://127.0.0.1:9".to_owned(), "self_test_unanswered"),
+        (running.url.replace("127.0.0.1", "localhost"), "self_test_refused"),
+    ] {
+        let moved = Live::new(&running.config.with(PUBLIC_URL, &origin), self_test::NEEDS).unwrap();
+        assert_eq!(self_test::handle(&moved, &moved.site, job()).await, [Handled::Done]);
+        let records = quarantine().await;
+        let record = records.as_array().unwrap().iter().find(|record| record["cause"] == cause);
+        let record = record.unwrap_or_else(|| panic!("no {cause} in {records}"));
+        assert_eq!((&record["route"], record["alerted_at"].is_string()), (&json!("self_test"), true), "{record}");
+        assert!(record["detail"].as_str().unwrap().contains("Whoever runs this TelBuddy"), "{record}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_whose_webhook_got_lost_is_found_in_twilios_list_and_its_stop_is_heard() {
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    // Twilio has nowhere to tell it.
+    let lost = json!({ "from": "+14155552671", "to": carrier.number, "body": "STOP" });
+    let lost = client.post("/_local/twilio/inbound", lost).await.expect(StatusCode::OK);
+    assert_eq!(lost["webhook_status"], Value::Null, "{lost}");
+    configure_number(&running, &client, &carrier).await;
+    let told = arrives(&client, &carrier, "+14155552672", "hello").await;
+    received(&client, 1).await;
+    catch_up(&running, &client).await;
+    let texts = received(&client, 2).await;
+    let sids: std::collections::BTreeSet<_> = texts.iter().map(|text| text["twilio_sid"].as_str().unwrap()).collect();
+    assert_eq!(sids, [&lost, &told].map(|text| text["message_sid"].as_str().unwrap()).into());
+    settle_down().await;
+    let id = client.accepted("k1", carrier.text("+14155552671", "still there?")).await;
+    assert_eq!(client.until(&id, "refused").await["reason"], "opted_out");
+    // Again, and with copies of a webhook beside it: every text is there once and charged once.
+    let url =
+        client.get("/v1/credentials/twilio").await.expect(StatusCode::OK)["inbound_url"].as_str().unwrap().to_owned();
+    let params = text_params(&carrier, lost["message_sid"].as_str().unwrap());
+    let signature = signature::sign(&carrier.auth_token, &url, &params);
+    let copies = join_all((0..10).map(|_| post_hook(&client, &url, encoded(&params), Some(&signature))));
+    let (copies, ()) = futures::future::join(copies, catch_up(&running, &client)).await;
+    assert!(copies.iter().all(|copy| copy.status == StatusCode::OK));
+    tokio::time::sleep(std::time::Duration::from_secs(7)).await;
+    assert_eq!(received(&client, 2).await.len(), 2);
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

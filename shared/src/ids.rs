@@ -98,6 +98,10 @@ prefixed_id!(
     MessageId, "msg_"
 );
 prefixed_id!(
+    /// One call that TelBuddy was asked to make.
+    CallId, "call_"
+);
+prefixed_id!(
     /// One request to send to many recipients.
     BatchId, "batch_"
 );

@@ -33,6 +33,7 @@ pub mod pace;
 pub mod platform;
 pub mod quarantine;
 pub mod rotation;
+pub mod routine;
 pub mod seal;
 pub mod secret;
 pub mod session;

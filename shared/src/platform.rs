@@ -116,6 +116,16 @@ pub enum Job {
         /// Which number or messaging service.
         target: Target,
     },
+    /// Call the account's webhook as Twilio would (queue `self-test`).
+    SelfTest {
+        /// Whose.
+        account: AccountId,
+    },
+    /// Look for texts that arrived and were not told (queue `catch-up`).
+    CatchUp {
+        /// Whose.
+        account: AccountId,
+    },
     /// Send this event to this endpoint (queue `deliver`).
     Deliver {
         /// Whose.
@@ -167,6 +177,10 @@ pub enum Queue {
     TwilioEvents,
     /// Connected numbers to look at.
     Numbers,
+    /// Accounts whose texts that arrived are looked for.
+    CatchUp,
+    /// Accounts whose webhook is tested.
+    SelfTest,
     /// Keys to replace.
     KeyRotation,
     /// Events to deliver.
@@ -175,13 +189,15 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Send,
         Self::Settle,
         Self::Post,
         Self::Mail,
         Self::TwilioEvents,
         Self::Numbers,
+        Self::CatchUp,
+        Self::SelfTest,
         Self::KeyRotation,
         Self::Deliver,
     ];
@@ -195,6 +211,8 @@ impl Queue {
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
             Self::Numbers => "numbers",
+            Self::CatchUp => "catch-up",
+            Self::SelfTest => "self-test",
             Self::KeyRotation => "key-rotation",
             Self::Deliver => "deliver",
         }
@@ -211,6 +229,8 @@ impl Job {
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
+            Self::CatchUp { .. } => Queue::CatchUp,
+            Self::SelfTest { .. } => Queue::SelfTest,
             Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
@@ -225,6 +245,8 @@ impl Job {
             | Self::Mail { account, .. }
             | Self::Alert { account, .. }
             | Self::CheckNumber { account, .. }
+            | Self::CatchUp { account }
+            | Self::SelfTest { account }
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,

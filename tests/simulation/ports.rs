@@ -28,6 +28,7 @@ use telbuddy::opt_out::{Heard, RecordConsent};
 use telbuddy::pace::TakeSlots;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 use telbuddy::quarantine::{Cause, Failure, Noted, QuarantineWebhook};
+use telbuddy::routine::{FindDueRoutines, Routine};
 use telbuddy::seal::{DataKey, Purpose, Sealed, WrappedKeys};
 use telbuddy::secret::{HookId, TokenHash};
 use telbuddy::session::{KeepSessions, Proof, Session};
@@ -246,6 +247,10 @@ ports! {
     FindDueConnections {
         fn find_due_connections((now: Timestamp), (limit: u16)) -> Vec<(AccountId, Target)>;
         fn look_at_connection_again((account: AccountId), (target: &Target), (at: Timestamp)) -> ();
+    }
+    FindDueRoutines {
+        fn find_due_routines((now: Timestamp), (limit: u16)) -> Vec<(AccountId, Routine)>;
+        fn do_routine_at((account: AccountId), (routine: Routine), (at: Timestamp)) -> ();
     }
     RollUpUsage {
         fn load_journal((shard: u8), (limit: u8)) -> Vec<JournalItem>;

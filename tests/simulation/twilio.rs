@@ -189,6 +189,7 @@ impl SimulatedTwilio {
             service: None,
             body: taken.body.clone(),
             n_media: 0,
+            n_segments: 1,
             direction: Direction::Outbound,
             status: taken.word.to_owned(),
             error_code: Self::error_code(taken.word),

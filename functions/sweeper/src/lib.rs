@@ -11,6 +11,7 @@ use telbuddy::message::{
     decidable_until, unconfirmed, undecided,
 };
 use telbuddy::platform::{Clock, EnqueueJob, Job};
+use telbuddy::routine::{FindDueRoutines, Routine};
 
 /// The services that it calls.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
@@ -18,12 +19,13 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// Messages that one run looks at in each shard; the next run goes on.
 const AT_MOST: u16 = 500;
 
-/// One run. AWS calls: 1 query for each of 16 shards and 1 for connected numbers; for each message that is due 1 read,
-/// 1 hint, 1 write; for each number 1 hint, 1 write.
+/// One run. AWS calls: 1 query for each of 16 shards, 1 for connected numbers and 1 for routines; for each message that
+/// is due 1 read, 1 hint, 1 write; for each number or routine 1 hint, 1 write.
 pub async fn handle<W>(world: &W) -> Result<(), Fault>
 where
     W: FindDue
         + FindDueConnections
+        + FindDueRoutines
         + FindDueDeliveries
         + ReadMessages
         + SettleMessage
@@ -42,7 +44,9 @@ where
             }
         }
     }
-    first_fault.and(look_at_numbers(world).await).and(look_at_deliveries(world).await)
+    let numbers = look_at_numbers(world).await;
+    let deliveries = look_at_deliveries(world).await;
+    first_fault.and(numbers).and(deliveries).and(begin_routines(world).await)
 }
 
 /// Wakes who delivers each event whose time has come.
@@ -63,6 +67,20 @@ async fn look_at_numbers<W: FindDueConnections + EnqueueJob + Clock>(world: &W) 
     for (account, target) in world.find_due_connections(now, AT_MOST).await? {
         world.enqueue(Job::CheckNumber { account, target: target.clone() }, 0).await?;
         world.look_at_connection_again(account, &target, now + ASK_AGAIN).await?;
+    }
+    Ok(())
+}
+
+/// Wakes who does each routine whose time has come, and sets the time to ask again if the job gets lost.
+async fn begin_routines<W: FindDueRoutines + EnqueueJob + Clock>(world: &W) -> Result<(), Fault> {
+    let now = world.now();
+    for (account, routine) in world.find_due_routines(now, AT_MOST).await? {
+        let job = match routine {
+            Routine::Arrivals => Job::CatchUp { account },
+            Routine::SelfTest => Job::SelfTest { account },
+        };
+        world.enqueue(job, 0).await?;
+        world.do_routine_at(account, routine, now + ASK_AGAIN).await?;
     }
     Ok(())
 }

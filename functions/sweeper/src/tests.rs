@@ -18,6 +18,17 @@ use super::*;
 
 const MOMENT: SignedDuration = SignedDuration::from_millis(1);
 
+/// A customer whose routines are no matter for the next years.
+async fn quiet_customer(world: &World) -> Customer {
+    let customer = Customer::new(world).await;
+    let far = world.now() + SignedDuration::from_hours(100_000);
+    for routine in Routine::ALL {
+        world.do_routine_at(customer.account, routine, far).await.unwrap();
+    }
+    world.forget_calls();
+    customer
+}
+
 fn send(message: &Message) -> Job {
     Job::Send { account: message.account, message: message.id }
 }
@@ -40,7 +51,7 @@ fn post(message: &Message) -> Job {
 
 /// A message that was accepted and whose hint got lost.
 async fn accepted(world: &World) -> Message {
-    Customer::new(world).await.message(world).await
+    quiet_customer(world).await.message(world).await
 }
 
 async fn ended(world: &World, claimed: &Claimed, outcome: Outcome) {
@@ -62,6 +73,7 @@ async fn a_lost_hint_is_made_up_for_after_a_minute_and_not_before() {
     let calls = [
         ("find_due", 16),
         ("find_due_connections", 1),
+        ("find_due_routines", 1),
         ("find_due_deliveries", 4),
         ("load_message", 1),
         ("enqueue", 1),
@@ -116,6 +128,7 @@ async fn what_is_not_known_is_looked_for_after_two_minutes_and_every_minute_unti
     let calls = [
         ("find_due", 16),
         ("find_due_connections", 1),
+        ("find_due_routines", 1),
         ("find_due_deliveries", 4),
         ("load_message", 1),
         ("enqueue", 1),
@@ -209,7 +222,9 @@ async fn what_nothing_has_to_be_done_about_is_found_once() {
     handle(&world).await.unwrap();
     assert_eq!(
         called(&world),
-        [("find_due", 16), ("find_due_connections", 1), ("find_due_deliveries", 4)].into_iter().collect()
+        [("find_due", 16), ("find_due_connections", 1), ("find_due_routines", 1), ("find_due_deliveries", 4)]
+            .into_iter()
+            .collect()
     );
 }
 
@@ -257,7 +272,9 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
         handle(&world).await.unwrap();
         assert_eq!(
             called(&world),
-            [("find_due", 16), ("find_due_connections", 1), ("find_due_deliveries", 4)].into_iter().collect(),
+            [("find_due", 16), ("find_due_connections", 1), ("find_due_routines", 1), ("find_due_deliveries", 4)]
+                .into_iter()
+                .collect(),
             "{outcome:?}"
         );
     }
@@ -266,7 +283,7 @@ async fn outcomes_that_are_not_posted_are_posted_and_settled_ones_are_never_look
 #[tokio::test]
 async fn a_text_that_arrived_and_was_not_posted_is_posted() {
     let world = World::new(1);
-    let account = Customer::new(&world).await.account;
+    let account = quiet_customer(&world).await.account;
     let message = fresh::inbound(&world, account, world.now());
     assert_eq!(world.record_inbound(&message, world.now() + LOOK_AGAIN).await, Ok(Seen::First));
     world.advance(LOOK_AGAIN);
@@ -282,7 +299,7 @@ async fn a_fault_with_one_message_keeps_no_other_from_being_woken_and_the_next_r
         for _ in 0..4 {
             messages.push(accepted(&world).await);
         }
-        messages.sort_by_key(|message| (due_shard(message.id), message.id));
+        messages.sort_by_key(|message| (due_shard(message.id), message.account, message.id));
         world.advance(LOOK_AGAIN);
         world.fail_next(method, Fault::permanent("a damaged row"));
         assert_eq!(handle(&world).await, Err(Fault::permanent("a damaged row")), "the run says so: {method}");
@@ -331,6 +348,27 @@ async fn a_callback_that_comes_while_giving_up_wins() {
         swept.unwrap();
         assert_eq!(row(&world, &message).status, Status::Delivered, "seed {seed}");
     }
+}
+
+#[tokio::test]
+async fn a_routine_whose_time_has_come_is_asked_for_and_again_if_the_job_gets_lost() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), []);
+    world.advance(Routine::Arrivals.every());
+    let job = Job::CatchUp { account: customer.account };
+    for _ in 0..2 {
+        handle(&world).await.unwrap();
+        assert_eq!(world.take_jobs(telbuddy::platform::Queue::CatchUp), std::slice::from_ref(&job));
+        handle(&world).await.unwrap();
+        assert_eq!(world.jobs(), [], "once in a while");
+        world.advance(ASK_AGAIN);
+    }
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert!(handle(&world).await.is_err());
+    handle(&world).await.unwrap();
+    assert_eq!(world.jobs(), [job], "what the queue did not take is still due");
 }
 
 #[tokio::test]

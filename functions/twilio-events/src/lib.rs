@@ -24,7 +24,7 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 /// AWS calls for a status: 1 read, 1 conditional write (a transaction of 3 items if it was not known whether Twilio had
 /// the message, and one when it failed after its posting), and 1 hint when the message is to be posted, or when
 /// endpoints are to be told. For a text: 1 transaction, 1 hint, and between them for START 1 conditional write, for
-/// STOP 2; twice that in a messaging service.
+/// STOP 2; twice that in a messaging service. For a call's status none.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: LoadToTell + UpdateAndTell + SettleMessage + RecordInbound + RecordConsent + EnqueueJob + Clock + Chance + Sync,
@@ -49,6 +49,11 @@ where
     match event.news {
         News::Status { message, sid, status, error_code } => {
             report(world, event.account, message, &Report { sid, status, error_code }).await
+        }
+        News::Call { call, sid, status } => {
+            // Taken and done with, like a status for a message that is not there: no call is made before there is voice.
+            tracing::info!(account.id = %event.account, %call, %sid, ?status, "a status for a call that is not there");
+            Ok(())
         }
         News::Text { .. } => text(world, event).await,
     }

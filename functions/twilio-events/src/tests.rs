@@ -82,6 +82,21 @@ async fn a_status_for_a_message_that_is_not_there_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_status_of_a_call_is_taken_and_changes_nothing() {
+    use telbuddy::ids::CallId;
+    use telbuddy::inbound::CallStatus;
+    let world = World::new(1);
+    let account = Customer::new(&world).await.account;
+    let sid = "CA0123456789abcdef0123456789abcdef".to_owned();
+    let news = News::Call { call: CallId::from_bits(1), sid, status: CallStatus::Completed };
+    world.forget_calls();
+    let before = world.at_rest();
+    let job = Job::Twilio(TwilioEvent { account, at: world.now(), news });
+    assert_eq!(handle(&world, vec![job]).await, [Handled::Done]);
+    assert_eq!((called(&world).len(), world.at_rest() == before), (0, true));
+}
+
+#[tokio::test]
 async fn statuses_that_meet_read_again_and_end_in_the_highest() {
     let mut read_again = 0;
     for seed in 0..20 {

@@ -1,24 +1,25 @@
 //! Twilio's webhooks: verifies the signature, queues the event, answers. Nothing unsigned gets in, nothing signed gets lost.
 
 use http::StatusCode;
-use telbuddy::alert::Alert;
-use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey, Sid};
+use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
-use telbuddy::ids::MessageId;
+use telbuddy::ids::{CallId, MessageId};
 use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
-use telbuddy::inbound::{News, NotAnEvent, TwilioEvent, consent, message_sid, status_news};
+use telbuddy::inbound::{Arrived, News, NotAnEvent, TwilioEvent, call_news, call_sid, status_news};
 use telbuddy::live::Need;
-use telbuddy::message::{Format, number_hash};
-use telbuddy::number::{Channel, parse_address};
 use telbuddy::platform::{Chance, EnqueueJob, Job};
-use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind};
+use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind, count_and_tell};
 use telbuddy::seal::{DataKey, WrappedKeys};
 use telbuddy::secret::{ExposeSecret, HookId};
 use telbuddy::session::Site;
 
 const MESSAGES: &str = "/hooks/twilio/{hook}/messages";
 const STATUS: &str = "/hooks/twilio/{hook}/status/{message_id}";
+const VOICE: &str = "/hooks/twilio/{hook}/voice";
+const CALLS: &str = "/hooks/twilio/{hook}/calls/{call_id}";
+/// What `self-test` calls.
+const SELF_TEST: &str = "/hooks/twilio/{hook}/self-test";
 
 /// Twilio's signature.
 const SIGNATURE: &str = "x-twilio-signature";
@@ -29,6 +30,9 @@ const SHARED_KEY: &str = "x-twilio-webhooks-signature-settings";
 pub const ROUTES: &[Route] = &[
     Route { method: "POST", path: MESSAGES, access: Access::Open },
     Route { method: "POST", path: STATUS, access: Access::Open },
+    Route { method: "POST", path: VOICE, access: Access::Open },
+    Route { method: "POST", path: CALLS, access: Access::Open },
+    Route { method: "POST", path: SELF_TEST, access: Access::Open },
 ];
 
 /// The services that it calls. It may open the purposes hook and match.
@@ -36,7 +40,9 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues];
 
 /// Answers one webhook: path, size, signature, durable queue, answer, in this order.
 ///
-/// AWS calls: 1 batch read, 1 queue message; once in five minutes and key 1 KMS call with its entry in the access log.
+/// A call that arrives is answered in words and ends: nothing follows from it until there is voice, so nothing is queued.
+///
+/// AWS calls: 1 batch read, 1 queue message (a call that arrives, our own test: none); once in five minutes and key 1 KMS call with its entry in the access log.
 /// A path that cannot be a hook costs none, an unknown one the read only. A signature that does not fit costs 1 read
 /// and 1 update of the quarantine; if the owner is told of it, 1 queue message and 1 update more.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
@@ -50,10 +56,19 @@ where
         let found = world.find_hook(&hook).await?.ok_or_else(unknown)?;
         let params = match check_signature(world, site, &request, &found).await? {
             Ok(params) => params,
+            // Nothing follows from this path; that it was not believed is said by who called it.
+            Err(_) if route.path == SELF_TEST => return Err(bad_signature()),
             Err(cause) => return Err(refuse(world, &request, &found, route, cause).await),
         };
         let (news, reply) = match route.path {
             STATUS => (status(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            CALLS => (call(segments.get(1).copied().unwrap_or_default(), params.get())?, no_content()),
+            SELF_TEST => (None, no_content()),
+            VOICE => {
+                let sid = call_sid(params.get()).map_err(malformed)?;
+                tracing::info!(account.id = %found.credential.account, %sid, "a call arrives and is answered in words");
+                (None, no_voice())
+            }
             _ => (Some(text(world, &request, &found, params.get()).await?), no_reply()),
         };
         if let Some(news) = news {
@@ -79,6 +94,13 @@ fn no_reply() -> Reply {
     Reply::text(StatusCode::OK, "text/xml", "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response/>".to_owned())
 }
 
+/// TwiML for whoever calls a number that takes texts only. It is the same for every call.
+fn no_voice() -> Reply {
+    let twiml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Say language=\"en-US\">Thank you for calling. This \
+                 number does not take calls. Please send a text message instead. Goodbye.</Say><Hangup/></Response>";
+    Reply::text(StatusCode::OK, "text/xml", twiml.to_owned())
+}
+
 /// Counts a failed check and tells the owner if that is news. The answer is the same whatever comes of it.
 async fn refuse<W: QuarantineWebhook + EnqueueJob>(
     world: &W,
@@ -88,31 +110,28 @@ async fn refuse<W: QuarantineWebhook + EnqueueJob>(
     cause: Cause,
 ) -> Problem {
     let account = found.credential.account;
-    let kind = if route.path == STATUS { RouteKind::Status } else { RouteKind::Messages };
+    let kind = match route.path {
+        STATUS => RouteKind::Status,
+        VOICE => RouteKind::Voice,
+        CALLS => RouteKind::Calls,
+        _ => RouteKind::Messages,
+    };
     let headers = (request.header(SIGNATURE).is_some(), request.header(SHARED_KEY).is_some());
     let facts = Facts::of(&found.credential, kind, headers, request.now);
     let (id, code) = (request.id, cause.code());
     tracing::warn!(account.id = %account, request.id = %id, cause = code, ?facts, "a webhook is refused");
-    if let Err(fault) = quarantine(world, &Failure { account, cause, at: request.now, facts }).await {
+    if let Err(fault) = count_and_tell(world, &Failure { account, cause, at: request.now, facts }).await {
         tracing::error!(account.id = %account, request.id = %id, %fault, "a refused webhook was not recorded whole");
     }
+    bad_signature()
+}
+
+fn bad_signature() -> Problem {
     Problem::new(
         Kind::BadSignature,
         "the signature does not fit this address and the stored Auth Token: if the token was changed at Twilio, \
          connect the account again; GET /v1/quarantine says more",
     )
-}
-
-async fn quarantine<W: QuarantineWebhook + EnqueueJob>(world: &W, failure: &Failure) -> Result<(), Fault> {
-    let Failure { account, cause, at, facts } = *failure;
-    if !world.quarantine(failure).await?.is_news(at) {
-        return Ok(());
-    }
-    let alert = Alert::SignatureFailed { cause, recently_rotated: facts.rotation.is_recent() };
-    let told = world.enqueue(Job::Alert { account, alert, since: at }, 0).await;
-    // Not told: the next failure tries again.
-    world.note_alert(account, cause, told.is_ok().then_some(at)).await?;
-    told
 }
 
 /// The parameters, once Twilio's signature over the exact public URL fits one of the account's secrets: the current one,
@@ -167,13 +186,23 @@ async fn key<W: OpenKey>(world: &W, keys: &WrappedKeys, version: Option<u32>) ->
 }
 
 fn malformed(error: NotAnEvent) -> Problem {
-    Problem::new(Kind::InvalidInput, format!("{error}: this is not one of Twilio's message webhooks"))
+    Problem::new(Kind::InvalidInput, format!("{error}: this is not one of Twilio's webhooks"))
 }
 
 /// A status callback; `None` if it says nothing new.
 fn status(message: &str, params: &Params) -> Result<Option<News>, Problem> {
     let message: MessageId = message.parse().map_err(|_| unknown())?;
-    match status_news(params, message) {
+    news(status_news(params, message))
+}
+
+/// A call's status callback; `None` if it says nothing new.
+fn call(call: &str, params: &Params) -> Result<Option<News>, Problem> {
+    let call: CallId = call.parse().map_err(|_| unknown())?;
+    news(call_news(params, call))
+}
+
+fn news(read: Result<News, NotAnEvent>) -> Result<Option<News>, Problem> {
+    match read {
         Ok(news) => Ok(Some(news)),
         Err(NotAnEvent::NothingNew) => Ok(None),
         Err(error @ NotAnEvent::Parameter(_)) => Err(malformed(error)),
@@ -185,42 +214,10 @@ async fn text<W>(world: &W, request: &Request, found: &FoundHook, params: &Param
 where
     W: OpenKey + Chance,
 {
-    let parameter = |name: &'static str| params.get(name).ok_or(malformed(NotAnEvent::Parameter(name)));
-    let sid = message_sid(params).map_err(malformed)?;
-    let from = parameter("From")?;
+    let arrived = Arrived::told(params).map_err(malformed)?;
     let match_key = key(world, &found.match_keys, None).await?;
-    let (other_hash, country) = match parse_address(from) {
-        Some((Channel::Sms, number)) => (number_hash(&match_key, &number), number.country()),
-        // WhatsApp and others: what somebody says there is not said about texts.
-        Some((Channel::Whatsapp | Channel::Other, number)) => (match_key.keyed_hash("address", from), number.country()),
-        // A short code or a name: no number, but still somebody.
-        None => (match_key.keyed_hash("address", from), None),
-    };
-    let count = |name| params.get(name).and_then(|count| count.parse::<u32>().ok());
-    Ok(News::Text {
-        message: MessageId::new(request.now, world.dice()?),
-        sid,
-        own: own_address(parameter("To")?)?,
-        service: params.get("MessagingServiceSid").filter(|sid| Sid::parse("MG", sid).is_ok()).map(str::to_owned),
-        other_hash,
-        country,
-        format: if count("NumMedia").unwrap_or(0) > 0 { Format::Mms } else { Format::Sms },
-        segments: count("NumSegments").unwrap_or(1).max(1),
-        consent: consent(params.get("OptOutType"), params.get("Body").unwrap_or_default()),
-    })
+    Ok(arrived.news(MessageId::new(request.now, world.dice()?), &match_key))
 }
-
-/// The customer's own number as sends name it; an address of another channel as Twilio names it.
-fn own_address(to: &str) -> Result<String, Problem> {
-    match parse_address(to) {
-        Some((Channel::Sms, number)) => Ok(number.as_str().to_owned()),
-        _ if to.len() <= MAX_ADDRESS_BYTES => Ok(to.to_owned()),
-        _ => Err(malformed(NotAnEvent::Parameter("To"))),
-    }
-}
-
-/// Longer than any address that Twilio has.
-const MAX_ADDRESS_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

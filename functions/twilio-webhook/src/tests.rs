@@ -15,6 +15,8 @@ use telbuddy::testing::World;
 use telbuddy::testing::fresh;
 use telbuddy::testing::setup::{Customer, called, request, site, with_header};
 
+use telbuddy::alert::Alert;
+
 use super::*;
 
 const SID: &str = "SM0123456789abcdef0123456789abcdef";
@@ -42,6 +44,22 @@ fn messages_path(customer: &Customer) -> String {
 
 fn status_path(customer: &Customer) -> String {
     format!("/hooks/twilio/{}/status/{}", customer.credential.hook.reveal(), MessageId::from_bits(7))
+}
+
+const CALL_SID: &str = "CA0123456789abcdef0123456789abcdef";
+
+fn call_params(customer: &Customer, more: &[(&str, &str)]) -> Pairs {
+    let account = customer.credential.account_sid.as_str();
+    let own = [("CallSid", CALL_SID), ("AccountSid", account), ("From", FROM), ("To", fresh::OWN)];
+    own.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn voice_path(customer: &Customer) -> String {
+    format!("/hooks/twilio/{}/voice", customer.credential.hook.reveal())
+}
+
+fn call_path(customer: &Customer) -> String {
+    format!("/hooks/twilio/{}/calls/{}", customer.credential.hook.reveal(), CallId::from_bits(9))
 }
 
 /// As Twilio posts it, signed with this token.
@@ -95,6 +113,61 @@ async fn a_status_is_queued_with_the_id_of_its_path() {
     let message = MessageId::from_bits(7);
     let news = News::Status { message, sid: SID.to_owned(), status: Status::Undelivered, error_code: Some(30_003) };
     assert_eq!(world.jobs(), [Job::Twilio(TwilioEvent { account: customer.account, at: world.now(), news })]);
+}
+
+#[tokio::test]
+async fn a_call_that_arrives_is_answered_in_words_that_name_nobody_and_costs_the_read_only() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let params = call_params(&customer, &[("CallStatus", "ringing"), ("CallerName", "Ann <Say>")]);
+    let reply = posted(&world, &customer, &voice_path(&customer), &params).await;
+    assert_eq!((reply.status, costs(&world)), (StatusCode::OK, BTreeMap::from([("find_hook", 1)])));
+    assert_eq!(reply.headers["content-type"], "text/xml");
+    let twiml = &reply.body;
+    assert!(twiml.contains("<Response><Say") && twiml.ends_with("</Say><Hangup/></Response>"), "{twiml}");
+    let plain = request(&world, Method::POST, &voice_path(&customer), "");
+    assert_eq!(handle(&world, &site(), plain).await.status, StatusCode::FORBIDDEN);
+    let other = call_params(&customer, &[("CallStatus", "ringing"), ("From", "+447700900123")]);
+    assert_eq!(posted(&world, &customer, &voice_path(&customer), &other).await.body, *twiml);
+}
+
+#[tokio::test]
+async fn our_own_test_is_believed_when_it_is_signed_and_nothing_follows_from_it() {
+    use telbuddy::routine::SelfCall;
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let secret = HookSecret::AuthToken(token(&customer).into());
+    let as_sent = |call: &SelfCall| {
+        let request = request(&world, Method::POST, &call.path, &call.form);
+        let request = with_header(request, header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        with_header(request, header::HeaderName::from_static("x-twilio-signature"), &call.signature)
+    };
+    for (origin, status) in
+        [("https://api.example.com", StatusCode::NO_CONTENT), ("https://elsewhere.example.com", StatusCode::FORBIDDEN)]
+    {
+        let call = SelfCall::new(origin, &customer.credential, &secret);
+        let reply = handle(&world, &site(), as_sent(&call)).await;
+        assert_eq!((reply.status, world.jobs()), (status, Vec::new()));
+    }
+    assert_eq!(records(&world, &customer).await, [], "who called it says so");
+    assert_eq!(costs(&world), BTreeMap::from([("find_hook", 2), ("read_quarantine", 1)]));
+}
+
+#[tokio::test]
+async fn a_calls_status_is_queued_with_ids_only_before_it_is_answered() {
+    use telbuddy::inbound::CallStatus;
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (path, params) = (call_path(&customer), call_params(&customer, &[("CallStatus", "no-answer")]));
+    let reply = posted(&world, &customer, &path, &params).await;
+    assert_eq!((reply.status, reply.body.as_str()), (StatusCode::NO_CONTENT, ""));
+    let news = News::Call { call: CallId::from_bits(9), sid: CALL_SID.to_owned(), status: CallStatus::NoAnswer };
+    assert_eq!(world.jobs(), [Job::Twilio(TwilioEvent { account: customer.account, at: world.now(), news })]);
+    world.fail_next("enqueue", Fault::transient("busy"));
+    assert_eq!(posted(&world, &customer, &path, &params).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    let message = path.replace("/calls/call_", "/calls/msg_");
+    assert_eq!(posted(&world, &customer, &message, &params).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.jobs().len(), 1);
 }
 
 #[tokio::test]
@@ -178,9 +251,13 @@ async fn signed_parameters_that_are_no_message_are_named() {
     let customer = Customer::new(&world).await;
     let no_status = pairs(&customer, &[]);
     let no_sender = pairs(&customer, &[("To", fresh::OWN)]);
-    for (path, params, name) in
-        [(status_path(&customer), no_status, "MessageStatus"), (messages_path(&customer), no_sender, "From")]
-    {
+    for (path, params, name) in [
+        (status_path(&customer), no_status.clone(), "MessageStatus"),
+        (messages_path(&customer), no_sender, "From"),
+        (voice_path(&customer), no_status.clone(), "CallSid"),
+        (call_path(&customer), no_status, "CallSid"),
+        (call_path(&customer), call_params(&customer, &[]), "CallStatus"),
+    ] {
         let reply = posted(&world, &customer, &path, &params).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(reply.body.contains(name), "{}", reply.body);
@@ -316,8 +393,18 @@ async fn each_way_to_fail_is_recorded_under_its_cause_and_told_once() {
     let mut status = signed(&world, &status_path(&customer), &status_params(&customer, "sent"), "guess");
     status.now = world.now();
     handle(&world, &site(), status).await;
-    let record = records(&world, &customer).await.into_iter().find(|record| record.facts.route == RouteKind::Status);
-    assert_eq!(record.unwrap().count, 4, "the same cause by another route");
+    let of_route = async |route| {
+        let records = records(&world, &customer).await;
+        records.into_iter().find(|record| record.facts.route == route).map(|record| record.count)
+    };
+    assert_eq!(of_route(RouteKind::Status).await, Some(4), "the same cause by another route");
+    for (path, route, count) in
+        [(voice_path(&customer), RouteKind::Voice, 5), (call_path(&customer), RouteKind::Calls, 6)]
+    {
+        let forged = signed(&world, &path, &call_params(&customer, &[("CallStatus", "completed")]), "guess");
+        handle(&world, &site(), forged).await;
+        assert_eq!(of_route(route).await, Some(count));
+    }
 }
 
 #[tokio::test]

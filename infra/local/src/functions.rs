@@ -118,6 +118,8 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(settler, "settler", config, |live, jobs| settler::handle(live, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
+        queue!(catch_up, "catch-up", config, |live, jobs| catch_up::handle(live, jobs)),
+        queue!(self_test, "self-test", config, |live, jobs| self_test::handle(live, &live.site, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
         queue!(deliverer, "deliverer", config, |live, jobs| deliverer::handle(live, jobs)),

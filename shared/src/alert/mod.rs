@@ -82,6 +82,16 @@ pub fn letter(alert: &Alert, since: Timestamp, names: Names<'_>) -> Written {
 
 fn parts(alert: &Alert) -> Parts {
     match alert {
+        Alert::SignatureFailed { cause: cause @ (Cause::SelfTestRefused | Cause::SelfTestUnanswered), .. } => Parts {
+            subject: "Your webhook address did not pass our daily test",
+            happened: format!(
+                "once a day we call your account's webhook address as Twilio would. It did not come through ({}), so \
+                 texts and statuses that Twilio tells of may not come through either.",
+                cause.code()
+            ),
+            to_do: cause.advice(false).to_owned(),
+            shown_by: "/v1/quarantine",
+        },
         Alert::SignatureFailed { cause, recently_rotated } => Parts {
             subject: "Webhooks with a signature that does not fit",
             happened: format!(

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::Sid;
-use crate::ids::{AccountId, MessageId};
-use crate::message::{Format, Status, status_of_twilio};
-use crate::number::Country;
+use crate::ids::{AccountId, CallId, MessageId};
+use crate::message::{Direction, Format, Listed, Status, number_hash, status_of_twilio};
+use crate::number::{Channel, Country, parse_address};
+use crate::seal::DataKey;
 
 /// An event on its way from the webhook to its effect. Nothing personal: SIDs, status, and keyed hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,15 @@ pub enum News {
         /// Twilio's error code.
         error_code: Option<u32>,
     },
+    /// A call's status changed.
+    Call {
+        /// Our id, from the path.
+        call: CallId,
+        /// Twilio's SID.
+        sid: String,
+        /// The status.
+        status: CallStatus,
+    },
     /// A text arrived.
     Text {
         /// Our id for it.
@@ -57,6 +67,48 @@ pub enum News {
         /// Whether it was an opt-out or opt-in word.
         consent: Option<Consent>,
     },
+}
+
+/// Where a call stands, in Twilio's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CallStatus {
+    /// Twilio has it.
+    Queued,
+    /// Twilio began to dial.
+    Initiated,
+    /// It rings.
+    Ringing,
+    /// Somebody answered.
+    InProgress,
+    /// It is over, and somebody had answered.
+    Completed,
+    /// The line was busy.
+    Busy,
+    /// Nobody answered.
+    NoAnswer,
+    /// It could not be connected.
+    Failed,
+    /// It was ended before anybody answered.
+    Canceled,
+}
+
+impl CallStatus {
+    /// Reads Twilio's word; `None` if it is not one of them.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "queued" => Self::Queued,
+            "initiated" => Self::Initiated,
+            "ringing" => Self::Ringing,
+            "in-progress" | "answered" => Self::InProgress,
+            "completed" => Self::Completed,
+            "busy" => Self::Busy,
+            "no-answer" => Self::NoAnswer,
+            "failed" => Self::Failed,
+            "canceled" => Self::Canceled,
+            _ => return None,
+        })
+    }
 }
 
 /// What a recipient said about being texted.
@@ -125,6 +177,104 @@ pub enum NotAnEvent {
     NothingNew,
 }
 
+/// Longer than any address that Twilio has.
+const MAX_ADDRESS_BYTES: usize = 128;
+
+/// A text that arrived, as a webhook or a list tells it. It stays in memory: [`Arrived::news`] is what is kept of it.
+#[derive(Clone, Copy)]
+pub struct Arrived<'a> {
+    sid: &'a str,
+    from: &'a str,
+    to: &'a str,
+    service: Option<&'a str>,
+    opt_out_type: Option<&'a str>,
+    body: &'a str,
+    n_media: u32,
+    n_segments: u32,
+}
+
+impl<'a> Arrived<'a> {
+    /// As a webhook tells it.
+    pub fn told(params: &'a signature::Params) -> Result<Self, NotAnEvent> {
+        let parameter = |name: &'static str| params.get(name).ok_or(NotAnEvent::Parameter(name));
+        let count = |name| params.get(name).and_then(|count| count.parse::<u32>().ok());
+        let arrived = Self {
+            sid: parameter("MessageSid")?,
+            from: parameter("From")?,
+            to: parameter("To")?,
+            service: params.get("MessagingServiceSid"),
+            opt_out_type: params.get("OptOutType"),
+            body: params.get("Body").unwrap_or_default(),
+            n_media: count("NumMedia").unwrap_or(0),
+            n_segments: count("NumSegments").unwrap_or(1),
+        };
+        arrived.checked()
+    }
+
+    /// As Twilio lists it; `None` for what did not arrive. A list does not say what Advanced Opt-Out made of the text.
+    pub fn listed(listed: &'a Listed) -> Option<Result<Self, NotAnEvent>> {
+        if listed.direction != Direction::Inbound {
+            return None;
+        }
+        let arrived = Self {
+            sid: &listed.sid,
+            from: listed.from.as_deref().unwrap_or_default(),
+            to: &listed.to,
+            service: listed.service.as_deref(),
+            opt_out_type: None,
+            body: &listed.body,
+            n_media: u32::try_from(listed.n_media).unwrap_or(u32::MAX),
+            n_segments: listed.n_segments,
+        };
+        Some(arrived.checked())
+    }
+
+    fn checked(self) -> Result<Self, NotAnEvent> {
+        let good = Sid::parse("SM", self.sid).is_ok() || Sid::parse("MM", self.sid).is_ok();
+        match (good, self.from, self.to) {
+            (false, ..) => Err(NotAnEvent::Parameter("MessageSid")),
+            (_, "", _) => Err(NotAnEvent::Parameter("From")),
+            (_, _, to) if to.is_empty() || to.len() > MAX_ADDRESS_BYTES => Err(NotAnEvent::Parameter("To")),
+            _ => Ok(self),
+        }
+    }
+
+    /// Twilio's SID.
+    pub fn sid(&self) -> &'a str {
+        self.sid
+    }
+
+    /// What is kept of it: its words and its sender's number stay at Twilio. `match_key`: the account's newest of purpose
+    /// match.
+    pub fn news(&self, message: MessageId, match_key: &DataKey) -> News {
+        let (other_hash, country) = match parse_address(self.from) {
+            Some((Channel::Sms, number)) => (number_hash(match_key, &number), number.country()),
+            // WhatsApp and others: what somebody says there is not said about texts.
+            Some((Channel::Whatsapp | Channel::Other, number)) => {
+                (match_key.keyed_hash("address", self.from), number.country())
+            }
+            // A short code or a name: no number, but still somebody.
+            None => (match_key.keyed_hash("address", self.from), None),
+        };
+        // The customer's own number as sends name it; an address of another channel as Twilio names it.
+        let own = match parse_address(self.to) {
+            Some((Channel::Sms, number)) => number.as_str().to_owned(),
+            _ => self.to.to_owned(),
+        };
+        News::Text {
+            message,
+            sid: self.sid.to_owned(),
+            own,
+            service: self.service.filter(|sid| Sid::parse("MG", sid).is_ok()).map(str::to_owned),
+            other_hash,
+            country,
+            format: if self.n_media > 0 { Format::Mms } else { Format::Sms },
+            segments: self.n_segments.max(1),
+            consent: consent(self.opt_out_type, self.body),
+        }
+    }
+}
+
 /// Reads a status callback. `message` comes from the path, which Twilio signed with the rest.
 pub fn status_news(params: &signature::Params, message: MessageId) -> Result<News, NotAnEvent> {
     let sid = message_sid(params)?;
@@ -139,6 +289,20 @@ pub fn message_sid(params: &signature::Params) -> Result<String, NotAnEvent> {
     let sid = params.get("MessageSid").unwrap_or_default();
     let good = Sid::parse("SM", sid).is_ok() || Sid::parse("MM", sid).is_ok();
     if good { Ok(sid.to_owned()) } else { Err(NotAnEvent::Parameter("MessageSid")) }
+}
+
+/// Reads a status callback of a call. `call` comes from the path, which Twilio signed with the rest.
+pub fn call_news(params: &signature::Params, call: CallId) -> Result<News, NotAnEvent> {
+    let sid = call_sid(params)?;
+    let word = params.get("CallStatus").ok_or(NotAnEvent::Parameter("CallStatus"))?;
+    let status = CallStatus::parse(word).ok_or(NotAnEvent::NothingNew)?;
+    Ok(News::Call { call, sid, status })
+}
+
+/// The SID that every voice webhook carries, checked for form.
+pub fn call_sid(params: &signature::Params) -> Result<String, NotAnEvent> {
+    let sid = params.get("CallSid").unwrap_or_default();
+    if Sid::parse("CA", sid).is_ok() { Ok(sid.to_owned()) } else { Err(NotAnEvent::Parameter("CallSid")) }
 }
 
 #[cfg(test)]
@@ -244,6 +408,16 @@ mod tests {
                 if before { format!("{other}{between}{}", words[n]) } else { format!("{}{between}{other}", words[n]) };
             proptest::prop_assert_eq!(consent(None, &text), None);
         }
+    }
+
+    #[test]
+    fn every_status_of_a_call_reads_and_is_stored_under_twilios_word() {
+        for word in "queued initiated ringing in-progress completed busy no-answer failed canceled".split(' ') {
+            let status = CallStatus::parse(word).unwrap();
+            assert_eq!(serde_json::to_string(&status).unwrap(), format!("\"{word}\""));
+        }
+        assert_eq!(CallStatus::parse("answered"), Some(CallStatus::InProgress), "as the event is called");
+        assert_eq!(CallStatus::parse("Completed"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod local;
 mod mail;
 mod queue;
 pub mod secrets;
+mod selfcall;
 pub mod serve;
 pub mod telemetry;
 mod tls;
@@ -24,6 +25,7 @@ use endpoints::Endpoints;
 use mail::Mailer;
 use queue::Queues;
 use secrets::Secrets;
+use selfcall::Door;
 use twilio::Twilio;
 use vault::Vault;
 
@@ -42,6 +44,8 @@ pub enum Need {
     Mail,
     /// Twilio's API.
     Twilio,
+    /// Our own public address.
+    Site,
     /// Customers' endpoints.
     Endpoints,
 }
@@ -57,6 +61,7 @@ pub struct Live {
     queues: Queues,
     mailer: Mailer,
     twilio: Twilio,
+    door: Door,
     endpoints: Endpoints,
 }
 
@@ -73,6 +78,7 @@ impl Live {
             queues: Queues::new(config, &aws, needs(Need::Queues))?,
             mailer: Mailer::new(config, &aws, needs(Need::Mail))?,
             twilio: Twilio::new(config, needs(Need::Twilio))?,
+            door: Door::new(config, needs(Need::Site))?,
             endpoints: Endpoints::new(config, needs(Need::Endpoints))?,
             dynamo,
         })

@@ -290,6 +290,29 @@ pub trait ListAtCarrier {
     ) -> impl Future<Output = Result<ListedPage, Trouble>> + Send;
 }
 
+/// Lists what arrived at Twilio.
+pub trait ListArrived {
+    /// 1 GET: a page of at most `limit` messages of the account, sent or received since then, newest first. Twilio has no
+    /// filter for those that arrived.
+    fn list_arrived(
+        &self,
+        carrier: &Carrier,
+        since: Timestamp,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> impl Future<Output = Result<ListedPage, Trouble>> + Send;
+}
+
+/// Knows which texts were recorded.
+pub trait FindUnseen {
+    /// Which of these SIDs were never recorded: at most 100, 1 read.
+    fn unseen_sids(
+        &self,
+        account: AccountId,
+        sids: Vec<String>,
+    ) -> impl Future<Output = Result<Vec<String>, Fault>> + Send;
+}
+
 /// Settles what is not known.
 pub trait SettleMessage {
     /// A message with its payload, while it has one: 1 read.

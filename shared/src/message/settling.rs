@@ -196,6 +196,8 @@ pub struct Listed {
     pub body: String,
     /// How many pieces of media.
     pub n_media: usize,
+    /// How many segments, as Twilio counts.
+    pub n_segments: u32,
     /// Which way.
     pub direction: Direction,
     /// Twilio's word for where it stands.
@@ -215,6 +217,7 @@ impl std::fmt::Debug for Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         self.to.zeroize();
+        self.from.zeroize();
         self.body.zeroize();
     }
 }
@@ -327,6 +330,7 @@ mod tests {
             service: None,
             body: "hello".to_owned(),
             n_media: 0,
+            n_segments: 1,
             direction: Direction::Outbound,
             status: "delivered".to_owned(),
             error_code: None,

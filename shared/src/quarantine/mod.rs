@@ -32,12 +32,17 @@ pub enum Cause {
     Rejected(Rejection),
     /// The signature fits, and the webhook names another Twilio account.
     OtherAccount,
+    /// Our own signed test was answered otherwise than by the webhook that believes it.
+    SelfTestRefused,
+    /// Our own signed test got no answer.
+    SelfTestUnanswered,
 }
 
 impl Cause {
     /// Every cause.
     pub fn all() -> impl Iterator<Item = Self> {
-        Rejection::ALL.into_iter().map(Self::Rejected).chain([Self::OtherAccount])
+        let others = [Self::OtherAccount, Self::SelfTestRefused, Self::SelfTestUnanswered];
+        Rejection::ALL.into_iter().map(Self::Rejected).chain(others)
     }
 
     /// A stable name for rows, logs and answers.
@@ -45,6 +50,8 @@ impl Cause {
         match self {
             Self::Rejected(rejection) => rejection.code(),
             Self::OtherAccount => "other_account",
+            Self::SelfTestRefused => "self_test_refused",
+            Self::SelfTestUnanswered => "self_test_unanswered",
         }
     }
 
@@ -95,6 +102,17 @@ impl Cause {
                  address on numbers of the connected account only, and connect the other account to a TelBuddy account \
                  of its own."
             }
+            Self::SelfTestRefused => {
+                "We called your webhook at its public address, signed as Twilio signs, and it was not believed: \
+                 something between changes requests (path, query or body), the address leads elsewhere, or it is not \
+                 the one that signatures are checked for. Whoever runs this TelBuddy compares TELBUDDY_PUBLIC_URL with \
+                 the address from outside. You have nothing to change at Twilio."
+            }
+            Self::SelfTestUnanswered => {
+                "We called your webhook at its public address and got no answer in time: Twilio may not get one \
+                 either. Whoever runs this TelBuddy looks at the domain's DNS, its certificate and the gateway. What \
+                 arrives meanwhile is found in Twilio's list within an hour."
+            }
         }
     }
 }
@@ -126,6 +144,12 @@ pub enum RouteKind {
     Messages,
     /// The status of a message.
     Status,
+    /// A call that arrives.
+    Voice,
+    /// The status of a call.
+    Calls,
+    /// Our own daily test.
+    SelfTest,
 }
 
 /// Whether a webhook secret took the place of another one of the same Twilio account a short time ago.

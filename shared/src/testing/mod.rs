@@ -15,4 +15,4 @@ pub mod sealed;
 pub mod setup;
 mod world;
 
-pub use world::{Checked, Opening, Queued, SentMail, Taken, TwilioView, World};
+pub use world::{CameIn, Checked, Opening, Queued, SentMail, Taken, TwilioView, World};

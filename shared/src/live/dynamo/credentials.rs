@@ -97,6 +97,7 @@ impl KeepCredential for Live {
         if let Some(old) = replaced {
             parts.push(db.delete(&keys::carrier_claim(old), "account = :me", &[(":me", s(account.to_string()))])?);
         }
+        parts.extend(db.begin_routines(stored, replaced.is_some())?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(Saved::Stored),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Saved::TakenByAnother),
@@ -120,6 +121,7 @@ impl KeepCredential for Live {
         for purpose in [Purpose::Send, Purpose::Hook] {
             parts.push(db.delete(&keys::data_keys(account, purpose), "attribute_exists(pk)", &[])?);
         }
+        parts.extend(db.end_routines(account)?);
         Ok(matches!(db.transact(parts).await?, Transacted::Committed))
     }
 }

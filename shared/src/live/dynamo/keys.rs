@@ -12,6 +12,7 @@ use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, Template
 use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
+use crate::routine::Routine;
 use crate::seal::Purpose;
 use crate::secret::TokenHash;
 use crate::velocity::Minute;
@@ -180,6 +181,20 @@ pub fn connection(account: AccountId, target: &Target) -> Key {
 /// Reads a connection's key back.
 pub fn parse_connection(pk: &str, sk: &str) -> Option<(AccountId, Target)> {
     Some((pk.parse().ok()?, Target::parse(sk.strip_prefix(CONNECTIONS)?)?))
+}
+
+/// What sort keys of routines start with.
+pub const ROUTINES: &str = "ROUTINE#";
+
+/// What is done again and again for a connected account.
+pub fn routine(account: AccountId, routine: Routine) -> Key {
+    Key::new(Table::Messages, account.to_string(), format!("{ROUTINES}{}", routine.as_str()))
+}
+
+/// Reads a routine's key back.
+pub fn parse_routine(pk: &str, sk: &str) -> Option<(AccountId, Routine)> {
+    let name = sk.strip_prefix(ROUTINES)?;
+    Some((pk.parse().ok()?, Routine::ALL.into_iter().find(|routine| routine.as_str() == name)?))
 }
 
 /// What sort keys of templates start with.
@@ -415,6 +430,8 @@ mod tests {
             carrier_claim("hash"),
             message(account, id),
             connection(account, &target),
+            routine(account, Routine::Arrivals),
+            routine(account, Routine::SelfTest),
             template(account, TemplateId::from_bits(6)),
             template_name(account, "hash"),
             template_count(account),
@@ -445,6 +462,10 @@ mod tests {
         }
         let key = connection(account, &target);
         assert_eq!(parse_connection(&key.pk, &key.sk), Some((account, target)));
+        for known in Routine::ALL {
+            let key = routine(account, known);
+            assert_eq!(parse_routine(&key.pk, &key.sk), Some((account, known)));
+        }
         let key = template(account, TemplateId::from_bits(6));
         assert_eq!(parse_template(&key.pk, &key.sk), Some((account, TemplateId::from_bits(6))));
         let key = message(account, id);

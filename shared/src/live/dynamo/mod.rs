@@ -13,6 +13,7 @@ mod once;
 mod opt_outs;
 mod quarantine;
 mod rotation;
+mod routines;
 mod rows;
 pub mod schema;
 mod settling;

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
 use crate::ledger::{JournalItem, UsageKind};
 use crate::live::Live;
-use crate::message::{Adopted, Message, Outgoing, RecordResend, Resent, SettleMessage, due_after_decision};
+use crate::message::{Adopted, FindUnseen, Message, Outgoing, RecordResend, Resent, SettleMessage, due_after_decision};
 use crate::seal::Sealed;
 
 /// SIDs of one batch read: two keys for each, and DynamoDB takes a hundred.
@@ -85,6 +85,14 @@ impl SettleMessage for Live {
 
     async fn record_listing(&self, message: &Message, due: Timestamp) -> Result<bool, Fault> {
         self.write_unchanged(message, Some(due), true).await
+    }
+}
+
+impl FindUnseen for Live {
+    async fn unseen_sids(&self, account: AccountId, sids: Vec<String>) -> Result<Vec<String>, Fault> {
+        let wanted: Vec<_> = sids.iter().map(|sid| keys::sid(account, sid)).collect();
+        let found = if wanted.is_empty() { HashMap::new() } else { self.dynamo.batch_get(&wanted).await? };
+        Ok(sids.into_iter().filter(|sid| !found.contains_key(&keys::sid(account, sid))).collect())
     }
 }
 

@@ -1,14 +1,17 @@
-//! What Twilio has of an account's messages (2010-04-01 `Messages`): a list by number, to look for what is not known.
+//! What Twilio has of an account's messages (2010-04-01 `Messages`): a list by number, to look for what is not known, and one by time, to
+//! look for what arrived.
 
+use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::Method;
 use serde::Deserialize;
 
+use super::Twilio;
 use super::numbers::mark;
 use crate::connection::{PageMark, Trouble};
 use crate::credential::Carrier;
 use crate::live::Live;
-use crate::message::{Direction, ListAtCarrier, Listed, ListedPage};
+use crate::message::{Direction, ListArrived, ListAtCarrier, Listed, ListedPage};
 
 #[derive(Deserialize)]
 struct ListAnswer {
@@ -25,6 +28,7 @@ struct MessageAnswer {
     messaging_service_sid: Option<String>,
     body: Option<String>,
     num_media: Option<String>,
+    num_segments: Option<String>,
     direction: String,
     status: String,
     error_code: Option<u32>,
@@ -37,13 +41,15 @@ impl TryFrom<MessageAnswer> for Listed {
     fn try_from(answer: MessageAnswer) -> Result<Self, Trouble> {
         let created = rfc2822::parse(&answer.date_created).map_err(|_| Trouble::Unreachable)?;
         let direction = if answer.direction == "inbound" { Direction::Inbound } else { Direction::Outbound };
+        let number = |text: Option<String>| text.and_then(|n| n.parse::<u32>().ok());
         Ok(Self {
             sid: answer.sid,
             to: answer.to.unwrap_or_default(),
             from: answer.from,
             service: answer.messaging_service_sid,
             body: answer.body.unwrap_or_default(),
-            n_media: answer.num_media.and_then(|n| n.parse().ok()).unwrap_or(0),
+            n_media: number(answer.num_media).and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+            n_segments: number(answer.num_segments).unwrap_or(1),
             direction,
             status: answer.status,
             error_code: answer.error_code,
@@ -62,13 +68,39 @@ impl ListAtCarrier for Live {
         limit: u16,
         from: Option<&PageMark>,
     ) -> Result<ListedPage, Trouble> {
+        self.twilio.list(carrier, ("To", to), limit, from).await
+    }
+}
+
+impl ListArrived for Live {
+    /// For what arrived Twilio's `DateSent` is when it came. What does not read whole is no list here either.
+    async fn list_arrived(
+        &self,
+        carrier: &Carrier,
+        since: Timestamp,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> Result<ListedPage, Trouble> {
+        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        self.twilio.list(carrier, ("DateSent>", &since), limit, from).await
+    }
+}
+
+impl Twilio {
+    async fn list(
+        &self,
+        carrier: &Carrier,
+        filter: (&str, &str),
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> Result<ListedPage, Trouble> {
         let (limit, page) = (limit.to_string(), from.map(|mark| mark.page.to_string()));
-        let mut pairs = vec![("To", to), ("PageSize", limit.as_str())];
+        let mut pairs = vec![filter, ("PageSize", limit.as_str())];
         if let (Some(mark), Some(page)) = (from, &page) {
             pairs.extend([("Page", page.as_str()), ("PageToken", mark.token.as_str())]);
         }
-        let url = self.twilio.url(carrier, "/Messages.json");
-        let answer: ListAnswer = self.twilio.call(carrier, Method::GET, url, &pairs).await?;
+        let url = self.url(carrier, "/Messages.json");
+        let answer: ListAnswer = self.call(carrier, Method::GET, url, &pairs).await?;
         let next = match answer.next_page_uri {
             Some(uri) => Some(mark(&uri).ok_or(Trouble::Unreachable)?),
             None => None,

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod posting;
 pub mod quarantine;
 pub mod rotation;
+pub mod routines;
 pub mod sending;
 pub mod sessions;
 pub mod settling;
@@ -116,6 +117,11 @@ macro_rules! contracts {
                 of_a_customers_change_and_a_reseal_at_once_one_takes_place,
                 what_was_disconnected_is_not_resealed,
                 a_credential_is_not_saved_over_keys_that_changed_since_they_were_read;
+            routines:
+                routines_come_with_a_credential_and_go_with_it,
+                a_rotation_keeps_what_was_looked_at_and_another_twilio_account_begins_anew,
+                of_many_looks_at_once_one_moves_the_progress,
+                a_recorded_sid_is_seen_in_its_own_account_only;
             accepting:
                 an_accepted_message_is_there_with_its_hold,
                 parallel_accepts_take_exactly_what_the_credit_covers,
@@ -333,6 +339,7 @@ mod tests {
             include_str!("posting.rs"),
             include_str!("quarantine.rs"),
             include_str!("rotation.rs"),
+            include_str!("routines.rs"),
             include_str!("sending.rs"),
             include_str!("sessions.rs"),
             include_str!("settling.rs"),

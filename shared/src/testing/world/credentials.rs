@@ -236,6 +236,7 @@ impl KeepCredential for World {
                 gate.credential_refused = false;
                 gate.refusal_untold = None;
             }
+            state.routines.begin(&save.credential, replaced.is_some());
             if let Some(old) = replaced {
                 credentials.claims.remove(&old);
             }
@@ -267,6 +268,7 @@ impl KeepCredential for World {
             for purpose in [Purpose::Send, Purpose::Hook] {
                 credentials.keys.remove(&(account, purpose));
             }
+            state.routines.end(account);
             Ok(true)
         })
         .await

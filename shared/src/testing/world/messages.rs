@@ -12,10 +12,10 @@ use crate::ids::{AccountId, MessageId, TemplateId};
 use crate::ledger::{Granularity, JournalItem, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
-    FindDue, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded, Message, Outcome,
-    Outgoing, ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome, RecordResend, Recorded,
-    Resent, Seen, SenderFacts, SettleMessage, Settling, Status, UpdateMessage, check_allowance, decidable_until, due,
-    due_after_decision, due_shard, open_to,
+    FindDue, FindUnseen, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded,
+    Message, Outcome, Outgoing, ReadMessages, Reason, RecordBatch, RecordInbound, RecordMessage, RecordOutcome,
+    RecordResend, Recorded, Resent, Seen, SenderFacts, SettleMessage, Settling, Status, UpdateMessage, check_allowance,
+    decidable_until, due, due_after_decision, due_shard, open_to,
 };
 use crate::seal::{Purpose, Sealed};
 use crate::session::{Pass, Proof, Way};
@@ -495,6 +495,19 @@ impl State {
         self.messages.idempotency.insert((account, idempotency.key.clone()), idempotency.clone());
         self.messages.rows.insert((account, message.id), Row::intent(message, payload, now));
         Ok(Recorded::Accepted)
+    }
+}
+
+impl FindUnseen for World {
+    async fn unseen_sids(&self, account: AccountId, sids: Vec<String>) -> Result<Vec<String>, Fault> {
+        self.call("unseen_sids", |state| {
+            if sids.len() > 100 {
+                return Err(not_valid("unseen SIDs"));
+            }
+            let known = &state.messages.sids;
+            Ok(sids.into_iter().filter(|sid| !known.contains_key(&(account, sid.clone()))).collect())
+        })
+        .await
     }
 }
 

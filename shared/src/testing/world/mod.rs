@@ -13,6 +13,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod routines;
 mod templates;
 mod twilio;
 mod velocity;
@@ -36,7 +37,7 @@ use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, Platform
 use crate::seal::{Purpose, Sealed};
 
 pub use credentials::Opening;
-pub use twilio::{Checked, Taken, TwilioView};
+pub use twilio::{CameIn, Checked, Taken, TwilioView};
 
 /// Every port, kept in memory. Clones share one state.
 #[derive(Clone)]
@@ -90,6 +91,7 @@ struct State {
     endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
+    routines: routines::Routines,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
     templates: templates::Templates,
@@ -161,6 +163,7 @@ impl World {
             endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
+            routines: routines::Routines::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
             templates: templates::Templates::default(),
@@ -356,6 +359,7 @@ impl World {
         state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
+        state.routines.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
         state.templates.dump(&mut bytes);
@@ -440,12 +444,13 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 131] = [
+const METHODS: [&str; 138] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
     "begin_connection",
     "call_endpoint",
+    "call_self",
     "cancel_message",
     "check_carrier",
     "claim_delivery",
@@ -465,6 +470,7 @@ const METHODS: [&str; 131] = [
     "delete_endpoint",
     "deliveries_since",
     "disable_endpoint",
+    "do_routine_at",
     "end_connection",
     "end_lease",
     "end_session",
@@ -476,12 +482,14 @@ const METHODS: [&str; 131] = [
     "find_due",
     "find_due_connections",
     "find_due_deliveries",
+    "find_due_routines",
     "find_hook",
     "find_user",
     "free_sids",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
+    "list_arrived",
     "list_at_carrier",
     "list_connections",
     "list_deliveries",
@@ -510,6 +518,7 @@ const METHODS: [&str; 131] = [
     "load_owner",
     "load_pending",
     "load_profile",
+    "load_progress",
     "load_sender",
     "load_session",
     "load_template",
@@ -556,6 +565,7 @@ const METHODS: [&str; 131] = [
     "rewrap_key",
     "save_credential",
     "save_policy",
+    "save_progress",
     "send_mail",
     "start_session",
     "stop_looking",
@@ -565,6 +575,7 @@ const METHODS: [&str; 131] = [
     "tell_endpoints",
     "touch_api_key",
     "touch_session",
+    "unseen_sids",
     "update_and_tell",
     "update_connection",
     "update_endpoint",

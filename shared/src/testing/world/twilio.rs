@@ -10,8 +10,8 @@ use crate::connection::{PageMark, Trouble};
 use crate::credential::{Carrier, Check, CheckCarrier, Sid};
 use crate::fault::Fault;
 use crate::message::{
-    CarrierMedia, CarrierText, CreateMessage, Created, Direction, FetchedMedia, ListAtCarrier, Listed, ListedPage,
-    MessageSid, Payload, ReadContent,
+    CarrierMedia, CarrierText, CreateMessage, Created, Direction, FetchedMedia, ListArrived, ListAtCarrier, Listed,
+    ListedPage, MessageSid, Payload, ReadContent,
 };
 
 /// A message that Twilio took, whatever it answered.
@@ -54,6 +54,21 @@ struct Answer {
     takes: bool,
 }
 
+/// A text that arrived at Twilio, whether its webhook got here or not.
+#[derive(Clone)]
+pub struct CameIn {
+    /// Twilio's SID.
+    pub sid: String,
+    /// From whom.
+    pub from: String,
+    /// To which number of the customer's.
+    pub to: String,
+    /// The text.
+    pub body: String,
+    /// When.
+    pub at: Timestamp,
+}
+
 #[derive(Default)]
 pub(super) struct Twilio {
     answers: VecDeque<Answer>,
@@ -62,6 +77,8 @@ pub(super) struct Twilio {
     taken: Vec<Taken>,
     /// What became of a message: Twilio's words, by SID.
     words: BTreeMap<String, String>,
+    /// Texts that arrived, oldest first.
+    arrived: Vec<(String, CameIn)>,
     /// How much later than it took them Twilio lists messages.
     lag: SignedDuration,
     checked: Vec<Checked>,
@@ -173,6 +190,13 @@ impl TwilioView<'_> {
     }
 }
 
+impl TwilioView<'_> {
+    /// A text arrives at a number of this Twilio account.
+    pub fn arrives(&self, account_sid: &str, text: CameIn) {
+        self.world.state().twilio.arrived.push((account_sid.to_owned(), text));
+    }
+}
+
 impl State {
     fn fresh_sid(&mut self) -> String {
         format!("SM{}", data_encoding::HEXLOWER.encode(&self.random::<16>()))
@@ -200,11 +224,62 @@ impl Taken {
             service: by_service.then(|| self.sender.clone()),
             body: self.body.clone(),
             n_media: self.media_urls.len(),
+            n_segments: 1,
             direction: Direction::Outbound,
             status: word.to_owned(),
             error_code: None,
             created: self.at,
         }
+    }
+}
+
+impl CameIn {
+    fn listed(&self) -> Listed {
+        Listed {
+            sid: self.sid.clone(),
+            to: self.to.clone(),
+            from: Some(self.from.clone()),
+            service: None,
+            body: self.body.clone(),
+            n_media: 0,
+            n_segments: 1,
+            direction: Direction::Inbound,
+            status: "received".to_owned(),
+            error_code: None,
+            created: self.at,
+        }
+    }
+}
+
+impl ListArrived for World {
+    async fn list_arrived(
+        &self,
+        carrier: &Carrier,
+        since: Timestamp,
+        limit: u16,
+        from: Option<&PageMark>,
+    ) -> Result<ListedPage, Trouble> {
+        self.ask("list_arrived", |state| {
+            let account_sid = carrier.account_sid.as_str();
+            let Twilio { taken, arrived, lag, .. } = &state.twilio;
+            let out = taken.iter().filter(|taken| taken.carrier.account_sid.as_str() == account_sid);
+            let came = arrived.iter().filter(|(owner, _)| owner == account_sid);
+            let mut all: Vec<_> = out.map(|one| one.listed("sent")).chain(came.map(|(_, one)| one.listed())).collect();
+            all.retain(|listed| listed.created >= since && listed.created + *lag <= state.now);
+            all.sort_by_key(|listed| std::cmp::Reverse(listed.created));
+            // A token names the last row of the page before, as Twilio's does.
+            let start = from.map_or(0, |mark| {
+                let behind = all.iter().position(|listed| mark.token == format!("PA{}", listed.sid));
+                behind.map_or(all.len(), |at| at + 1)
+            });
+            let page = from.map_or(0, |mark| mark.page) + 1;
+            let more = all.len() > start + usize::from(limit);
+            let messages: Vec<_> = all.into_iter().skip(start).take(usize::from(limit)).collect();
+            let next =
+                messages.last().filter(|_| more).and_then(|last| PageMark::new(page, &format!("PA{}", last.sid)));
+            Ok(ListedPage { messages, next })
+        })
+        .await
     }
 }
 
