@@ -270,15 +270,15 @@ impl Client {
     }
 }
 
-/// Asks again until there is an answer; at most 20 seconds.
+/// Asks again until there is an answer; at most a minute of pauses, for a busy machine.
 pub async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
-    for _ in 0..400 {
+    for _ in 0..1_200 {
         if let Some(answer) = ask().await {
             return answer;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("waited 20 seconds and never saw that {what}");
+    panic!("waited a minute and never saw that {what}");
 }
 
 /// The doubles of AWS and Twilio alone, for adapters that a test makes by itself.
