@@ -1,4 +1,5 @@
-//! Queue `catch-up`: goes through Twilio's list of what arrived and tells `twilio-events` of each text that no webhook told.
+//! Queue `catch-up`: goes through Twilio's list of what arrived and tells `twilio-events` of each
+//! text that no webhook told.
 
 use futures::future::join_all;
 use telbuddy::connection::{ASK_AGAIN, Trouble};
@@ -25,9 +26,9 @@ const MOST_PAGES: usize = 10;
 
 /// Works through a batch, its accounts at the same time.
 ///
-/// AWS calls for each: 2 reads, and for each page of Twilio's list, nearly always 1, 1 write; if something arrived 1 read,
-/// and if it was not told 1 queue message for ten texts; once in five minutes and key 1 read and 1 KMS call with its entry
-/// in the access log. Twilio: 1 GET for each page.
+/// AWS calls for each: 2 reads, and for each page of Twilio's list, nearly always 1, 1 write; if something arrived 1
+/// read, and if it was not told 1 queue message for ten texts; once in five minutes and key 1 read and 1 KMS call with
+/// its entry in the access log. Twilio: 1 GET for each page.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: KeepProgress

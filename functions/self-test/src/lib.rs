@@ -1,4 +1,5 @@
-//! Queue `self-test`: calls an account's webhook at its public address, signed as Twilio signs, to see that Twilio could.
+//! Queue `self-test`: calls an account's webhook at its public address, signed as Twilio signs, to see that
+//! Twilio could.
 
 use futures::future::join_all;
 use telbuddy::credential::{HookSecret, KeepCredential, LoadKeys, OpenKey, data_key};
