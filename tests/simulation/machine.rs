@@ -14,7 +14,7 @@ use telbuddy::connection::{PageMark, Trouble};
 use telbuddy::edge::{Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
-use telbuddy::message::{Created, ListedPage, Payload};
+use telbuddy::message::{Created, ListedPage, Listings, Payload};
 use telbuddy::platform::{Clock, Handled, Job, Queue};
 use telbuddy::testing::World;
 use telbuddy::testing::setup::site;
@@ -698,7 +698,7 @@ impl Machine {
             Box::pin(async move {
                 Ended::Handled(match function {
                     Function::Sender => sender::handle(&env, &site(), jobs).await,
-                    Function::Settler => settler::handle(&env, jobs).await,
+                    Function::Settler => settler::handle(&env, &Listings::default(), jobs).await,
                     Function::Poster => poster::handle(&env, jobs).await,
                     _ => twilio_events::handle(&env, jobs).await,
                 })

@@ -6,7 +6,7 @@ use telbuddy::credential::{KeepCredential, LoadKeys, OpenKey, data_key, open_car
 use telbuddy::fault::Fault;
 use telbuddy::live::Need;
 use telbuddy::message::{
-    Adopted, FindDue, LOOK_AGAIN, ListAtCarrier, Listed, Message, Payload, SettleMessage, Status, adopt,
+    Adopted, FindDue, LOOK_AGAIN, ListAtCarrier, Listed, Listings, Message, Payload, SettleMessage, Status, adopt,
     after_clean_listing, ask_again, listing_due, proves,
 };
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
@@ -28,11 +28,11 @@ const MOST_PAGES: usize = 5;
 /// AWS calls for each: 2 reads, 1 write; if Twilio has something that fits 1 read more, a transaction in place of the
 /// write, and 1 hint; once in five minutes and key 1 read and 1 KMS call with its entry in the access log. Twilio: 1 GET
 /// for each page, nearly always 1.
-pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
+pub async fn handle<W>(world: &W, listings: &Listings, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: SettleMessage + ListAtCarrier + FindDue + KeepCredential + OpenKey + LoadKeys + EnqueueJob + Clock + Sync,
 {
-    join_all(jobs.into_iter().map(async |job| match settle(world, job).await {
+    join_all(jobs.into_iter().map(async |job| match settle(world, listings, job).await {
         Ok(()) => Handled::Done,
         Err(fault) => {
             tracing::warn!(%fault, "a message could not be looked for");
@@ -42,7 +42,7 @@ where
     .await
 }
 
-async fn settle<W>(world: &W, job: Job) -> Result<(), Fault>
+async fn settle<W>(world: &W, listings: &Listings, job: Job) -> Result<(), Fault>
 where
     W: SettleMessage + ListAtCarrier + FindDue + KeepCredential + OpenKey + LoadKeys + EnqueueJob + Clock,
 {
@@ -52,14 +52,14 @@ where
     let Some((message, Some(sealed))) = world.load_with_payload(account, message).await? else { return Ok(()) };
     let asked = world.now();
     // Settled by now, or another job was quicker.
-    if listing_due(&message).is_none_or(|at| at > asked) {
+    if listing_due(&message, listings).is_none_or(|at| at > asked) {
         return Ok(());
     }
     let listing = list(world, &message, &sealed).await?;
     if !listing.fits.is_empty() && adopt_one(world, &message, &listing.fits).await? {
         return Ok(());
     }
-    if listing.proves { count(world, &message, asked).await } else { put_off(world, &message).await }
+    if listing.proves { count(world, listings, &message, asked).await } else { put_off(world, &message).await }
 }
 
 /// What Twilio's list says of a message.
@@ -126,12 +126,12 @@ where
 }
 
 /// A listing that counts: the message is not there.
-async fn count<W>(world: &W, message: &Message, asked: Timestamp) -> Result<(), Fault>
+async fn count<W>(world: &W, listings: &Listings, message: &Message, asked: Timestamp) -> Result<(), Fault>
 where
     W: SettleMessage + EnqueueJob + Clock,
 {
-    let counted = after_clean_listing(message, asked);
-    let due = listing_due(&counted).unwrap_or(world.now() + LOOK_AGAIN);
+    let counted = after_clean_listing(message, asked, listings);
+    let due = listing_due(&counted, listings).unwrap_or(world.now() + LOOK_AGAIN);
     if world.record_listing(&counted, due).await? && counted.status == Status::Unconfirmed {
         tracing::warn!(message.id = %message.id, "Twilio does not have {}: unconfirmed", message.id);
         post(world, message).await;

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::jobs(settler::NEEDS, &async |live, jobs| settler::handle(live, jobs).await)
+    serve::jobs(settler::NEEDS, &async |live, jobs| settler::handle(live, &live.listings, jobs).await)
 }

@@ -22,7 +22,7 @@ fn settle_job(message: &Message) -> Job {
 }
 
 async fn look(world: &World, message: &Message) -> Handled {
-    handle(world, vec![settle_job(message)]).await.remove(0)
+    handle(world, &Listings::default(), vec![settle_job(message)]).await.remove(0)
 }
 
 /// What the customer's Twilio account is called with.
@@ -144,7 +144,7 @@ async fn two_identical_messages_and_one_sid_at_once_settle_exactly_one() {
         let [one, two] = [unknown(&world, &customer, true).await, unknown(&world, &customer, false).await];
         world.advance(LISTINGS[0]);
         let jobs = vec![settle_job(&one), settle_job(&two)];
-        assert_eq!(handle(&world, jobs).await, [Handled::Done; 2]);
+        assert_eq!(handle(&world, &Listings::default(), jobs).await, [Handled::Done; 2]);
         let mut rows = [row(&world, &one), row(&world, &two)];
         rows.sort_by_key(|row| row.sid.clone());
         assert_eq!(rows.each_ref().map(|row| row.status), [Status::Unknown, Status::Sent], "seed {seed}");
@@ -163,7 +163,7 @@ async fn as_many_sids_as_messages_settle_all_of_them() {
             messages.push(unknown(&world, &customer, true).await);
         }
         world.advance(LISTINGS[0]);
-        handle(&world, messages.iter().map(settle_job).collect()).await;
+        handle(&world, &Listings::default(), messages.iter().map(settle_job).collect()).await;
         let mut bound: Vec<_> = messages.iter().map(|message| row(&world, message).sid.unwrap()).collect();
         bound.sort();
         let mut there = sids(&world);
@@ -370,9 +370,16 @@ async fn nothing_is_looked_for_that_is_known_or_is_being_sent() {
     fresh::claimed(&world, &sending, world.now()).await;
     world.advance(LEASE);
     world.forget_calls();
-    assert_eq!(handle(&world, vec![settle_job(&accepted), settle_job(&sending)]).await, [Handled::Done; 2]);
+    assert_eq!(
+        handle(&world, &Listings::default(), vec![settle_job(&accepted), settle_job(&sending)]).await,
+        [Handled::Done; 2]
+    );
     assert_eq!(called(&world), BTreeMap::from([("load_with_payload", 2)]));
-    assert_eq!(handle(&world, vec![post_job(&accepted)]).await, [Handled::Again], "another queue's job");
+    assert_eq!(
+        handle(&world, &Listings::default(), vec![post_job(&accepted)]).await,
+        [Handled::Again],
+        "another queue's job"
+    );
 }
 
 #[tokio::test]

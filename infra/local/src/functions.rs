@@ -116,7 +116,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
-        queue!(settler, "settler", config, |live, jobs| settler::handle(live, jobs)),
+        queue!(settler, "settler", config, |live, jobs| settler::handle(live, &live.listings, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(catch_up, "catch-up", config, |live, jobs| catch_up::handle(live, jobs)),
         queue!(self_test, "self-test", config, |live, jobs| self_test::handle(live, &live.site, jobs)),

@@ -3,6 +3,7 @@
 use aws_credential_types::Credentials;
 use aws_smithy_http_client::tls;
 
+use crate::message::Listings;
 use crate::session::Site;
 
 /// Named values from the environment, or from the local system.
@@ -23,7 +24,7 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 13] = [
+pub const VARIABLES: [&str; 14] = [
     STAGE,
     PUBLIC_URL,
     APP_URL,
@@ -36,6 +37,7 @@ pub const VARIABLES: [&str; 13] = [
     KEY_CACHE_ACCOUNTS,
     PLATFORM_SECRET,
     MAIL_FROM,
+    LISTINGS_MINUTES,
     TWILIO_URL,
 ];
 
@@ -63,6 +65,9 @@ pub const KEY_CACHE_ACCOUNTS: &str = "TELBUDDY_KEY_CACHE_ACCOUNTS";
 pub const PLATFORM_SECRET: &str = "TELBUDDY_PLATFORM_SECRET";
 /// From whom mails come.
 pub const MAIL_FROM: &str = "TELBUDDY_MAIL_FROM";
+/// When Twilio's messages are listed for one that is not known: minutes with commas between them, see
+/// [`Listings::parse`]; 2,5,10,20,30 if it is not set.
+pub const LISTINGS_MINUTES: &str = "TELBUDDY_LISTINGS_MINUTES";
 /// Where Twilio's API is, if not at Twilio: a loopback address, at stage `local` only.
 pub const TWILIO_URL: &str = "TELBUDDY_TWILIO_URL";
 
@@ -120,6 +125,15 @@ impl Config {
     /// A value that may be missing or empty.
     pub(super) fn optional(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn listings(&self) -> Result<Listings, ConfigError> {
+        let wrong =
+            "has to be at least three minutes' numbers as in 2,5,10,20,30: two apart, from 2, the last 30 to 1380";
+        match self.optional(LISTINGS_MINUTES) {
+            Some(text) => Listings::parse(text).ok_or(ConfigError::Wrong(LISTINGS_MINUTES, wrong)),
+            None => Ok(Listings::default()),
+        }
     }
 
     /// The same with another value.

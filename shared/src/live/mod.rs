@@ -16,6 +16,7 @@ mod trace;
 mod twilio;
 mod vault;
 
+use crate::message::Listings;
 use crate::session::Site;
 
 pub use config::{Config, ConfigError};
@@ -55,6 +56,8 @@ pub enum Need {
 pub struct Live {
     /// How the site is reached.
     pub site: Site,
+    /// When Twilio is asked for what is not known; only the settler does.
+    pub listings: Listings,
     dynamo: Dynamo,
     vault: Vault,
     secrets: Secrets,
@@ -73,6 +76,7 @@ impl Live {
         let dynamo = Dynamo::new(config, &aws, needs(Need::Tables))?;
         Ok(Self {
             site: config.site()?,
+            listings: config.listings()?,
             vault: Vault::new(config, &aws, needs(Need::Keys))?,
             secrets: Secrets::new(config, &aws, needs(Need::PlatformSecret))?,
             queues: Queues::new(config, &aws, needs(Need::Queues))?,

@@ -14,7 +14,8 @@ use crate::fault::Fault;
 use crate::ids::MessageId;
 use crate::number::{E164, SenderId};
 
-/// When Twilio's messages are listed for one that is not known, counted from when it became so.
+/// When Twilio's messages are listed for one that is not known, counted from when it became so, if nothing else is
+/// configured ([`Listings`]).
 pub const LISTINGS: [SignedDuration; 5] = [
     SignedDuration::from_mins(2),
     SignedDuration::from_mins(5),
@@ -32,14 +33,50 @@ pub const APART: SignedDuration = SignedDuration::from_mins(2);
 /// So many clean listings have to find nothing …
 pub const CLEAN_LISTINGS: u32 = 3;
 
-/// … and one of them has to be later than this after the message became unknown.
-pub const LATE: SignedDuration = SignedDuration::from_mins(25);
+/// … and one of them has to be later than so long before the last of [`Listings`]: as they are by default, later than
+/// 25 minutes after the message became unknown.
+const BEFORE_LAST: SignedDuration = SignedDuration::from_mins(5);
 
 /// How far Twilio's clock and ours may differ.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// How long a person may decide about what is `unconfirmed`. The payload is kept for it, and no longer.
 pub const DECIDE_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// When Twilio's messages are listed for one that is not known, counted from when it became so. They can be made later
+/// and more, not sooner or fewer: what is not there after two minutes may still come, and who is told after 25 that a
+/// message was most likely not sent may send it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listings(Vec<SignedDuration>);
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self(LISTINGS.to_vec())
+    }
+}
+
+impl Listings {
+    /// From minutes with commas between them, as in `2,5,10,20,30`: at least three, at least two apart, the first not
+    /// before 2, the last from 30 minutes to 23 hours. `None`: they are not.
+    pub fn parse(text: &str) -> Option<Self> {
+        let minutes = text.split(',').map(|part| part.trim().parse::<i64>().ok()).collect::<Option<Vec<_>>>()?;
+        let apart = minutes.iter().zip(minutes.iter().skip(1)).all(|(one, next)| *next >= one.saturating_add(2));
+        let (first, last) = (minutes.first().copied()?, minutes.last().copied()?);
+        let fits = (3..=100).contains(&minutes.len()) && apart && first >= 2 && (30..=23 * 60).contains(&last);
+        fits.then(|| Self(minutes.into_iter().map(SignedDuration::from_mins).collect()))
+    }
+
+    /// What a listing has to be later than for the message to be given up.
+    fn late(&self) -> SignedDuration {
+        self.0.last().map_or(GIVE_UP, |last| *last - BEFORE_LAST)
+    }
+
+    /// When to list next after so many clean listings; `None` after the last.
+    fn next(&self, unknown_since: Timestamp, n_clean: u32) -> Option<Timestamp> {
+        let wait = self.0.get(usize::try_from(n_clean).ok()?)?;
+        Some(unknown_since + *wait)
+    }
+}
 
 /// What was found out about a message of which it is not known, or was not, whether Twilio took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,18 +116,12 @@ pub fn due_after_decision(dropped: &Message) -> Option<Timestamp> {
     (!dropped.settled).then(|| dropped.updated + LOOK_AGAIN)
 }
 
-/// When to list next after so many clean listings; `None` after the last.
-pub fn next_listing(unknown_since: Timestamp, n_clean: u32) -> Option<Timestamp> {
-    let wait = LISTINGS.get(usize::try_from(n_clean).ok()?)?;
-    Some(unknown_since + *wait)
-}
-
 /// When to list for a message next; `None` if there is nothing to find out.
-pub fn listing_due(message: &Message) -> Option<Timestamp> {
+pub fn listing_due(message: &Message, listings: &Listings) -> Option<Timestamp> {
     let settling = message.settling();
     let apart = message.updated + APART;
     (message.status == Status::Unknown)
-        .then(|| next_listing(settling.since, settling.clean).map_or(apart, |at| at.max(apart)))
+        .then(|| listings.next(settling.since, settling.clean).map_or(apart, |at| at.max(apart)))
 }
 
 /// When to ask again after Twilio could not be asked: the longer it has been, the less often; not after it is given up.
@@ -102,7 +133,7 @@ pub fn ask_again(message: &Message, now: Timestamp) -> Timestamp {
 }
 
 /// The message after a complete listing, begun `at`, that found nothing: counted, or given up.
-pub fn after_clean_listing(message: &Message, at: Timestamp) -> Message {
+pub fn after_clean_listing(message: &Message, at: Timestamp, listings: &Listings) -> Message {
     let settling = message.settling();
     let clean = settling.clean + 1;
     let counted = Message {
@@ -111,7 +142,7 @@ pub fn after_clean_listing(message: &Message, at: Timestamp) -> Message {
         revision: message.revision + 1,
         ..message.clone()
     };
-    if clean >= CLEAN_LISTINGS && at.duration_since(settling.since) > LATE {
+    if clean >= CLEAN_LISTINGS && at.duration_since(settling.since) > listings.late() {
         return Message { revision: message.revision + 1, ..unconfirmed(&counted, at) };
     }
     counted
@@ -343,9 +374,9 @@ mod tests {
     fn clean_listings_at_two_five_ten_twenty_and_thirty_minutes_give_up() {
         let mut message = unknown();
         let mut times = Vec::new();
-        while let Some(at) = listing_due(&message) {
+        while let Some(at) = listing_due(&message, &Listings::default()) {
             times.push(at.duration_since(START).as_mins());
-            message = after_clean_listing(&message, at);
+            message = after_clean_listing(&message, at, &Listings::default());
             assert_eq!(message.revision, 2 + u32::try_from(times.len()).unwrap());
         }
         assert_eq!((times, message.status), (vec![2, 5, 10, 20, 30], Status::Unconfirmed));
@@ -356,11 +387,30 @@ mod tests {
     fn early_listings_alone_never_give_up_and_neither_do_two_late_ones() {
         let status = |n_clean, at| {
             let settling = Settling { clean: n_clean, ..Settling::begin(START) };
-            after_clean_listing(&Message { settling: Some(settling), ..unknown() }, START + at).status
+            after_clean_listing(&Message { settling: Some(settling), ..unknown() }, START + at, &Listings::default())
+                .status
         };
-        assert_eq!(status(40, LATE), Status::Unknown);
+        assert_eq!(status(40, mins(25)), Status::Unknown);
         assert_eq!(status(1, mins(600)), Status::Unknown);
-        assert_eq!(status(2, LATE + SignedDuration::from_secs(1)), Status::Unconfirmed);
+        assert_eq!(status(2, mins(25) + SignedDuration::from_secs(1)), Status::Unconfirmed);
+    }
+
+    #[test]
+    fn listings_can_be_made_later_and_more_and_not_sooner_or_fewer() {
+        assert_eq!(Listings::parse("2,5,10,20,30"), Some(Listings::default()));
+        for wrong in
+            ["", "2", "2,30", "1,5,30", "2,5,29", "2,3,30", "5,2,30", "2,5,1381", "2,five,30", "2,5,,30", "-2,5,30"]
+        {
+            assert_eq!(Listings::parse(wrong), None, "{wrong}");
+        }
+        let long = Listings::parse("4, 20, 60, 120").unwrap();
+        let mut message = unknown();
+        let mut asked = Vec::new();
+        while let Some(at) = listing_due(&message, &long) {
+            asked.push(at.duration_since(START).as_mins());
+            message = after_clean_listing(&message, at, &long);
+        }
+        assert_eq!((asked, message.status), (vec![4, 20, 60, 120], Status::Unconfirmed), "not given up at the third");
     }
 
     #[test]
@@ -368,12 +418,12 @@ mod tests {
         let mut message = unknown();
         let mut at = START + mins(90);
         for _ in 0..2 {
-            assert!(listing_due(&message).unwrap() <= at);
-            message = after_clean_listing(&message, at);
-            assert_eq!(listing_due(&message), Some(at + APART));
+            assert!(listing_due(&message, &Listings::default()).unwrap() <= at);
+            message = after_clean_listing(&message, at, &Listings::default());
+            assert_eq!(listing_due(&message, &Listings::default()), Some(at + APART));
             at += APART;
         }
-        assert_eq!(after_clean_listing(&message, at).status, Status::Unconfirmed);
+        assert_eq!(after_clean_listing(&message, at, &Listings::default()).status, Status::Unconfirmed);
     }
 
     #[test]

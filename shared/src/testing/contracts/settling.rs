@@ -7,10 +7,10 @@ use crate::account::CreateAccount;
 use crate::ids::AccountId;
 use crate::ledger::{PostOutcome, Posted, ReadUsage};
 use crate::message::{
-    Adopted, Claim, ClaimMessage, Claimed, DECIDE_WITHIN, Fence, FindDue, LEASE, LOOK_AGAIN, Message, Outcome,
-    Outgoing, ReadMessages, RecordInbound, RecordMessage, RecordOutcome, RecordResend, Recorded, Refusal, Report,
-    Resent, Seen, SettleMessage, Settling, Status, UpdateMessage, adopt, after_clean_listing, apply_report, dropped,
-    due_shard, unconfirmed,
+    Adopted, Claim, ClaimMessage, Claimed, DECIDE_WITHIN, Fence, FindDue, LEASE, LOOK_AGAIN, Listings, Message,
+    Outcome, Outgoing, ReadMessages, RecordInbound, RecordMessage, RecordOutcome, RecordResend, Recorded, Refusal,
+    Report, Resent, Seen, SettleMessage, Settling, Status, UpdateMessage, adopt, after_clean_listing, apply_report,
+    dropped, due_shard, unconfirmed,
 };
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, accepted, account, charge, claimed, secs};
@@ -105,14 +105,14 @@ where
 {
     let claim = unknown(world, account(world, 10).await).await;
     let at = world.now() + secs(120);
-    let counted = after_clean_listing(&claim.message, at);
+    let counted = after_clean_listing(&claim.message, at, &Listings::default());
     let answers = at_once(8, |_| world.record_listing(&counted, at + secs(60))).await;
     assert!(count(&answers, &Ok(true)) >= 1, "{answers:?}");
     let row = load(world, &claim.message).await;
     assert_eq!((&row, row.settling.unwrap().clean), (&counted, 1), "counted once");
     assert!(has_payload(world, &row).await);
     assert!(!is_due(world, &row, at + secs(59)).await && is_due(world, &row, at + secs(60)).await);
-    let stale = after_clean_listing(&claim.message, at + secs(1));
+    let stale = after_clean_listing(&claim.message, at + secs(1), &Listings::default());
     assert_eq!(world.record_listing(&stale, at).await, Ok(false));
     assert_eq!(load(world, &claim.message).await, counted);
 }
@@ -366,7 +366,7 @@ where
 {
     let (account, now) = (account(world, 10).await, world.now());
     let claim = unknown(world, account).await;
-    let counted = after_clean_listing(&claim.message, now + secs(120));
+    let counted = after_clean_listing(&claim.message, now + secs(120), &Listings::default());
     assert_eq!(world.record_listing(&counted, now).await, Ok(true));
     let retry = Outcome::Retry { not_before: now };
     assert_eq!(world.record_outcome(&claim, &retry, now).await, Ok(Status::Retryable));
