@@ -52,9 +52,9 @@ where
         })?;
         let text = Arrived::told(params.get()).map_err(malformed)?;
         if let Some((caller, consent)) = text.word() {
-            let word = PlatformWord { consent, at: request.now };
+            let heard = PlatformWord { consent, at: request.now };
             // Only what is stored is acknowledged: after any fault Twilio asks again.
-            world.record_platform_word(&platform.caller_hash(&caller), text.sid(), word).await?;
+            world.record_platform_word(&platform.caller_hash(&caller), text.sid(), heard).await?;
         }
         Ok(no_reply())
     })

@@ -245,7 +245,7 @@ impl<'a> Arrived<'a> {
     }
 
     /// What a text says about consent, and who says it; `None` if it says nothing, and for what is no text from a number:
-    /// what somebody says by WhatsApp is not said about texts.
+    /// what somebody says by `WhatsApp` is not said about texts.
     pub fn word(&self) -> Option<(E164, Consent)> {
         let (Channel::Sms, number) = parse_address(self.from)? else { return None };
         Some((number, consent(self.opt_out_type, self.body)?))

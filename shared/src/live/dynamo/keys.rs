@@ -450,6 +450,7 @@ mod tests {
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             opt_out_sender(account, "+15005550006"),
+            platform_word("hash", "SM1"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),

@@ -293,9 +293,9 @@ fn platform_word(item: Item) -> Result<PlatformWord, Fault> {
 
 impl RecordPlatformWord for Live {
     /// 1 conditional update: a row for each text, never changed.
-    async fn record_platform_word(&self, caller_hash: &str, sid: &str, said: PlatformWord) -> Result<(), Fault> {
+    async fn record_platform_word(&self, caller_hash: &str, sid: &str, heard: PlatformWord) -> Result<(), Fault> {
         let values =
-            [(":consent", word(said.consent)), (":at", millis(said.at)), (":by", s("text".to_owned())), (":v", n(1))];
+            [(":consent", word(heard.consent)), (":at", millis(heard.at)), (":by", s("text".to_owned())), (":v", n(1))];
         let recorded = self
             .dynamo
             .update_one(

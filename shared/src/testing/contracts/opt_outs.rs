@@ -292,8 +292,8 @@ where
 
 /// A caller of the platform's number, and SIDs of their texts.
 fn caller<W: Chance>(world: &W) -> (String, impl Fn(usize) -> String) {
-    let word = fresh::word(world);
-    (word.clone(), move |n| format!("SM{word}{n}"))
+    let own = fresh::word(world);
+    (own.clone(), move |n| format!("SM{own}{n}"))
 }
 
 async fn tell<W: RecordPlatformWord>(world: &W, caller: &str, sid: &str, consent: Consent, at: Timestamp) {
@@ -315,8 +315,8 @@ where
             let (caller, sid) = caller(world);
             assert_eq!(world.has_stopped(&caller).await, Ok(false), "nothing said");
             for n in order {
-                let (said, second) = words[n];
-                tell(world, &caller, &sid(n), said, now + secs(second)).await;
+                let (consent, second) = words[n];
+                tell(world, &caller, &sid(n), consent, now + secs(second)).await;
             }
             assert_eq!(world.has_stopped(&caller).await, Ok(out), "{words:?} in order {order:?}");
         }
