@@ -13,8 +13,10 @@ use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId, UserId};
 use crate::inbound::TwilioEvent;
+use crate::number::E164;
 use crate::rotation::{KeyTask, KeysCursor};
 use crate::seal::Purpose;
+use crate::secret::SecretString;
 
 /// The platform's secret from Secrets Manager, read once per environment.
 pub struct Platform {
@@ -22,12 +24,20 @@ pub struct Platform {
     pub index_key: Zeroizing<Vec<u8>>,
     /// Peppers of passwords.
     pub peppers: Peppers,
+    /// Auth Tokens of the platform's own Twilio account, which sign what its number hears: the current one, then in a
+    /// rotation the one before. None if it has no number.
+    pub twilio_auth_tokens: Vec<SecretString>,
 }
 
 impl Platform {
     /// How a user is found by address.
     pub fn email_index(&self, email: &Email) -> EmailIndex {
         EmailIndex(self.hash("email", email.as_str()))
+    }
+
+    /// Under what the words of one who texted the platform's number are kept.
+    pub fn caller_hash(&self, number: &E164) -> String {
+        self.hash("platform-opt-out", number.as_str())
     }
 
     /// HMAC-SHA256 of a value in a namespace, as text.

@@ -101,6 +101,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(twilio_webhook, "twilio-webhook", config, |live, request| {
             twilio_webhook::handle(live, &live.site, request)
         }),
+        http!(platform_webhook, "platform-webhook", config, |live, request| {
+            platform_webhook::handle(live, &live.site, request)
+        }),
         http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
             sending_policy::handle(live, &live.site, request)

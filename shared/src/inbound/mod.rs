@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::credential::Sid;
 use crate::ids::{AccountId, CallId, MessageId};
 use crate::message::{Direction, Format, Listed, Status, number_hash, status_of_twilio};
-use crate::number::{Channel, Country, parse_address};
+use crate::number::{Channel, Country, E164, parse_address};
 use crate::seal::DataKey;
 
 /// An event on its way from the webhook to its effect. Nothing personal: SIDs, status, and keyed hashes.
@@ -242,6 +242,13 @@ impl<'a> Arrived<'a> {
     /// Twilio's SID.
     pub fn sid(&self) -> &'a str {
         self.sid
+    }
+
+    /// What a text says about consent, and who says it; `None` if it says nothing, and for what is no text from a number:
+    /// what somebody says by `WhatsApp` is not said about texts.
+    pub fn word(&self) -> Option<(E164, Consent)> {
+        let (Channel::Sms, number) = parse_address(self.from)? else { return None };
+        Some((number, consent(self.opt_out_type, self.body)?))
     }
 
     /// What is kept of it: its words and its sender's number stay at Twilio. `match_key`: the account's newest of purpose

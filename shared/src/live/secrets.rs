@@ -22,24 +22,35 @@ pub(super) struct Secrets {
     platform: OnceCell<Arc<Platform>>,
 }
 
-/// The secret's JSON: base64 of 32 random bytes each.
+/// The secret's JSON: base64 of 32 random bytes each, and Twilio's Auth Tokens as Twilio shows them.
 #[derive(Serialize, Deserialize)]
 struct PlatformSecret {
     index_key: String,
     peppers: BTreeMap<u32, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    twilio_auth_token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    twilio_auth_token_before: Option<String>,
 }
 
 impl Drop for PlatformSecret {
     fn drop(&mut self) {
         self.index_key.zeroize();
         self.peppers.values_mut().for_each(Zeroize::zeroize);
+        self.twilio_auth_token.zeroize();
+        self.twilio_auth_token_before.zeroize();
     }
 }
 
 /// A new platform secret, for the local system; on AWS an operator makes it (docs/runbooks).
 pub fn new_platform_secret() -> Result<String, Fault> {
     let random = || super::clock::random::<32>().map(|bytes| BASE64.encode(&bytes));
-    let secret = PlatformSecret { index_key: random()?, peppers: BTreeMap::from([(1, random()?)]) };
+    let secret = PlatformSecret {
+        index_key: random()?,
+        peppers: BTreeMap::from([(1, random()?)]),
+        twilio_auth_token: None,
+        twilio_auth_token_before: None,
+    };
     serde_json::to_string(&secret).map_err(|_| Fault::permanent("the platform secret did not serialize"))
 }
 
@@ -56,21 +67,54 @@ impl Secrets {
             let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or("no answer");
             Fault::Transient(format!("Secrets Manager: {code}"))
         })?;
-        let unreadable = || Fault::permanent("the platform secret does not read");
         let text = Zeroizing::new(answer.secret_string.unwrap_or_default());
-        let secret: PlatformSecret = serde_json::from_str(&text).map_err(|_| unreadable())?;
-        let bytes = |text: &String| match BASE64.decode(text.as_bytes()) {
-            Ok(bytes) if bytes.len() >= 32 => Ok(Zeroizing::new(bytes)),
-            _ => Err(unreadable()),
-        };
-        let peppers: Result<_, Fault> =
-            secret.peppers.iter().map(|(version, text)| Ok((*version, bytes(text)?))).collect();
-        Ok(Arc::new(Platform { index_key: bytes(&secret.index_key)?, peppers: Peppers(peppers?) }))
+        platform(&text).map(Arc::new).ok_or(Fault::permanent("the platform secret does not read"))
     }
+}
+
+/// Reads the secret's JSON; `None` if it does not read.
+fn platform(text: &str) -> Option<Platform> {
+    let secret: PlatformSecret = serde_json::from_str(text).ok()?;
+    let bytes = |text: &String| {
+        let bytes = Zeroizing::new(BASE64.decode(text.as_bytes()).ok()?);
+        (bytes.len() >= 32).then_some(bytes)
+    };
+    let peppers: Option<_> = secret.peppers.iter().map(|(version, text)| Some((*version, bytes(text)?))).collect();
+    // An empty one would be a token that everybody knows.
+    let tokens = [&secret.twilio_auth_token, &secret.twilio_auth_token_before].into_iter().flatten();
+    Some(Platform {
+        index_key: bytes(&secret.index_key)?,
+        peppers: Peppers(peppers?),
+        twilio_auth_tokens: tokens.filter(|token| !token.is_empty()).map(|token| token.as_str().into()).collect(),
+    })
 }
 
 impl PlatformKeys for Live {
     async fn platform(&self) -> Result<Arc<Platform>, Fault> {
         self.secrets.platform.get_or_try_init(|| self.secrets.load()).await.cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::ExposeSecret;
+
+    #[test]
+    fn a_secret_reads_with_tokens_of_twilio_and_without_and_an_empty_token_is_none() {
+        let plain = new_platform_secret().unwrap();
+        for (more, tokens) in [
+            ("", vec![]),
+            (r#","twilio_auth_token":"now""#, vec!["now"]),
+            (r#","twilio_auth_token":"now","twilio_auth_token_before":"then""#, vec!["now", "then"]),
+            (r#","twilio_auth_token":"","twilio_auth_token_before":"""#, vec![]),
+        ] {
+            let text = plain.replace("}}", &format!("}}{more}}}"));
+            let read = platform(&text).unwrap();
+            let found: Vec<_> = read.twilio_auth_tokens.iter().map(ExposeSecret::expose_secret).collect();
+            assert_eq!(found, tokens);
+        }
+        assert!(platform("{}").is_none());
+        assert!(platform(&plain.replace("index_key\":\"", "index_key\":\"!")).is_none());
     }
 }

@@ -114,6 +114,23 @@ pub struct OptOut {
     pub entered: Option<Entered>,
 }
 
+/// What somebody said to the platform's own number, by which alerts go out. Nothing of it counts for a customer's senders,
+/// nor theirs for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlatformWord {
+    /// Stop or start.
+    pub consent: Consent,
+    /// When its text first came. Twilio's signature has no time in it: a text that is played back has its first one.
+    pub at: Timestamp,
+}
+
+/// Whether all words of one caller, in any order, say that they get no alerts: the latest stands, and of two at the same
+/// time STOP does.
+pub fn stopped(words: &[PlatformWord]) -> bool {
+    let last = words.iter().max_by_key(|word| (word.at, word.consent == Consent::Stop));
+    last.is_some_and(|word| word.consent == Consent::Stop)
+}
+
 /// The word by which a recipient is opted out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing<'o> {

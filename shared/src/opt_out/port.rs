@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Entry, Evidence, Heard, OptOut, Removal};
+use super::{Entry, Evidence, Heard, OptOut, PlatformWord, Removal};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::inbound::Consent;
@@ -70,4 +70,22 @@ pub trait ReadOptOuts {
         after: Option<&str>,
         limit: u16,
     ) -> impl Future<Output = Result<Vec<(String, OptOut)>, Fault>> + Send;
+}
+
+/// Records what is said to the platform's own number.
+pub trait RecordPlatformWord {
+    /// Keeps the word of the text with this SID, by the hash of who sent it. The first time counts: the same text again,
+    /// repeated or played back, changes nothing.
+    fn record_platform_word(
+        &self,
+        caller_hash: &str,
+        sid: &str,
+        word: PlatformWord,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// Reads what was said to the platform's own number, as it is now.
+pub trait ReadPlatformOptOut {
+    /// Whether no alert may go to this number by text ([`super::stopped`]).
+    fn has_stopped(&self, caller_hash: &str) -> impl Future<Output = Result<bool, Fault>> + Send;
 }

@@ -264,6 +264,16 @@ pub fn opt_out(account: AccountId, own: &str, other_hash: &str) -> Key {
     Key::new(Table::Messages, opt_outs(account, own), other_hash)
 }
 
+/// The partition of all that one caller ever said to the platform's own number.
+pub fn platform_words(caller_hash: &str) -> String {
+    format!("PLATFORM#OPTOUT#{caller_hash}")
+}
+
+/// What a text to the platform's own number said.
+pub fn platform_word(caller_hash: &str, sid: &str) -> Key {
+    Key::new(Table::Accounts, platform_words(caller_hash), sid)
+}
+
 /// What sort keys of senders with opt-outs start with.
 pub const OPT_OUT_SENDERS: &str = "OPTOUTS#";
 
@@ -440,6 +450,7 @@ mod tests {
             sid(account, "SM1"),
             opt_out(account, "+15005550006", "hash"),
             opt_out_sender(account, "+15005550006"),
+            platform_word("hash", "SM1"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),

@@ -12,7 +12,8 @@ use crate::ids::AccountId;
 use crate::inbound::Consent;
 use crate::live::Live;
 use crate::opt_out::{
-    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
+    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, PlatformWord, ReadOptOuts, ReadPlatformOptOut,
+    RecordConsent, RecordPlatformWord, Removal, Said, stopped,
 };
 use crate::session::By;
 
@@ -271,6 +272,68 @@ impl ReadOptOuts for Live {
             .map_err(|error| fault("list opt-outs", &error))?;
         let items = answer.items.unwrap_or_default();
         items.into_iter().map(|item| Ok((text(&item, "sk")?, opt_out(item)?))).collect()
+    }
+}
+
+/// A text's word; its SID is the sort key.
+#[derive(Deserialize)]
+struct PlatformWordRow {
+    consent: Consent,
+    said_at: i64,
+}
+
+fn platform_word(item: Item) -> Result<PlatformWord, Fault> {
+    let row: PlatformWordRow = from_item(item)?;
+    let at = Timestamp::from_millisecond(row.said_at);
+    Ok(PlatformWord {
+        consent: row.consent,
+        at: at.map_err(|_| Fault::permanent("a stored word to the platform does not read"))?,
+    })
+}
+
+impl RecordPlatformWord for Live {
+    /// 1 conditional update: a row for each text, never changed.
+    async fn record_platform_word(&self, caller_hash: &str, sid: &str, heard: PlatformWord) -> Result<(), Fault> {
+        let values =
+            [(":consent", word(heard.consent)), (":at", millis(heard.at)), (":by", s("text".to_owned())), (":v", n(1))];
+        let recorded = self
+            .dynamo
+            .update_one(
+                &keys::platform_word(caller_hash, sid),
+                "SET consent = :consent, said_at = :at, said_by = :by, v = :v",
+                "attribute_not_exists(pk)",
+                &values,
+            )
+            .await;
+        recorded.map(|_| ())
+    }
+}
+
+impl ReadPlatformOptOut for Live {
+    /// 1 read (of thousands of words, some).
+    async fn has_stopped(&self, caller_hash: &str) -> Result<bool, Fault> {
+        let db = &self.dynamo;
+        let (mut words, mut start) = (Vec::new(), None);
+        loop {
+            let answer = db
+                .client()?
+                .query()
+                .table_name(db.name(Table::Accounts))
+                .key_condition_expression("pk = :pk")
+                .expression_attribute_values(":pk", s(keys::platform_words(caller_hash)))
+                .set_exclusive_start_key(start)
+                .consistent_read(true)
+                .send()
+                .await
+                .map_err(|error| fault("read words to the platform", &error))?;
+            for item in answer.items.unwrap_or_default() {
+                words.push(platform_word(item)?);
+            }
+            start = answer.last_evaluated_key;
+            if start.is_none() {
+                return Ok(stopped(&words));
+            }
+        }
     }
 }
 

@@ -204,7 +204,11 @@ macro_rules! contracts {
                 a_removal_of_nothing_leaves_nothing,
                 many_are_entered_removed_and_looked_up_in_their_order,
                 opt_outs_list_by_sender_and_in_pages,
-                the_last_check_sees_entries_of_its_own_sender_only;
+                the_last_check_sees_entries_of_its_own_sender_only,
+                the_last_word_to_the_platform_stands_in_any_order,
+                a_text_to_the_platform_that_is_played_back_changes_nothing,
+                of_words_to_the_platform_at_once_the_stop_stands,
+                words_to_the_platform_and_to_a_customer_never_mix;
             templates:
                 a_template_reads_back_in_its_account_only,
                 templates_list_newest_first_in_pages,

@@ -9,7 +9,8 @@ use crate::ids::{AccountId, ApiKeyId, UserId};
 use crate::inbound::Consent;
 use crate::message::{ClaimMessage, Claimed, LoadGuards, Message, RecordMessage};
 use crate::opt_out::{
-    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, ReadOptOuts, RecordConsent, Removal,
+    EnterOptOuts, Entered, Entry, Evidence, EvidenceKind, Heard, OptOut, PlatformWord, ReadOptOuts, ReadPlatformOptOut,
+    RecordConsent, RecordPlatformWord, Removal,
 };
 use crate::platform::{Chance, Clock};
 use crate::session::By;
@@ -287,4 +288,102 @@ where
             assert_eq!(held(&claim).await, out, "{sender}");
         }
     }
+}
+
+/// A caller of the platform's number, and SIDs of their texts.
+fn caller<W: Chance>(world: &W) -> (String, impl Fn(usize) -> String) {
+    let own = fresh::word(world);
+    (own.clone(), move |n| format!("SM{own}{n}"))
+}
+
+async fn tell<W: RecordPlatformWord>(world: &W, caller: &str, sid: &str, consent: Consent, at: Timestamp) {
+    assert_eq!(world.record_platform_word(caller, sid, PlatformWord { consent, at }).await, Ok(()));
+}
+
+pub async fn the_last_word_to_the_platform_stands_in_any_order<W>(world: &W)
+where
+    W: RecordPlatformWord + ReadPlatformOptOut + Clock + Chance,
+{
+    use Consent::{Start, Stop};
+    let now = world.now();
+    for (words, out) in [
+        ([(Stop, 0), (Start, 1), (Stop, 2)], true),
+        ([(Start, 0), (Stop, 1), (Start, 2)], false),
+        ([(Start, 0), (Start, 1), (Stop, 1)], true),
+    ] {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let (caller, sid) = caller(world);
+            assert_eq!(world.has_stopped(&caller).await, Ok(false), "nothing said");
+            for n in order {
+                let (consent, second) = words[n];
+                tell(world, &caller, &sid(n), consent, now + secs(second)).await;
+            }
+            assert_eq!(world.has_stopped(&caller).await, Ok(out), "{words:?} in order {order:?}");
+        }
+    }
+}
+
+/// Twilio's signature has no time in it: it is as good a year later.
+pub async fn a_text_to_the_platform_that_is_played_back_changes_nothing<W>(world: &W)
+where
+    W: RecordPlatformWord + ReadPlatformOptOut + Clock + Chance,
+{
+    let ((caller, sid), now) = (caller(world), world.now());
+    tell(world, &caller, &sid(1), Consent::Start, now).await;
+    tell(world, &caller, &sid(2), Consent::Stop, now + secs(1)).await;
+    tell(world, &caller, &sid(1), Consent::Start, now + secs(2)).await;
+    assert_eq!(world.has_stopped(&caller).await, Ok(true));
+    // The next START is a text of its own, and the old STOP does not come back.
+    tell(world, &caller, &sid(3), Consent::Start, now + secs(3)).await;
+    tell(world, &caller, &sid(2), Consent::Stop, now + secs(4)).await;
+    assert_eq!(world.has_stopped(&caller).await, Ok(false));
+}
+
+pub async fn of_words_to_the_platform_at_once_the_stop_stands<W>(world: &W)
+where
+    W: RecordPlatformWord + ReadPlatformOptOut + Clock + Chance,
+{
+    let now = world.now();
+    for _ in 0..5 {
+        // Each of a START and a STOP comes 25 times, all at once; copies come later by their own time.
+        let (caller, sid) = caller(world);
+        at_once(50, |n| {
+            let (caller, sid) = (&caller, sid(n % 2));
+            let consent = if n % 2 == 0 { Consent::Start } else { Consent::Stop };
+            async move { tell(world, caller, &sid, consent, now).await }
+        })
+        .await;
+        assert_eq!(world.has_stopped(&caller).await, Ok(true));
+        // 50 copies of one START: the first that is written has its time, and the STOP of a second later stands.
+        at_once(50, |n| {
+            let (caller, sid) = (&caller, sid(2));
+            let at = now + secs(if n == 0 { 1 } else { 2 });
+            async move { tell(world, caller, &sid, Consent::Start, at).await }
+        })
+        .await;
+        assert_eq!(world.has_stopped(&caller).await, Ok(false));
+        tell(world, &caller, &sid(3), Consent::Stop, now + secs(3)).await;
+        at_once(50, |_| tell_again(world, &caller, sid(2), now + secs(4))).await;
+        assert_eq!(world.has_stopped(&caller).await, Ok(true));
+    }
+}
+
+async fn tell_again<W: RecordPlatformWord>(world: &W, caller: &str, sid: String, at: Timestamp) {
+    tell(world, caller, &sid, Consent::Start, at).await;
+}
+
+pub async fn words_to_the_platform_and_to_a_customer_never_mix<W>(world: &W)
+where
+    W: RecordPlatformWord + ReadPlatformOptOut + RecordConsent + ReadOptOuts + Clock + Chance,
+{
+    let (account, (caller, sid), now) = (owner(world), caller(world), world.now());
+    say(world, account, &caller, Consent::Stop, now).await;
+    assert_eq!(world.has_stopped(&caller).await, Ok(false));
+    let (other, _) = self::caller(world);
+    tell(world, &other, &sid(0), Consent::Stop, now).await;
+    assert!(!is_out(world, account, &other).await);
+    assert_eq!((world.has_stopped(&other).await, world.has_stopped(&caller).await), (Ok(true), Ok(false)));
+    // A START to the platform lifts no customer's opt-out.
+    tell(world, &caller, &sid(1), Consent::Start, now + secs(1)).await;
+    assert!(is_out(world, account, &caller).await);
 }

@@ -150,6 +150,7 @@ impl World {
         let platform = Platform {
             index_key: Zeroizing::new(vec![7; 32]),
             peppers: Peppers(BTreeMap::from([(1, Zeroizing::new(vec![9; 32]))])),
+            twilio_auth_tokens: Vec::new(),
         };
         let mut state = State {
             seed,
@@ -322,6 +323,16 @@ impl World {
         self.state().ledger.entries_of(account)
     }
 
+    /// Gives the platform a number of its own, whose webhooks these Auth Tokens sign, the current one first.
+    pub fn set_platform_tokens(&self, tokens: &[&str]) {
+        let mut state = self.state();
+        state.platform = Arc::new(Platform {
+            index_key: state.platform.index_key.clone(),
+            peppers: Peppers(state.platform.peppers.0.clone()),
+            twilio_auth_tokens: tokens.iter().map(|token| (*token).into()).collect(),
+        });
+    }
+
     /// What is known of a recipient and a sender of the account.
     pub fn opt_out(&self, account: AccountId, own: &str, other_hash: &str) -> OptOut {
         self.state().opt_outs.get(account, own, other_hash)
@@ -444,7 +455,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 138] = [
+const METHODS: [&str; 140] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -486,6 +497,7 @@ const METHODS: [&str; 138] = [
     "find_hook",
     "find_user",
     "free_sids",
+    "has_stopped",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
@@ -551,6 +563,7 @@ const METHODS: [&str; 138] = [
     "record_listing",
     "record_message",
     "record_outcome",
+    "record_platform_word",
     "record_resend",
     "remembered_key",
     "remove_credential",

@@ -10,7 +10,8 @@ use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::inbound::Consent;
 use crate::opt_out::{
-    EnterOptOuts, Entered, Entry, Evidence, Heard, OptOut, ReadOptOuts, RecordConsent, Removal, Said,
+    EnterOptOuts, Entered, Entry, Evidence, Heard, OptOut, PlatformWord, ReadOptOuts, ReadPlatformOptOut,
+    RecordConsent, RecordPlatformWord, Removal, Said, stopped,
 };
 use crate::session::By;
 
@@ -21,6 +22,8 @@ type Rows = BTreeMap<(AccountId, String, String), OptOut>;
 pub(super) struct OptOuts {
     rows: Rows,
     senders: BTreeSet<(AccountId, String)>,
+    /// What the platform's own number heard, by caller and SID.
+    platform: BTreeMap<(String, String), PlatformWord>,
 }
 
 impl OptOuts {
@@ -34,6 +37,7 @@ impl OptOuts {
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
         dump(bytes, &self.rows);
+        dump(bytes, &self.platform);
     }
 }
 
@@ -142,6 +146,26 @@ impl ReadOptOuts for World {
             let rows = state.opt_outs.rows.range((Bound::Excluded(from), Bound::Unbounded));
             let ours = rows.take_while(|((owner, sender, _), _)| *owner == account && sender == own);
             Ok(ours.map(|((_, _, other), row)| (other.clone(), row.clone())).take(usize::from(limit)).collect())
+        })
+        .await
+    }
+}
+
+impl RecordPlatformWord for World {
+    async fn record_platform_word(&self, caller_hash: &str, sid: &str, word: PlatformWord) -> Result<(), Fault> {
+        self.call("record_platform_word", |state| {
+            state.opt_outs.platform.entry((caller_hash.to_owned(), sid.to_owned())).or_insert(word);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl ReadPlatformOptOut for World {
+    async fn has_stopped(&self, caller_hash: &str) -> Result<bool, Fault> {
+        self.call("has_stopped", |state| {
+            let theirs = state.opt_outs.platform.iter().filter(|((caller, _), _)| caller == caller_hash);
+            Ok(stopped(&theirs.map(|(_, word)| *word).collect::<Vec<_>>()))
         })
         .await
     }
