@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::keys::{self, CONNECTIONS, DUE_INDEX, Key, Table};
+use super::keys::{self, CONNECTIONS, Key, Table};
 use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
 use crate::connection::{Begun, Connection, FindDueConnections, KeepConnections, State, Target};
 use crate::credential::StoredCredential;
@@ -154,27 +154,7 @@ impl KeepConnections for Live {
 impl FindDueConnections for Live {
     /// 1 query.
     async fn find_due_connections(&self, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, Target)>, Fault> {
-        let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Messages))
-            .index_name(DUE_INDEX)
-            .key_condition_expression("due_shard = :shard AND due_at <= :now")
-            .expression_attribute_values(":shard", s(DUE))
-            .expression_attribute_values(":now", millis(now))
-            .limit(i32::from(limit))
-            .send()
-            .await
-            .map_err(|error| fault("find due connections", &error))?;
-        let items = answer.items.unwrap_or_default();
-        items
-            .iter()
-            .map(|item| {
-                let key = keys::parse_connection(&text(item, "pk")?, &text(item, "sk")?);
-                key.ok_or(Fault::permanent("a due item is no connection"))
-            })
-            .collect()
+        self.dynamo.query_due(s(DUE), now, limit, keys::parse_connection).await
     }
 
     async fn look_at_connection_again(&self, account: AccountId, target: &Target, at: Timestamp) -> Result<(), Fault> {

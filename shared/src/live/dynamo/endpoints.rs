@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::keys::{self, DUE_INDEX, ENDPOINTS, Key, Table};
+use super::keys::{self, ENDPOINTS, Key, Table};
 use super::messages::{UNCHANGED, rewrite};
 use super::rows::{GateRow, message, words};
 use super::{Dynamo, Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
@@ -573,24 +573,7 @@ impl FindDueDeliveries for Live {
         now: Timestamp,
         limit: u16,
     ) -> Result<Vec<(AccountId, EndpointId, DeliveryId)>, Fault> {
-        let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Messages))
-            .index_name(DUE_INDEX)
-            .key_condition_expression("due_shard = :shard AND due_at <= :now")
-            .expression_attribute_values(":shard", shard_word(shard))
-            .expression_attribute_values(":now", millis(now))
-            .limit(i32::from(limit))
-            .send()
-            .await
-            .map_err(|error| fault("find due deliveries", &error))?;
-        let items = answer.items.unwrap_or_default();
-        items
-            .iter()
-            .map(|item| keys::parse_delivery(&text(item, "pk")?, &text(item, "sk")?).ok_or_else(damaged))
-            .collect()
+        self.dynamo.query_due(shard_word(shard), now, limit, keys::parse_delivery).await
     }
 
     async fn look_at_delivery_again(

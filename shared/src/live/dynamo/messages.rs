@@ -4,11 +4,11 @@ use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::keys::{self, DUE_INDEX, Key, MESSAGES, Table};
+use super::keys::{self, Key, MESSAGES, Table};
 use super::rows::{
     AllowanceRow, ApiKeyRow, CredentialRow, GateRow, IdempotencyRow, KeysRow, SessionRow, message, message_item,
 };
-use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, text, to_item};
+use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
@@ -633,27 +633,7 @@ impl RecordInbound for Live {
 
 impl FindDue for Live {
     async fn find_due(&self, shard: u8, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, MessageId)>, Fault> {
-        let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Messages))
-            .index_name(DUE_INDEX)
-            .key_condition_expression("due_shard = :shard AND due_at <= :now")
-            .expression_attribute_values(":shard", shard_word(shard))
-            .expression_attribute_values(":now", millis(now))
-            .limit(i32::from(limit))
-            .send()
-            .await
-            .map_err(|error| fault("find due", &error))?;
-        let items = answer.items.unwrap_or_default();
-        items
-            .iter()
-            .map(|item| {
-                let key = keys::parse_message(&text(item, "pk")?, &text(item, "sk")?);
-                key.ok_or(Fault::permanent("a due item is no message"))
-            })
-            .collect()
+        self.dynamo.query_due(shard_word(shard), now, limit, keys::parse_message).await
     }
 
     async fn end_lease(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {

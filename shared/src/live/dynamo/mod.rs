@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use super::config::{Aws, Config, ConfigError, TABLE_PREFIX, aws_config};
 use super::{Need, not_asked_for};
 use crate::fault::Fault;
-use keys::{Key, Table};
+use keys::{DUE_INDEX, Key, Table};
 
 /// An item as DynamoDB has it.
 type Item = HashMap<String, AttributeValue>;
@@ -142,6 +142,33 @@ impl Dynamo {
             }
         }
         Err(Fault::transient("transaction: other writers kept changing the same items"))
+    }
+
+    /// What is due by now on one shard of the index `due`, by its key: 1 query.
+    async fn query_due<T>(
+        &self,
+        shard: AttributeValue,
+        now: Timestamp,
+        limit: u16,
+        parse: impl Fn(&str, &str) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        let answer = self
+            .client()?
+            .query()
+            .table_name(self.name(Table::Messages))
+            .index_name(DUE_INDEX)
+            .key_condition_expression("due_shard = :shard AND due_at <= :now")
+            .expression_attribute_values(":shard", shard)
+            .expression_attribute_values(":now", millis(now))
+            .limit(i32::from(limit))
+            .send()
+            .await
+            .map_err(|error| fault("find what is due", &error))?;
+        let key = |item: &Item| {
+            let parsed = parse(&text(item, "pk")?, &text(item, "sk")?);
+            parsed.ok_or(Fault::permanent("a due item is not what belongs on its shard"))
+        };
+        answer.items.unwrap_or_default().iter().map(key).collect()
     }
 }
 

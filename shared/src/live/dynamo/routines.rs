@@ -4,8 +4,8 @@ use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::keys::{self, DUE_INDEX, Table};
-use super::{Dynamo, fault, millis, n, s, text};
+use super::keys;
+use super::{Dynamo, millis, n, s};
 use crate::connection::PageMark;
 use crate::credential::StoredCredential;
 use crate::fault::Fault;
@@ -85,27 +85,7 @@ fn progress(row: ProgressRow) -> Result<Progress, Fault> {
 impl FindDueRoutines for Live {
     /// 1 query.
     async fn find_due_routines(&self, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, Routine)>, Fault> {
-        let db = &self.dynamo;
-        let answer = db
-            .client()?
-            .query()
-            .table_name(db.name(Table::Messages))
-            .index_name(DUE_INDEX)
-            .key_condition_expression("due_shard = :shard AND due_at <= :now")
-            .expression_attribute_values(":shard", s(DUE))
-            .expression_attribute_values(":now", millis(now))
-            .limit(i32::from(limit))
-            .send()
-            .await
-            .map_err(|error| fault("find due routines", &error))?;
-        let items = answer.items.unwrap_or_default();
-        items
-            .iter()
-            .map(|item| {
-                let key = keys::parse_routine(&text(item, "pk")?, &text(item, "sk")?);
-                key.ok_or(Fault::permanent("a due item is no routine"))
-            })
-            .collect()
+        self.dynamo.query_due(s(DUE), now, limit, keys::parse_routine).await
     }
 
     async fn do_routine_at(&self, account: AccountId, routine: Routine, at: Timestamp) -> Result<(), Fault> {
