@@ -33,6 +33,11 @@ pub enum Alert {
         /// Why.
         reason: FreezeReason,
     },
+    /// So much of the period's credits is used.
+    CreditsUsed {
+        /// In percent.
+        percent: u8,
+    },
     /// Events do not arrive at an endpoint: nothing is sent there any more.
     EndpointDisabled {
         /// Which.
@@ -151,6 +156,20 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },
+        Alert::CreditsUsed { percent } => Parts {
+            subject: if *percent >= 100 { "Your credits are used up" } else { "Your credits run low" },
+            happened: if *percent >= 100 {
+                "the credits that your account had for this period are used up. What the credits do not cover is not \
+                 accepted; what was accepted before is sent."
+                    .to_owned()
+            } else {
+                format!("{percent} % of the credits that your account has for this period are used.")
+            },
+            to_do: "See what they were used for (GET /v1/usage, and GET /v1/credits/entries for each posting), and buy \
+                    more if you need more."
+                .to_owned(),
+            shown_by: "/v1/credits",
+        },
         Alert::EndpointDisabled { endpoint, why } => Parts {
             subject: "A webhook endpoint was disabled",
             happened: match why {
@@ -187,6 +206,7 @@ mod tests {
         for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
             alerts.push(Alert::SendingFrozen { reason });
         }
+        alerts.extend([50, 80, 100].map(|percent| Alert::CreditsUsed { percent }));
         for why in [WhyDisabled::Gone, WhyDisabled::Failing] {
             alerts.push(Alert::EndpointDisabled { endpoint: EndpointId::from_bits(1), why });
         }

@@ -55,6 +55,9 @@ pub enum EventType {
     /// An endpoint was disabled, because nothing arrived there; told to the others.
     #[serde(rename = "endpoint.disabled")]
     EndpointDisabled,
+    /// Half, four fifths or all of the period's credits are used.
+    #[serde(rename = "credits.used")]
+    CreditsUsed,
     /// A test that somebody asked for. It is not chosen: every endpoint takes it.
     #[serde(rename = "endpoint.test")]
     EndpointTest,
@@ -62,7 +65,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type that an endpoint may choose.
-    pub const CHOICES: [Self; 12] = [
+    pub const CHOICES: [Self; 13] = [
         Self::MessageSent,
         Self::MessageDelivered,
         Self::MessageUndelivered,
@@ -75,6 +78,7 @@ impl EventType {
         Self::NumberChanged,
         Self::SignatureFailed,
         Self::EndpointDisabled,
+        Self::CreditsUsed,
     ];
 
     /// The word in requests, payloads and tables.
@@ -92,6 +96,7 @@ impl EventType {
             Self::NumberChanged => "number.changed",
             Self::SignatureFailed => "signature.failed",
             Self::EndpointDisabled => "endpoint.disabled",
+            Self::CreditsUsed => "credits.used",
             Self::EndpointTest => "endpoint.test",
         }
     }
@@ -265,6 +270,7 @@ impl Event {
             Alert::NumberDrifted { .. } => EventType::NumberChanged,
             Alert::SendingFrozen { .. } => EventType::SendingFrozen,
             Alert::EndpointDisabled { .. } => EventType::EndpointDisabled,
+            Alert::CreditsUsed { .. } => EventType::CreditsUsed,
         };
         let data = match alert {
             Alert::SignatureFailed { cause, recently_rotated } => {
@@ -275,6 +281,7 @@ impl Event {
                 serde_json::json!({ "number_sid": number_sid.as_str(), "since": since })
             }
             Alert::SendingFrozen { reason } => serde_json::json!({ "reason": reason.as_str(), "since": since }),
+            Alert::CreditsUsed { percent } => serde_json::json!({ "percent": percent, "since": since }),
             Alert::EndpointDisabled { endpoint, why } => {
                 serde_json::json!({ "endpoint_id": endpoint, "reason": why.as_str(), "since": since })
             }
@@ -317,9 +324,10 @@ pub fn told_at_posting(message: &Message) -> Vec<Event> {
     events
 }
 
-/// What is to be told of a change of a message: nothing before it is posted, since that will tell all of it.
+/// What is to be told of a change of a message: nothing before it is posted, or when it is to be posted once more, since
+/// that will tell all of it.
 pub fn told_by_change(before: &Message, after: &Message) -> Vec<Event> {
-    if !before.settled || before.status == after.status {
+    if !before.settled || !after.settled || before.status == after.status {
         return Vec::new();
     }
     let at_carrier = |message: &Message| message.status.standing() == Standing::AtCarrier;
@@ -374,6 +382,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{Answer, Delivery, Endpoint, EndpointUrl, Event, Listeners, WhyDisabled};
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
-use crate::ledger::JournalItem;
+use crate::ledger::{Entry, Zone};
 use crate::message::{Fence, Message};
 
 /// Stores endpoints. Each change also writes what the endpoint listens to into the gate, in one transaction.
@@ -77,7 +77,18 @@ pub trait LoadToTell {
         &self,
         account: AccountId,
         message: MessageId,
-    ) -> impl Future<Output = Result<Option<(Message, Listeners)>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<ToTell>, Fault>> + Send;
+}
+
+/// What was loaded to tell of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToTell {
+    /// The message.
+    pub message: Message,
+    /// Whom to tell.
+    pub listeners: Listeners,
+    /// By which the account's days begin.
+    pub zone: Zone,
 }
 
 /// Changes a message after it was sent, and tells of it.
@@ -89,7 +100,7 @@ pub trait UpdateAndTell {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 

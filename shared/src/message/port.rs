@@ -12,7 +12,7 @@ use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::{Allowance, JournalItem};
+use crate::ledger::{Allowance, Entry};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
 use crate::template::Template;
@@ -337,7 +337,7 @@ pub trait SettleMessage {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
 
     /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.

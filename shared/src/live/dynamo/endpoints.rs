@@ -13,13 +13,13 @@ use super::{Dynamo, Item, Transacted, blocker, fault, from_item, millis, n, s, t
 use crate::account::Gate;
 use crate::endpoint::{
     Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, Delivery, DeliveryClaim, DeliveryStatus, Disabled, Endpoint,
-    EndpointUrl, Event, EventType, FindDueDeliveries, KEPT, KeepDeliveries, KeepEndpoints, Listeners, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Resent, TellEndpoints, UpdateAndTell, WhyDisabled, WorkDeliveries,
+    EndpointUrl, Event, EventType, FindDueDeliveries, KEPT, KeepDeliveries, KeepEndpoints, LoadToTell, MOST_ENDPOINTS,
+    NoteHealth, PreviousSecret, Resent, TellEndpoints, ToTell, UpdateAndTell, WhyDisabled, WorkDeliveries,
     delivery_shard,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
-use crate::ledger::JournalItem;
+use crate::ledger::Entry;
 use crate::live::Live;
 use crate::message::{Fence, Message};
 use crate::seal::Sealed;
@@ -283,12 +283,12 @@ impl NoteHealth for Live {
 }
 
 impl LoadToTell for Live {
-    async fn load_to_tell(&self, account: AccountId, id: MessageId) -> Result<Option<(Message, Listeners)>, Fault> {
+    async fn load_to_tell(&self, account: AccountId, id: MessageId) -> Result<Option<ToTell>, Fault> {
         let (row, gate) = (keys::message(account, id), keys::gate(account));
         let mut found = self.dynamo.batch_get(&[row.clone(), gate.clone()]).await?;
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
-        let listeners = gate.map(|gate| gate.listeners).unwrap_or_default();
-        Ok(found.remove(&row).map(message).transpose()?.map(|message| (message, listeners)))
+        let (listeners, zone) = gate.map(|gate| (gate.listeners, gate.zone)).unwrap_or_default();
+        Ok(found.remove(&row).map(message).transpose()?.map(|message| ToTell { message, listeners, zone }))
     }
 }
 
@@ -299,7 +299,7 @@ impl UpdateAndTell for Live {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
         if told.is_empty() && failure.is_none() {
             return self.write_unchanged(message, due, false).await;
@@ -573,7 +573,7 @@ impl FindDueDeliveries for Live {
         now: Timestamp,
         limit: u16,
     ) -> Result<Vec<(AccountId, EndpointId, DeliveryId)>, Fault> {
-        self.dynamo.query_due(shard_word(shard), now, limit, keys::parse_delivery).await
+        self.dynamo.query_due(Table::Messages, shard_word(shard), now, limit, keys::parse_delivery).await
     }
 
     async fn look_at_delivery_again(

@@ -9,7 +9,7 @@ use crate::account::{CreateAccount, LoadGate};
 use crate::endpoint::{
     Answer, Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, DELIVERY_SHARDS, Delivery, DeliveryClaim, DeliveryStatus,
     Disabled, Endpoint, EndpointUrl, Event, EventType, FindDueDeliveries, KeepDeliveries, KeepEndpoints, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, UpdateAndTell, WhyDisabled,
+    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, ToTell, UpdateAndTell, WhyDisabled,
     WorkDeliveries, delivery_shard,
 };
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId};
@@ -212,11 +212,11 @@ where
 {
     let account = account(world, 10).await;
     let message = accepted(world, account, world.now()).await;
-    let (found, listeners) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { message: found, listeners, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     assert_eq!((&found, listeners.0.len()), (&message, 0));
     let endpoint = new(world, account, &["message.sent"]);
     assert_eq!(world.create_endpoint(&endpoint).await, Ok(true));
-    let (_, listeners) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { listeners, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     assert_eq!(listeners.of(EventType::MessageSent).collect::<Vec<_>>(), [endpoint.id]);
     let other = crate::ids::MessageId::from_bits(dice(world));
     assert_eq!(world.load_to_tell(account, other).await, Ok(None));
@@ -411,7 +411,7 @@ where
     let claimed = claimed(world, &message, world.now()).await;
     let outcome = Outcome::Sent { sid: sid(world, "SM").as_str().to_owned() };
     world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
-    let (message, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { message, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     let told = told(&message, EventType::MessageSent, EndpointId::from_bits(dice(world)));
     (message, told)
 }
@@ -475,7 +475,7 @@ where
     let done =
         join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change), None).await));
     assert_eq!(count(&done.await, &Ok(true)), 1);
-    let (stands, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+    let ToTell { message: stands, .. } = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
     let list = world.list_deliveries(message.account, endpoint, None, 10).await.unwrap();
     assert_eq!(list.iter().map(|one| &one.event).collect::<Vec<_>>(), [&tell(&stands)[0].event]);
     assert_eq!(world.update_and_tell(&stands, due, &tell(&stands), None).await, Ok(true), "our own, repeated");
@@ -494,7 +494,7 @@ where
         let message = accepted(world, account, world.now()).await;
         let claimed = claimed(world, &message, world.now()).await;
         world.record_outcome(&claimed, &Outcome::Unknown, world.now()).await.unwrap();
-        let (unknown, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+        let ToTell { message: unknown, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
         let adopted = apply_report(&unknown, &report, world.now()).unwrap();
         let told = told(&adopted, EventType::MessageDelivered, EndpointId::from_bits(dice(world)));
         adopting.push((adopted, told));

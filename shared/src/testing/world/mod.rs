@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, RequestId};
-use crate::ledger::{Allowance, JournalItem};
+use crate::ledger::{Allowance, Entry, Purse, UsageEvent};
 use crate::message::Message;
 use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
@@ -318,9 +318,19 @@ impl World {
         self.change_gate(account, |gate| gate.stop(stop, now));
     }
 
-    /// The ledger's entries of an account.
-    pub fn entries(&self, account: AccountId) -> Vec<JournalItem> {
+    /// The ledger's entries of an account, in the order of posting.
+    pub fn entries(&self, account: AccountId) -> Vec<Entry> {
         self.state().ledger.entries_of(account)
+    }
+
+    /// What was charged of an account's work, with its entries.
+    pub fn charges(&self, account: AccountId) -> Vec<(Entry, UsageEvent)> {
+        self.entries(account).into_iter().filter_map(|entry| Some((entry.clone(), entry.usage?))).collect()
+    }
+
+    /// An account's credits.
+    pub fn purse(&self, account: AccountId) -> Option<Purse> {
+        self.state().ledger.purses.get(&account).cloned()
     }
 
     /// Gives the platform a number of its own, whose webhooks these Auth Tokens sign, the current one first.
@@ -455,7 +465,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 140] = [
+const METHODS: [&str; 147] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -494,6 +504,7 @@ const METHODS: [&str; 140] = [
     "find_due_connections",
     "find_due_deliveries",
     "find_due_routines",
+    "find_ending",
     "find_hook",
     "find_user",
     "free_sids",
@@ -506,6 +517,7 @@ const METHODS: [&str; 140] = [
     "list_connections",
     "list_deliveries",
     "list_endpoints",
+    "list_entries",
     "list_media",
     "list_messages",
     "list_numbers",
@@ -531,19 +543,23 @@ const METHODS: [&str; 140] = [
     "load_pending",
     "load_profile",
     "load_progress",
+    "load_purse",
     "load_sender",
     "load_session",
     "load_template",
     "load_to_tell",
+    "load_totals",
     "load_user",
     "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "look_at_delivery_again",
+    "look_at_purse_again",
     "mint_key",
     "note_alert",
     "note_failing",
     "note_recovered",
+    "note_warning",
     "open_key",
     "opt_out_senders",
     "platform",
@@ -579,6 +595,7 @@ const METHODS: [&str; 140] = [
     "save_credential",
     "save_policy",
     "save_progress",
+    "save_step",
     "send_mail",
     "start_session",
     "stop_looking",
