@@ -164,6 +164,12 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let [signing_secret_before, signing_secret] =
         [&endpoint, &rotated].map(|answer| answer["secret"].as_str().unwrap().to_owned());
 
+    // One that is told what messages say: it is read for it at Twilio, and goes through our hands only.
+    let content = Receiver::start().await;
+    let ask = json!({ "url": content.url, "events": ["*"], "include_content": true });
+    let with_content = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
+    let content_path = format!("/v1/webhook-endpoints/{}", with_content["id"].as_str().unwrap());
+
     let (_, api_key) = client.make_api_key(&["messages:send", "messages:read"]).await;
     let (id, revoked_key) = client.make_api_key(&["messages:send"]).await;
     client.delete(&format!("/v1/account/api-keys/{id}")).await.expect(StatusCode::NO_CONTENT);
@@ -238,6 +244,10 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let told = receiver.received();
     assert!(told.len() > 10, "{} events", told.len());
     deliveries(&client, &endpoint_path).await;
+    deliveries(&client, &content_path).await;
+    let with_content = content.received();
+    let n_bodies = with_content.iter().filter(|one| one.body.contains(BODY) && one.body.contains(TO)).count();
+    assert!(n_bodies > 1, "{n_bodies} of {} events had their content", with_content.len());
 
     let mut found = search(&running, &markers);
     for one in told {
