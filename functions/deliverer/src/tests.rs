@@ -397,13 +397,16 @@ async fn an_event_that_is_about_no_message_or_one_that_twilio_never_had_costs_no
     }
 }
 
+/// What happens at Twilio to the message with a SID.
+type Happens<'a> = &'a dyn Fn(&str);
+
 #[tokio::test]
 async fn what_stays_missing_goes_out_at_once_and_says_why() {
     use connection::Trouble::{Inactive, NotAllowed, Refused};
     let world = World::new(1);
     let (customer, endpoint) = customer(&world, true).await;
     let twilio = || world.twilio();
-    let cases: [(&str, &dyn Fn(&str)); 5] = [
+    let cases: [(&str, Happens<'_>); 5] = [
         ("gone_at_twilio", &|sid| twilio().delete_text(sid)),
         ("redacted", &|sid| twilio().redact_text(sid)),
         ("refused_by_twilio", &|sid| twilio().text_says(sid, Refused)),
