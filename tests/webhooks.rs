@@ -188,7 +188,7 @@ async fn what_happens_to_messages_is_told_once_signed_and_without_their_content(
     running.stop().await;
 }
 
-/// Two endpoints hear of the same messages: one gets what they say, also at a retry and when it is resent, the other one
+/// Two endpoints hear of the same messages: one gets what they say, also at a retry and when it is resent, the other
 /// does not; and nothing of it is in a table, a queue or a log afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_turned_content_on_gets_what_a_message_says_and_it_is_kept_nowhere() {

@@ -19,8 +19,8 @@ use telbuddy::seal::Purpose;
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::Deliver;
 
-/// The services that it calls. It may open the purposes profile, to sign, and send, to read from Twilio what an endpoint
-/// with `include_content` is told.
+/// The services that it calls. It may open the purposes profile, to sign, and send, to read from Twilio what is told to
+/// an endpoint with `include_content`.
 pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio, Need::Endpoints];
 
 /// Whoever disabled an endpoint has told its owner within this time, or did not come to it.
@@ -33,7 +33,7 @@ const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// read and 1 KMS call with its entry in the access log. The first failure of an endpoint and the first success after
 /// it 1 write more; disabling it 1 transaction, 1 alert, 1 write. A job with nothing to claim costs 1 write. 1 POST.
 ///
-/// With `include_content`, for an event of a message that Twilio has, 1 read more (credential), and once in five minutes
+/// With `include_content`, for an event of a message that Twilio has, 1 read more (credential) and once in five minutes
 /// and account 1 read and 1 KMS call with its entry in the access log; Twilio: 1 GET, 1 more with media. What that said
 /// is in the POST and nowhere else. If Twilio cannot be asked, there is no POST, and this was a try of the delivery.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>

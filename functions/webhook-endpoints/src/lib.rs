@@ -77,8 +77,8 @@ pub struct CreateEndpoint {
     /// Which events: types, or `["*"]` for all of them, those of later versions too.
     #[schema(example = json!(["message.delivered", "message.received"]))]
     events: Vec<String>,
-    /// Whether events of messages have with them what the message says: text, numbers, media. An API key needs the scope
-    /// messages:read too, to turn it on.
+    /// Whether events of messages have with them what the message says: text, numbers, media. To turn it on an API key
+    /// needs the scope messages:read too.
     #[serde(default)]
     include_content: bool,
     /// What you call it; at most 100 characters.
@@ -97,8 +97,8 @@ pub struct ChangeEndpoint {
     /// Which events.
     #[schema(example = json!(["*"]))]
     events: Option<Vec<String>>,
-    /// Whether events of messages have with them what the message says. An API key needs the scope messages:read too, to
-    /// turn it on, and to change the URL while it is on.
+    /// Whether events of messages have with them what the message says. To turn it on, and to change the URL while it is
+    /// on, an API key needs the scope messages:read too.
     include_content: Option<bool>,
     /// What you call it.
     description: Option<String>,
@@ -171,11 +171,12 @@ async fn list<W: KeepEndpoints>(world: &W, account: AccountId) -> Result<Reply, 
 /// Each event is one POST with the headers `webhook-id`, `webhook-timestamp` and `webhook-signature` of the Standard
 /// Webhooks specification, for which there are verifiers in most languages. Answer 2xx within 15 seconds. What fails is
 /// tried again for three days; an event may come more than once, with the same `webhook-id`. No event holds a text,
-/// media or a number of the other party, unless `include_content` is true: then `data` of each event of a message also has
-/// `content` and `content_missing` (`EventMessageContent`), read live from Twilio at each try and stored nowhere, so
-/// that a later try may say something else. While Twilio cannot be asked, the event waits for its next try; the last one goes
-/// without. What is deleted at Twilio, or cannot be read because no credential is good for it, goes without at once and
-/// says why.
+/// media or a number of the other party, unless `include_content` is true.
+///
+/// With `include_content`, `data` of each event of a message also has `content` and `content_missing`
+/// (`EventMessageContent`), read live from Twilio at each try and stored nowhere, so that a later try may say something
+/// else. While Twilio cannot be asked the event waits for its next try; the last one goes without. What is deleted at
+/// Twilio, or cannot be read because Twilio refuses the credential, goes without at once and says why.
 #[utoipa::path(post, path = "/v1/webhook-endpoints", tag = "webhooks", request_body = CreateEndpoint, responses(
     (status = 201, description = "Added", body = NewEndpoint),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
