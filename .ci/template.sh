@@ -224,7 +224,7 @@ purposes = {
     "opt-outs": {"kms:Decrypt": {"match"}},
     "templates": {"kms:Decrypt": {"payload", "match"}},
     "webhook-endpoints": {"kms:Decrypt": {"profile"}},
-    "deliverer": {"kms:Decrypt": {"profile"}},
+    "deliverer": {"kms:Decrypt": {"profile", "send"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "catch-up": {"kms:Decrypt": {"send", "match"}},
     "self-test": {"kms:Decrypt": {"hook"}},

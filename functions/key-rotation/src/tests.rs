@@ -145,6 +145,7 @@ async fn secrets_of_endpoints_are_sealed_anew_with_the_profile() {
         id,
         url: EndpointUrl::parse("https://example.com/", Reach::Public).unwrap(),
         choice: Choice::All,
+        include_content: false,
         description: String::new(),
         secret: sealed(1),
         previous: vec![

@@ -158,6 +158,7 @@ async fn listening(world: &World, account: telbuddy::ids::AccountId, words: &[&s
         id,
         url: EndpointUrl::parse("https://example.com/", Reach::Public).unwrap(),
         choice: Choice::parse(words).unwrap(),
+        include_content: false,
         description: String::new(),
         secret: Sealed(vec![1]),
         previous: Vec::new(),

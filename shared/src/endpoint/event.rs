@@ -1,4 +1,5 @@
 //! What endpoints are told. An event is metadata, as the API shows it: no text, no media, no number of the other party.
+//! What its message says is added when it is sent, for an endpoint that asked for it (`content.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,6 +99,25 @@ impl EventType {
             Self::EndpointDisabled => "endpoint.disabled",
             Self::CreditsUsed => "credits.used",
             Self::EndpointTest => "endpoint.test",
+        }
+    }
+
+    /// Whether it is told of a message.
+    pub fn is_of_message(self) -> bool {
+        match self {
+            Self::MessageSent
+            | Self::MessageDelivered
+            | Self::MessageUndelivered
+            | Self::MessageFailed
+            | Self::MessageUnconfirmed
+            | Self::MessageCanceled
+            | Self::MessageReceived => true,
+            Self::SendingFrozen
+            | Self::CredentialRefused
+            | Self::NumberChanged
+            | Self::SignatureFailed
+            | Self::EndpointDisabled
+            | Self::EndpointTest => false,
         }
     }
 
@@ -297,9 +317,13 @@ impl Event {
         Self { id: EventId::new(now, dice), kind: EventType::EndpointTest, at: now, data }
     }
 
-    /// The body that is sent: the same bytes at every try.
+    /// The body that is sent, without content: the same bytes at every try.
     pub fn body(&self) -> String {
-        let Self { id, kind, at, data } = self;
+        self.body_of(&self.data)
+    }
+
+    pub(super) fn body_of(&self, data: &str) -> String {
+        let Self { id, kind, at, .. } = self;
         let kind = kind.as_str();
         format!(r#"{{"id":"{id}","type":"{kind}","version":{PAYLOAD_VERSION},"timestamp":"{at}","data":{data}}}"#)
     }

@@ -146,7 +146,7 @@ impl Pass {
     }
 
     /// Whether it opens a route; a session opens each.
-    fn check(&self, access: Access) -> Result<(), Problem> {
+    pub fn check(&self, access: Access) -> Result<(), Problem> {
         let Self::ApiKey(key) = self else { return Ok(()) };
         match access {
             Access::Scope(scope) if key.may(scope) => Ok(()),

@@ -28,6 +28,8 @@ use crate::seal::Sealed;
 struct EndpointRow {
     url: EndpointUrl,
     choice: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    include_content: bool,
     description: String,
     #[serde(with = "super::rows::binary")]
     secret: Vec<u8>,
@@ -62,6 +64,7 @@ impl From<&Endpoint> for EndpointRow {
         Self {
             url: endpoint.url.clone(),
             choice: words(&endpoint.choice),
+            include_content: endpoint.include_content,
             description: endpoint.description.clone(),
             secret: endpoint.secret.0.clone(),
             previous: endpoint.previous.iter().map(previous).collect(),
@@ -95,6 +98,7 @@ fn endpoint(item: Item) -> Result<Endpoint, Fault> {
         id,
         url: row.url,
         choice: Choice::parse(&row.choice).map_err(|_| damaged())?,
+        include_content: row.include_content,
         description: row.description,
         secret: Sealed(row.secret),
         previous: row.previous.into_iter().map(previous).collect::<Result<_, Fault>>()?,
@@ -586,5 +590,35 @@ impl FindDueDeliveries for Live {
         let (key, values) = (keys::delivery(account, endpoint, id), [(":at", millis(at))]);
         // What moved on meanwhile has a later time already, or none.
         self.dynamo.update_one(&key, "SET due_at = :at", "due_at < :at", &values).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Reach;
+
+    #[test]
+    fn an_endpoint_from_before_content_could_be_included_includes_none() {
+        let stored = Endpoint {
+            account: AccountId::from_bits(1),
+            id: EndpointId::from_bits(1),
+            url: EndpointUrl::parse("https://example.com/hooks", Reach::Public).unwrap(),
+            choice: Choice::All,
+            include_content: true,
+            description: String::new(),
+            secret: Sealed(vec![1]),
+            previous: Vec::new(),
+            disabled: None,
+            failing_since: None,
+            revision: 0,
+            created: Timestamp::UNIX_EPOCH,
+            updated: Timestamp::UNIX_EPOCH,
+        };
+        let item = endpoint_item(&keys::endpoint(stored.account, stored.id), &stored).unwrap();
+        assert_eq!(endpoint(item.clone()), Ok(stored.clone()));
+        let mut before = item;
+        assert!(before.remove("include_content").is_some());
+        assert_eq!(endpoint(before), Ok(Endpoint { include_content: false, ..stored }));
     }
 }

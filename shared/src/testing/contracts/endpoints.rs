@@ -29,6 +29,7 @@ fn new<W: Clock + Chance>(world: &W, account: AccountId, words: &[&str]) -> Endp
         id: EndpointId::new(now, dice(world)),
         url: EndpointUrl::parse("https://example.com/hooks", Reach::Public).unwrap(),
         choice: Choice::parse(words).unwrap(),
+        include_content: false,
         description: "Ours".to_owned(),
         secret: Sealed(dice(world).to_be_bytes().to_vec()),
         previous: Vec::new(),
@@ -95,7 +96,7 @@ where
 {
     let account = account(world, 1).await;
     assert_eq!(listeners(world, account).await, []);
-    let first = new(world, account, &["message.sent", "message.received"]);
+    let first = Endpoint { include_content: true, ..new(world, account, &["message.sent", "message.received"]) };
     assert_eq!(world.create_endpoint(&first).await, Ok(true));
     assert_eq!(world.create_endpoint(&first).await, Ok(true), "our own, repeated");
     let second = new(world, account, &["*"]);
@@ -111,6 +112,7 @@ where
     let disabled = Disabled { at: world.now(), why: WhyDisabled::Customer, untold: false };
     let off = changed(&first, |new| {
         (new.secret, new.previous, new.disabled) = (Sealed(vec![9]), vec![before], Some(disabled));
+        new.include_content = false;
     });
     assert_eq!(world.update_endpoint(&off).await, Ok(true));
     assert_eq!(world.update_endpoint(&off).await, Ok(true), "our own, repeated");
