@@ -48,7 +48,13 @@ pub async fn start_with(data: Arc<TempDir>, change: impl FnOnce(Config) -> Confi
 }
 
 fn options(data: &Path) -> Options {
-    Options { port: 0, data: data.to_owned(), faults: false, callback_delay: Duration::from_millis(20) }
+    Options {
+        port: 0,
+        data: data.to_owned(),
+        fallback: false,
+        faults: false,
+        callback_delay: Duration::from_millis(20),
+    }
 }
 
 impl Running {
