@@ -47,7 +47,7 @@ pub async fn start_with(data: Arc<TempDir>, change: impl FnOnce(Config) -> Confi
     Running { system, data }
 }
 
-fn options(data: &Path) -> Options {
+pub fn options(data: &Path) -> Options {
     Options {
         port: 0,
         data: data.to_owned(),
