@@ -1,10 +1,13 @@
 //! A first host that fails in every way it can, and a second one: each text arrives, and once.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use telbuddy::live::config::{FALLBACK_URL, PUBLIC_URL};
+use telbuddy::live::{Config, Live};
+use telbuddy::platform::{Handled, Job};
 use telbuddy_local::{LocalSystem, Options};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -228,6 +231,30 @@ async fn a_messaging_service_falls_back_for_its_pool_and_gets_its_own_fallback_a
     let to: Vec<_> = restored["changes"].as_array().unwrap().iter().map(|change| change["to"].clone()).collect();
     assert_eq!(to, ["GET", "https://shop.example/second", "https://shop.example/pool"]);
     running.no_contract_violations().await;
+    running.stop().await;
+}
+
+/// Both hosts as the daily test sees them: through real HTTP, each signed for its own address.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daily_test_says_which_of_the_two_hosts_does_not_let_it_through() {
+    let front = Front::start().await;
+    let (running, client, _) = behind(&front, true).await;
+    let session = client.get("/v1/sessions/current").await.expect(StatusCode::OK);
+    let account = session["account_id"].as_str().unwrap().parse().unwrap();
+    let tested = async |config: &Config| {
+        let live = Live::new(config, self_test::NEEDS).unwrap();
+        assert_eq!(self_test::handle(&live, &live.site, vec![Job::SelfTest { account }]).await, [Handled::Done]);
+        let quarantine = client.get("/v1/quarantine").await.expect(StatusCode::OK);
+        let records = quarantine["data"].as_array().unwrap().clone();
+        records.into_iter().map(|record| record["cause"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>()
+    };
+    assert_eq!((tested(&running.config).await, front.asked()), (BTreeSet::new(), 1));
+    // It reaches the functions, and they check signatures for another address.
+    let elsewhere = running.config.with(FALLBACK_URL, &running.url.replace("127.0.0.1", "localhost"));
+    assert_eq!(tested(&elsewhere).await, BTreeSet::from(["self_test_fallback".to_owned()]));
+    front.does(Does::Refuses);
+    let both = ["self_test_fallback", "self_test_refused"].map(str::to_owned);
+    assert_eq!(tested(&running.config).await, BTreeSet::from(both));
     running.stop().await;
 }
 
