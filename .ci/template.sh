@@ -89,6 +89,7 @@ for folder in sorted(pathlib.Path("functions").iterdir()):
         "queue": queue and queue.group(1),
         "http": "serve::http" in read(folder / "src/main.rs"),
         "mail": "site.app" in text,
+        "fallback": site and re.search(r"\bsite\.(fallback|hook_origins)\b", text) is not None,
         "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.proof\(", text) is not None,
     }
 
@@ -144,6 +145,7 @@ for name in sorted(set(of_name) & set(functions)):
     own = set(properties.get("Environment", {}).get("Variables", {})) | always
     wanted = {"STAGE", "PUBLIC_URL"}.union(*(variables[need] for need in code["needs"]))
     wanted |= ({"APP_URL"} if code["mail"] else set()) | ({"ALLOWED_ORIGINS"} if code["cookie"] else set())
+    wanted |= {"FALLBACK_URL"} if code["fallback"] else set()
     wanted |= {"LISTINGS_MINUTES"} if "live.listings" in read(f"functions/{name}/src/main.rs") else set()
     same(f"{name}, variables", own, {names[variable] for variable in wanted})
 

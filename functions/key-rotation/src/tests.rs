@@ -103,7 +103,7 @@ async fn snapshots_of_connected_numbers_are_sealed_anew_with_the_profile() {
     let target = Target::parse(fresh::sid(&world, "PN").as_str()).unwrap();
     let key = data_key(&world, account, Purpose::Profile, None).await.unwrap();
     let account_sid = credential.account_sid.clone();
-    let snapshot = Snapshot { account_sid, before: Settings::default(), set: Settings::default() };
+    let snapshot = Snapshot { account_sid, before: Settings::default(), set: Settings::default(), standing: None };
     let connection = Connection {
         account,
         target: target.clone(),

@@ -30,6 +30,8 @@ pub struct Options {
     pub port: u16,
     /// Where data is kept.
     pub data: PathBuf,
+    /// Whether `localhost` is configured as the second host, beside `127.0.0.1`: one listener is both.
+    pub fallback: bool,
     /// Whether faults can be injected into AWS (tests): costs a hop in front of DynamoDB.
     pub faults: bool,
     /// Time between two steps of a message at the Twilio double.
@@ -116,7 +118,7 @@ pub async fn start_aws(options: &Options, site: &str) -> Result<LocalAwsOnly, St
         ..twilio_double::Options::default()
     };
     let twilio = TwilioDouble::start(bind(after(options.port, 3)).await?, twilio_options).await?;
-    let config = setup::config(&aws, &twilio, site);
+    let config = setup::config(&aws, &twilio, site, options.fallback);
     setup::create_resources(&aws, &config).await.map_err(StartError::SetUp)?;
     Ok(LocalAwsOnly { config, aws, twilio })
 }

@@ -97,6 +97,16 @@ fn parts(alert: &Alert) -> Parts {
             to_do: cause.advice(false).to_owned(),
             shown_by: "/v1/quarantine",
         },
+        Alert::SignatureFailed { cause: cause @ Cause::SelfTestFallback, .. } => Parts {
+            subject: "Your second webhook address did not pass our daily test",
+            happened: format!(
+                "once a day we call your account's webhook at both of its addresses as Twilio would. The second one, \
+                 where Twilio goes once the first has failed, did not let it through ({}).",
+                cause.code()
+            ),
+            to_do: cause.advice(false).to_owned(),
+            shown_by: "/v1/quarantine",
+        },
         Alert::SignatureFailed { cause, recently_rotated } => Parts {
             subject: "Webhooks with a signature that does not fit",
             happened: format!(
