@@ -103,7 +103,7 @@ declared = {short(one["Properties"]["TableName"]): one["Properties"] for one in 
 same("tables", set(declared), set(tables.values()))
 same("tables whose items end", {name for name, one in declared.items() if "TimeToLiveSpecification" in one}, ttl)
 same("indexes", {i["IndexName"] for one in declared.values() for i in one.get("GlobalSecondaryIndexes", [])},
-     {const(keys, "DUE_INDEX").strip('"')})
+     {const(keys, name).strip('"') for name in ("DUE_INDEX", "ENTRIES_INDEX")})
 for name, one in declared.items():
     recovery = one["PointInTimeRecoverySpecification"]
     days = recovery.get("RecoveryPeriodInDays")
@@ -168,7 +168,7 @@ for name in sorted(set(of_name) & set(functions)):
 FUNCTION = re.compile(r"^( *)(?:pub(?:\([^)]*\))? )?(?:async )?fn (\w+).*?^\1\}", re.S | re.M)
 methods, helpers, table_of = {}, {}, {}
 for path in sorted(pathlib.Path("shared/src").rglob("*.rs")):
-    live, rules = "live" in path.parts, path.name in ("mod.rs", "port.rs") and len(path.parts) == 4
+    live, rules = "live" in path.parts, path.name in ("mod.rs", "port.rs", "keep.rs") and len(path.parts) == 4
     if (live or rules) and "testing" not in path.parts:
         text = re.sub(r"^ *fn [^{]*?;\n", "", code_only(read(path)), flags=re.M)  # what a trait only names
         for found in FUNCTION.finditer(text):

@@ -142,7 +142,7 @@ where
     match (&recipients, &words, earlier) {
         (Recipients::One(_), _, Some(earlier)) => return Ok(again(earlier)),
         (Recipients::One(to), Words::Body(body), None) => {
-            decide(&facts, to, draft.quote(body, request.now), request.now)?
+            decide(&facts, to, draft.quote(body, request.now), request.now)?;
         }
         // What it says is sealed: what that costs is decided when it is open.
         (Recipients::One(to), Words::Template(..), None) => {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use telbuddy::alert::Alert;
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, end, roll_up};
+use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, end_credits, roll_up};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 
@@ -32,7 +32,7 @@ where
         // One shard that cannot be counted must not keep the others from it.
         first_fault = first_fault.and(count_shard(world, shard).await);
     }
-    first_fault.and(end_credits(world).await)
+    first_fault.and(end_due_credits(world).await)
 }
 
 async fn count_shard<W: RollUpUsage + KeepPurse + EnqueueJob>(world: &W, shard: u8) -> Result<(), Fault> {
@@ -64,11 +64,11 @@ async fn warn<W: KeepPurse + EnqueueJob>(world: &W, entries: &[Entry]) -> Result
     Ok(())
 }
 
-async fn end_credits<W: KeepPurse + Clock + Chance + Sync>(world: &W) -> Result<(), Fault> {
+async fn end_due_credits<W: KeepPurse + Clock + Chance + Sync>(world: &W) -> Result<(), Fault> {
     let now = world.now();
     let mut first_fault = Ok(());
     for account in world.find_ending(now, ENDING).await? {
-        let ended = end(world, account, now).await;
+        let ended = end_credits(world, account, now).await;
         if let Ok(changed) = &ended {
             tracing::info!(account.id = %account, ?changed, "the time of some credits is over");
         }

@@ -131,27 +131,7 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/credentials/twilio",
         },
-        Alert::NumberDrifted { number_sid } => {
-            let what = match number_sid.kind() {
-                TargetKind::Number => "number",
-                TargetKind::MessagingService => "messaging service",
-            };
-            Parts {
-                subject: "A connected number was changed at Twilio",
-                happened: format!(
-                    "the {what} {} has other webhook settings at Twilio than those that we set, or is gone. Texts that \
-                     arrive there may not reach us.",
-                    number_sid.as_str()
-                ),
-                to_do: format!(
-                    "If that was meant, there is nothing to do. If not, connect it again with POST \
-                     /v1/numbers/{}/connection, first with ?dry_run=true to see the difference. We change nothing by \
-                     ourselves.",
-                    number_sid.as_str()
-                ),
-                shown_by: "/v1/numbers",
-            }
-        }
+        Alert::NumberDrifted { number_sid } => number_drifted(number_sid),
         Alert::SendingFrozen { reason } => Parts {
             subject: "Sending is frozen",
             happened: format!(
@@ -166,20 +146,7 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },
-        Alert::CreditsUsed { percent } => Parts {
-            subject: if *percent >= 100 { "Your credits are used up" } else { "Your credits run low" },
-            happened: if *percent >= 100 {
-                "the credits that your account had for this period are used up. What the credits do not cover is not \
-                 accepted; what was accepted before is sent."
-                    .to_owned()
-            } else {
-                format!("{percent} % of the credits that your account has for this period are used.")
-            },
-            to_do: "See what they were used for (GET /v1/usage, and GET /v1/credits/entries for each posting), and buy \
-                    more if you need more."
-                .to_owned(),
-            shown_by: "/v1/credits",
-        },
+        Alert::CreditsUsed { percent } => credits_used(*percent),
         Alert::EndpointDisabled { endpoint, why } => Parts {
             subject: "A webhook endpoint was disabled",
             happened: match why {
@@ -199,6 +166,45 @@ fn parts(alert: &Alert) -> Parts {
             ),
             shown_by: "/v1/webhook-endpoints",
         },
+    }
+}
+
+fn number_drifted(number_sid: &Target) -> Parts {
+    let what = match number_sid.kind() {
+        TargetKind::Number => "number",
+        TargetKind::MessagingService => "messaging service",
+    };
+    Parts {
+        subject: "A connected number was changed at Twilio",
+        happened: format!(
+            "the {what} {} has other webhook settings at Twilio than those that we set, or is gone. Texts that \
+             arrive there may not reach us.",
+            number_sid.as_str()
+        ),
+        to_do: format!(
+            "If that was meant, there is nothing to do. If not, connect it again with POST \
+             /v1/numbers/{}/connection, first with ?dry_run=true to see the difference. We change nothing by \
+             ourselves.",
+            number_sid.as_str()
+        ),
+        shown_by: "/v1/numbers",
+    }
+}
+
+fn credits_used(percent: u8) -> Parts {
+    Parts {
+        subject: if percent >= 100 { "Your credits are used up" } else { "Your credits run low" },
+        happened: if percent >= 100 {
+            "the credits that your account had for this period are used up. What the credits do not cover is not \
+             accepted; what was accepted before is sent."
+                .to_owned()
+        } else {
+            format!("{percent} % of the credits that your account has for this period are used.")
+        },
+        to_do: "See what they were used for (GET /v1/usage, and GET /v1/credits/entries for each posting), and buy \
+                more if you need more."
+            .to_owned(),
+        shown_by: "/v1/credits",
     }
 }
 

@@ -117,6 +117,7 @@ impl EventType {
             | Self::NumberChanged
             | Self::SignatureFailed
             | Self::EndpointDisabled
+            | Self::CreditsUsed
             | Self::EndpointTest => false,
         }
     }

@@ -22,16 +22,16 @@ pub enum Changed {
 }
 
 /// Gives credits, once for each source. 1 read and 1 transaction of purse, allowance, and for each entry two.
-pub async fn grant<W>(world: &W, account: AccountId, grant: &Grant, now: Timestamp) -> Result<Changed, Fault>
+pub async fn give_credits<W>(world: &W, account: AccountId, grant: &Grant, now: Timestamp) -> Result<Changed, Fault>
 where
     W: KeepPurse + Chance + Sync,
 {
-    change(world, account, now, |facts| Some(facts.purse.grant(&facts.allowance, grant, now))).await
+    change_credits(world, account, now, |facts| Some(facts.purse.grant(&facts.allowance, grant, now))).await
 }
 
 /// Takes back what a payment brought that was itself taken back, once for each refund or dispute `by`. Calls as
-/// [`grant()`].
-pub async fn claw_back<W>(
+/// [`give_credits`].
+pub async fn take_back_credits<W>(
     world: &W,
     account: AccountId,
     source: &str,
@@ -42,15 +42,16 @@ pub async fn claw_back<W>(
 where
     W: KeepPurse + Chance + Sync,
 {
-    change(world, account, now, |facts| Some(facts.purse.claw_back(&facts.allowance, source, credits, by))).await
+    change_credits(world, account, now, |facts| Some(facts.purse.claw_back(&facts.allowance, source, credits, by)))
+        .await
 }
 
-/// Ends credits whose time has come. Calls as [`grant()`]; what is all reserved costs 2 reads and 1 write.
-pub async fn end<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
+/// Ends credits whose time has come. Calls as [`give_credits`]; what is all reserved costs 2 reads and 1 write.
+pub async fn end_credits<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
 where
     W: KeepPurse + Chance + Sync,
 {
-    let changed = change(world, account, now, |facts| facts.purse.end(&facts.allowance, now)).await?;
+    let changed = change_credits(world, account, now, |facts| facts.purse.end(&facts.allowance, now)).await?;
     if changed == Changed::Before
         && let Some(facts) = world.load_purse(account).await?
         && let Some(due) = facts.purse.due(now)
@@ -60,7 +61,7 @@ where
     Ok(changed)
 }
 
-async fn change<W>(
+async fn change_credits<W>(
     world: &W,
     account: AccountId,
     now: Timestamp,

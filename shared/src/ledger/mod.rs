@@ -3,7 +3,7 @@
 //! The ledger is double-entry: each [`Entry`] moves credits between [`Book`]s and its lines sum to zero. Entries are never
 //! changed; what was wrong is put right by another entry that names it. A send does not write an entry when it reserves:
 //! the `held` of its message is the reservation, and [`Allowance`] is the sum of all of them that one condition can check.
-//! Everything here is a pure function, except for [`grant()`] and its like, which decide and write until it holds.
+//! Everything here is a pure function, except for [`give_credits`] and its like, which decide and write until it holds.
 
 mod entry;
 mod keep;
@@ -329,13 +329,15 @@ mod tests {
         };
         let sum = |entries: &[Entry]| {
             let mut totals = Totals::default();
-            entries.iter().for_each(|entry| totals.add(entry));
+            for entry in entries {
+                totals.add(entry);
+            }
             totals
         };
         let (a, b) = (entry(1, 5), entry(2, 7));
         assert_eq!(sum(&[a.clone(), b.clone()]), sum(&[b.clone(), a.clone()]));
-        let mut merged = sum(&[a.clone()]);
-        merged.merge(&sum(&[b.clone()]));
+        let mut merged = sum(std::slice::from_ref(&a));
+        merged.merge(&sum(std::slice::from_ref(&b)));
         assert_eq!(merged, sum(&[a.clone(), b]));
         // The same sums with one and eleven: only the digest tells.
         let (c, d) = (entry(1, 6), entry(2, 6));

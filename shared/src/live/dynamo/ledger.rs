@@ -195,7 +195,7 @@ impl Dynamo {
             vec![(":v", n(1)), (":none", n(0)), (":entries", n(totals.entries)), (":digest", n(totals.digest))];
         for (book, sum) in &totals.books {
             let (name, value) = (book.as_str(), placeholder(*book));
-            set.push_str(&format!(", {name} = if_not_exists({name}, :none) + {value}"));
+            set.extend([", ", name, " = if_not_exists(", name, ", :none) + ", value]);
             values.push((value, n(sum.0)));
         }
         self.update(&keys::totals(account, month), &set, COUNTED_AS_NOW, &values)

@@ -7,7 +7,7 @@ use crate::account::CreateAccount;
 use crate::ids::AccountId;
 use crate::ledger::{
     Book, Change, Changed, CreditKind, Entry, Grant, KeepPurse, MicroCredits, PostOutcome, Posted, ReadUsage, TRIAL,
-    claw_back, end, grant,
+    end_credits, give_credits, take_back_credits,
 };
 use crate::message::{
     ClaimMessage, Message, Outcome, ReadMessages, RecordMessage, RecordOutcome, Recorded, Refusal, Report, Status,
@@ -93,14 +93,14 @@ where
 {
     let (account, now) = (account(world, 10).await, world.now());
     let wanted = [credits("cs_1", 5, None), credits("cs_2", 7, None)];
-    let given = at_once(12, |n| grant(world, account, &wanted[n % 2], now)).await;
+    let given = at_once(12, |n| give_credits(world, account, &wanted[n % 2], now)).await;
     assert_eq!((count(&given, &Ok(Changed::Now)), count(&given, &Ok(Changed::Before))), (2, 10), "{given:?}");
     assert_eq!(allowance(world, account).await, (22, 0, 0));
-    assert_eq!(grant(world, account, &wanted[0], now).await, Ok(Changed::Before));
+    assert_eq!(give_credits(world, account, &wanted[0], now).await, Ok(Changed::Before));
     let expected = [(Book::Included, 10), (Book::Purchased, 12), (Book::Issued, -10), (Book::Sold, -12)];
     assert_eq!(books(world, account).await, expected);
     let nobody = AccountId::from_bits(fresh::dice(world));
-    assert_eq!(grant(world, nobody, &wanted[0], now).await, Ok(Changed::NoAccount));
+    assert_eq!(give_credits(world, nobody, &wanted[0], now).await, Ok(Changed::NoAccount));
 }
 
 pub async fn credits_end_once_and_what_is_reserved_ends_when_it_is_given_back<W>(world: &W)
@@ -119,19 +119,19 @@ where
 {
     let (account, now) = (account(world, 0).await, world.now());
     let expires = now + secs(3_600);
-    assert_eq!(grant(world, account, &credits("in_1", 10, Some(expires)), now).await, Ok(Changed::Now));
+    assert_eq!(give_credits(world, account, &credits("in_1", 10, Some(expires)), now).await, Ok(Changed::Now));
     let due = async |at| world.find_ending(at, 1_000).await.unwrap().contains(&account);
     assert_eq!((due(expires - secs(1)).await, due(expires).await), (false, true));
     let message = taken(world, account).await;
-    assert_eq!(end(world, account, expires - secs(1)).await, Ok(Changed::Before));
-    let ended = at_once(8, |_| end(world, account, expires)).await;
+    assert_eq!(end_credits(world, account, expires - secs(1)).await, Ok(Changed::Before));
+    let ended = at_once(8, |_| end_credits(world, account, expires)).await;
     assert_eq!(count(&ended, &Ok(Changed::Now)), 1, "{ended:?}");
     assert_eq!(allowance(world, account).await, (0, 3, 0));
     assert!(!due(expires).await, "looked at again later");
     let later = expires + secs(3_600);
     assert!(due(later).await);
     charged(world, &message).await;
-    assert_eq!(end(world, account, later).await, Ok(Changed::Now), "what was used is taken from it");
+    assert_eq!(end_credits(world, account, later).await, Ok(Changed::Now), "what was used is taken from it");
     assert_eq!((allowance(world, account).await, lots(world, account).await), ((0, 0, 3), vec![]));
     assert!(!due(later + secs(86_400)).await);
     let expected = [(Book::Issued, -10), (Book::UsedMessageSegments, 3), (Book::Expired, 7)];
@@ -145,17 +145,17 @@ where
     for _ in 0..6 {
         let (account, now) = (account(world, 0).await, world.now());
         let expires = now + secs(3_600);
-        grant(world, account, &credits("in_1", 10, Some(expires)), now).await.unwrap();
+        give_credits(world, account, &credits("in_1", 10, Some(expires)), now).await.unwrap();
         let wanted: Vec<_> = (0..3).map(|_| outgoing(world, account, 3, now)).collect();
         let holds = at_once(3, |n| world.record_message(&wanted[n]));
-        let (ended, held) = futures::future::join(end(world, account, expires), holds).await;
+        let (ended, held) = futures::future::join(end_credits(world, account, expires), holds).await;
         let n = u64::try_from(count(&held, &Ok(Recorded::Accepted))).unwrap();
         assert!(ended.is_ok(), "{ended:?}");
         let (free, reserved, used) = allowance(world, account).await;
-        let expired = books(world, account).await.into_iter().find(|(book, _)| *book == Book::Expired);
-        let expired = expired.map_or(0, |(_, n)| n);
+        let ends = books(world, account).await.into_iter().find(|(book, _)| *book == Book::Expired);
+        let gone = ends.map_or(0, |(_, n)| n);
         assert_eq!((reserved, used), (3 * n, 0));
-        assert_eq!(free + expired + i64::try_from(reserved).unwrap(), 10, "{held:?}");
+        assert_eq!(free + gone + i64::try_from(reserved).unwrap(), 10, "{held:?}");
     }
 }
 
@@ -174,18 +174,18 @@ where
         + Sync,
 {
     let (account, now) = (account(world, 0).await, world.now());
-    grant(world, account, &credits("cs_1", 10, None), now).await.unwrap();
+    give_credits(world, account, &credits("cs_1", 10, None), now).await.unwrap();
     for _ in 0..2 {
         let message = taken(world, account).await;
         charged(world, &message).await;
     }
     let all = MicroCredits::whole(10);
-    let taken_back = at_once(6, |_| claw_back(world, account, "cs_1", all, "re_1", now)).await;
+    let taken_back = at_once(6, |_| take_back_credits(world, account, "cs_1", all, "re_1", now)).await;
     assert_eq!(count(&taken_back, &Ok(Changed::Now)), 1, "{taken_back:?}");
     assert_eq!((allowance(world, account).await, lots(world, account).await), ((-6, 0, 6), vec![]));
     let refused = world.record_message(&outgoing(world, account, 1, now)).await;
     assert_eq!(refused, Ok(Recorded::Refused(Refusal::Owed(MicroCredits::whole(6)))));
-    grant(world, account, &credits("cs_2", 9, None), now).await.unwrap();
+    give_credits(world, account, &credits("cs_2", 9, None), now).await.unwrap();
     assert_eq!((allowance(world, account).await, lots(world, account).await), ((3, 0, 6), vec![lot("cs_2", 3)]));
     assert_eq!(world.record_message(&outgoing(world, account, 3, now)).await, Ok(Recorded::Accepted));
     let expected = [
@@ -282,6 +282,6 @@ where
     assert_eq!(world.note_warning(account, &facts.purse, 80).await, Ok(true));
     assert_eq!(world.note_warning(account, &facts.purse, 50).await, Ok(false), "a higher one was given");
     assert_eq!(world.load_purse(account).await.unwrap().unwrap().purse.period.warned, 80);
-    grant(world, account, &credits("cs_1", 5, None), world.now()).await.unwrap();
+    give_credits(world, account, &credits("cs_1", 5, None), world.now()).await.unwrap();
     assert_eq!(world.note_warning(account, &facts.purse, 100).await, Ok(false), "the purse is another one");
 }
