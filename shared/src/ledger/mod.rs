@@ -10,6 +10,7 @@ mod keep;
 mod port;
 mod prices;
 mod purse;
+mod recount;
 mod usage;
 mod zone;
 
@@ -23,6 +24,7 @@ pub use keep::*;
 pub use port::*;
 pub use prices::*;
 pub use purse::*;
+pub use recount::*;
 pub use usage::*;
 pub use zone::*;
 
