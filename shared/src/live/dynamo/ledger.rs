@@ -15,7 +15,8 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
     About, Allowance, Book, Change, Entry, Granularity, KeepPurse, MicroCredits, PostOutcome, Posted, Purse,
-    PurseFacts, ReadUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsagePage, UsageSums, journal_shard,
+    PurseFacts, ReadUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind, UsagePage, UsageSums,
+    journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};
@@ -198,6 +199,11 @@ impl Dynamo {
             set.extend([", ", name, " = if_not_exists(", name, ", :none) + ", value]);
             values.push((value, n(sum.0)));
         }
+        for (kind, units) in &totals.units {
+            let (name, value) = units_of(*kind);
+            set.extend([", ", name, " = if_not_exists(", name, ", :none) + ", value]);
+            values.push((value, n(*units)));
+        }
         self.update(&keys::totals(account, month), &set, COUNTED_AS_NOW, &values)
     }
 }
@@ -219,6 +225,16 @@ fn placeholder(book: Book) -> &'static str {
     }
 }
 
+/// Where a month's units of a kind are, and their placeholder.
+fn units_of(kind: UsageKind) -> (&'static str, &'static str) {
+    match kind {
+        UsageKind::MessageSegments => ("units_message_segments", ":units_message_segments"),
+        UsageKind::FailedMessages => ("units_failed_messages", ":units_failed_messages"),
+        UsageKind::CallMinutes => ("units_call_minutes", ":units_call_minutes"),
+        UsageKind::AiReplies => ("units_ai_replies", ":units_ai_replies"),
+    }
+}
+
 fn entries(items: Option<Vec<Item>>) -> Result<Vec<Entry>, Fault> {
     let items = items.unwrap_or_default();
     items.into_iter().map(|item| from_item::<EntryRow>(item)?.try_into()).collect()
@@ -236,6 +252,11 @@ fn totals(item: &Item) -> Result<(String, Totals), Fault> {
     for book in Book::ALL {
         if let Some(value) = number(book.as_str()) {
             totals.books.insert(book, Change(value.parse().map_err(|_| damaged())?));
+        }
+    }
+    for kind in UsageKind::ALL {
+        if let Some(value) = number(units_of(kind).0) {
+            totals.units.insert(kind, value.parse().map_err(|_| damaged())?);
         }
     }
     let month = text(item, "sk")?.strip_prefix(keys::TOTALS).map(str::to_owned);
