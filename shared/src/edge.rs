@@ -11,9 +11,11 @@ use crate::api_key::Scope;
 use crate::fault::Fault;
 use crate::ids::RequestId;
 
-pub use csv::{CSV, CsvTable};
-
 mod csv;
+mod html;
+
+pub use csv::{CSV, CsvTable};
+pub use html::{HTML, escaped, html};
 
 /// The largest body that any route takes, in bytes. Twilio's largest webhook is 64 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;

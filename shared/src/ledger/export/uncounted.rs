@@ -26,7 +26,7 @@ const WINDOWS: [SignedDuration; 3] =
 const MOST_COMBINATIONS: usize = 300_000;
 
 /// Which `more` entries, whose marks sum to `missing`, are not counted. Each shard of the journal is counted in the
-/// order of ids, so it can only be the last ones of each shard. The shards are searched in two halves that have to meet.
+/// order of ids, so it can only be the last ones of each. The shards are searched in two halves that have to meet.
 pub(super) fn uncounted(entries: &[Entry], more: u64, missing: u128, as_of: Timestamp) -> Search {
     let more = usize::try_from(more).unwrap_or(usize::MAX);
     let mut too_many = false;

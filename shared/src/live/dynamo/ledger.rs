@@ -407,7 +407,7 @@ impl ReadUsage for Live {
         answer.items.unwrap_or_default().iter().map(totals).collect()
     }
 
-    /// 1 query of the index.
+    /// 1 query of the index, and 1 more for each megabyte.
     async fn list_entries(
         &self,
         account: AccountId,
@@ -421,15 +421,24 @@ impl ReadUsage for Live {
             .query()
             .table_name(db.name(Table::Ledger))
             .index_name(ENTRIES_INDEX)
-            .expression_attribute_values(":statement", s(keys::statement(account, month)))
-            .limit(i32::from(limit));
+            .expression_attribute_values(":statement", s(keys::statement(account, month)));
         query = match after {
             Some(after) => query
                 .key_condition_expression("statement = :statement AND entry > :after")
                 .expression_attribute_values(":after", s(after.to_string())),
             None => query.key_condition_expression("statement = :statement"),
         };
-        let answer = query.send().await.map_err(|error| fault("list entries", &error))?;
-        entries(answer.items)
+        let mut found = Vec::new();
+        let mut start = None;
+        loop {
+            let left = i32::from(limit) - i32::try_from(found.len()).unwrap_or(i32::MAX);
+            let page = query.clone().limit(left).set_exclusive_start_key(start).send().await;
+            let page = page.map_err(|error| fault("list entries", &error))?;
+            found.extend(entries(page.items)?);
+            start = page.last_evaluated_key;
+            if start.is_none() || found.len() >= usize::from(limit) {
+                return Ok(found);
+            }
+        }
     }
 }
