@@ -157,6 +157,8 @@ PUT /v1/sending-policy 401
 POST /v1/account/sending/unfreeze 401
 GET /v1/usage?granularity=day 401
 GET /v1/credits 401
+GET /v1/credits/entries?month=2026-11 401
+GET /v1/statements/2026-11 401
 GET /v1/access-log 401
 GET /v1/quarantine 401
 GET /v1/opt-outs?limit=5 401

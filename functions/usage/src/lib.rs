@@ -1,4 +1,8 @@
 //! GET /v1/usage, /v1/usage/errors and /v1/credits: what was used, what failed and why, and what is left.
+//! GET /v1/credits/entries and /v1/statements/{month}: the ledger's entries, and the statement that sums them up.
+
+mod entries;
+mod statements;
 
 use http::StatusCode;
 use jiff::civil::Date;
@@ -23,6 +27,8 @@ pub const ROUTES: &[Route] = &[
     Route { method: "GET", path: "/v1/usage", access: Access::Scope(Scope::UsageRead) },
     Route { method: "GET", path: "/v1/usage/errors", access: Access::Scope(Scope::UsageRead) },
     Route { method: "GET", path: "/v1/credits", access: Access::Scope(Scope::UsageRead) },
+    Route { method: "GET", path: "/v1/credits/entries", access: Access::Scope(Scope::UsageRead) },
+    Route { method: "GET", path: "/v1/statements/{month}", access: Access::Scope(Scope::UsageRead) },
 ];
 
 /// The services that it calls.
@@ -140,15 +146,19 @@ impl From<(UsageSlot, UsageSums)> for UsageRow {
     }
 }
 
-/// Answers one request. AWS calls: 2 reads, 3 for usage, once a minute 1 write of the caller's last call.
+/// Answers one request. AWS calls: 2 reads, 3 for usage, entries and statements, once a minute 1 write of the caller's
+/// last call.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
     W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     answer(request.id, async {
-        match request.route(ROUTES)?.0.path {
-            "/v1/usage" => usage(world, site, &request).await,
-            "/v1/usage/errors" => errors(world, site, &request).await,
+        let (route, values) = request.route(ROUTES)?;
+        match (route.path, values.as_slice()) {
+            ("/v1/usage", _) => usage(world, site, &request).await,
+            ("/v1/usage/errors", _) => errors(world, site, &request).await,
+            ("/v1/credits/entries", _) => entries::entries(world, site, &request).await,
+            ("/v1/statements/{month}", [month]) => statements::statement(world, site, &request, month).await,
             _ => credits(world, site, &request).await,
         }
     })
@@ -265,7 +275,7 @@ where
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(usage, errors, credits))]
+#[openapi(paths(usage, errors, credits, entries::entries, statements::statement))]
 struct Api;
 
 /// This function's part of the API's description.

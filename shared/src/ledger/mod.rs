@@ -6,6 +6,7 @@
 //! Everything here is a pure function, except for [`give_credits`] and its like, which decide and write until it holds.
 
 mod entry;
+pub mod export;
 mod keep;
 mod port;
 mod prices;
