@@ -11,6 +11,10 @@ use crate::api_key::Scope;
 use crate::fault::Fault;
 use crate::ids::RequestId;
 
+pub use csv::{CSV, CsvTable};
+
+mod csv;
+
 /// The largest body that any route takes, in bytes. Twilio's largest webhook is 64 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -166,6 +170,21 @@ impl Request {
         }
     }
 
+    /// Which of the content types that are offered, such as `text/csv`, the caller likes best by the header `Accept`; the
+    /// first if all are as good, or if none would do.
+    pub fn prefers<'t>(&self, offered: &[&'t str]) -> &'t str {
+        let accept: Vec<&str> =
+            self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
+        let mut best = (offered.first().copied().unwrap_or_default(), 0.0);
+        for kind in offered {
+            let quality = quality(&accept, kind);
+            if quality > best.1 {
+                best = (kind, quality);
+            }
+        }
+        best.0
+    }
+
     /// A cookie's value by name.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.headers
@@ -176,6 +195,27 @@ impl Request {
             .filter_map(|pair| pair.trim().split_once('='))
             .find_map(|(key, value)| (key == name).then_some(value))
     }
+}
+
+/// How much a caller wants a content type, by the narrowest range that has it.
+fn quality(accept: &[&str], kind: &str) -> f32 {
+    let family = kind.split('/').next().unwrap_or_default();
+    let mut found = (0, 0.0);
+    for range in accept.iter().flat_map(|line| line.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let narrow = match name.strip_suffix("/*") {
+            _ if name == kind => 3,
+            Some(of) if of == family => 2,
+            Some("*") => 1,
+            _ => continue,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        if narrow > found.0 {
+            found = (narrow, quality);
+        }
+    }
+    found.1
 }
 
 /// Named values of a query, each known and given once.
@@ -660,7 +700,7 @@ mod tests {
         media: Option<Vec<String>>,
     }
 
-    fn request(body: &str) -> Request {
+    pub(super) fn request(body: &str) -> Request {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         Request {
@@ -716,6 +756,30 @@ mod tests {
         assert_eq!(request.peer_network(), "192.0.2.1");
         request.peer = "2001:db8:1:2:3:4:5:6".to_owned();
         assert_eq!(request.peer_network(), "2001:db8:1:2::/64");
+    }
+
+    #[test]
+    fn the_content_type_that_the_caller_likes_best_is_chosen() {
+        let offered = ["application/json", "text/csv", "text/html"];
+        let chosen = |accept: &str| {
+            let mut request = request("");
+            request.headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+            request.prefers(&offered)
+        };
+        for (accept, expected) in [
+            ("*/*", "application/json"),
+            ("text/csv", "text/csv"),
+            ("Text/CSV; charset=utf-8", "text/csv"),
+            ("text/*", "text/csv"),
+            ("text/csv;q=0.5, application/json;q=0.4", "text/csv"),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+            ("text/*;q=0.9, text/csv;q=0", "text/html"),
+            ("image/png", "application/json"),
+            ("text/csv;q=none", "application/json"),
+        ] {
+            assert_eq!(chosen(accept), expected, "{accept}");
+        }
+        assert_eq!(request("").prefers(&offered), "application/json");
     }
 
     #[test]
