@@ -5,8 +5,9 @@ use jiff::SignedDuration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
+use serde_json::Value;
 use telbuddy::account::LoadGate;
-use telbuddy::edge::{Fields, Problem, Query, Reply, Request};
+use telbuddy::edge::{CSV, CsvTable, Fields, Problem, Query, Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
 use telbuddy::ledger::{About, Change, Granularity, Group, Grouping, Pile, ReadUsage, UsageKind, UsageSums, Zone};
@@ -151,51 +152,98 @@ impl From<(Group, UsageSums)> for ErrorRow {
 ///
 /// Rows by period, and in it by what `group_by` names; what it does not name is summed. Hours are UTC; days and months are
 /// those of the account's time zone (`GET /v1/account`). After a change of the time zone, what was counted stays where it
-/// is. New usage is counted within two minutes.
+/// is. New usage is counted within two minutes. As JSON or, with `Accept: text/csv`, as CSV with the same columns.
 #[utoipa::path(get, path = "/v1/usage", tag = "usage",
     params(AskedParams, ("group_by" = Option<String>, Query,
         description = "Some of kind, direction and country with commas between them, or empty for one row of each period; \
                        all three if left out")),
     responses(
-    (status = 200, description = "Earliest first", body = UsageList),
+    (status = 200, description = "Earliest first; of CSV the header `link` has the address of the next page",
+        content((UsageList = "application/json"), (String = "text/csv"))),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 406, description = "Neither JSON nor CSV is accepted", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
 pub async fn usage<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
     W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let account = caller(world, site, request, ROUTES).await?.account;
+    let asked_as = As::of(request)?;
     let query = request.query(&[&PARAMS[..], &["group_by"]].concat())?;
     let grouping = query.get("group_by").map_or(Ok(Grouping::ALL), Grouping::parse);
     let grouping = grouping.map_err(|error| Problem::field("group_by", "invalid", error.to_string()))?;
-    let asked = Asked::parse(&query, &zone(world, account).await?, grouping, request.now)?;
+    let asked = Asked::parse(&query, asked_as, &zone(world, account).await?, grouping, request.now)?;
     let (rows, next_cursor) = read(world, account, About::Usage, asked).await?;
-    let data = rows.into_iter().map(UsageRow::from).collect();
-    Ok(Reply::json(StatusCode::OK, &UsageList { data, next_cursor }))
+    let data: Vec<_> = rows.into_iter().map(UsageRow::from).collect();
+    match asked_as {
+        As::Csv => Ok(table(&USAGE_COLUMNS, &data)?.into_reply(request, next_cursor.as_deref())),
+        As::Json => Ok(Reply::json(StatusCode::OK, &UsageList { data, next_cursor })),
+    }
 }
 
 /// What failed, by Twilio's error: refused at once, or sent and not delivered.
 ///
 /// Hours are UTC; days and months are those of the account's time zone. New failures are counted within two minutes.
+/// As JSON or, with `Accept: text/csv`, as CSV with the same columns.
 #[utoipa::path(get, path = "/v1/usage/errors", tag = "usage", params(AskedParams),
     responses(
-    (status = 200, description = "Earliest first", body = ErrorList),
+    (status = 200, description = "Earliest first; of CSV the header `link` has the address of the next page",
+        content((ErrorList = "application/json"), (String = "text/csv"))),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
+    (status = 406, description = "Neither JSON nor CSV is accepted", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
 pub async fn errors<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
     W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let account = caller(world, site, request, ROUTES).await?.account;
+    let asked_as = As::of(request)?;
     let query = request.query(&PARAMS)?;
-    let asked = Asked::parse(&query, &zone(world, account).await?, Grouping::ALL, request.now)?;
+    let asked = Asked::parse(&query, asked_as, &zone(world, account).await?, Grouping::ALL, request.now)?;
     let (rows, next_cursor) = read(world, account, About::Failures, asked).await?;
-    let data = rows.into_iter().map(ErrorRow::from).collect();
-    Ok(Reply::json(StatusCode::OK, &ErrorList { data, next_cursor }))
+    let data: Vec<_> = rows.into_iter().map(ErrorRow::from).collect();
+    match asked_as {
+        As::Csv => Ok(table(&ERROR_COLUMNS, &data)?.into_reply(request, next_cursor.as_deref())),
+        As::Json => Ok(Reply::json(StatusCode::OK, &ErrorList { data, next_cursor })),
+    }
 }
 
 async fn zone<W: LoadGate>(world: &W, account: AccountId) -> Result<Zone, Fault> {
     Ok(world.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?.zone)
+}
+
+/// How an answer is wanted.
+#[derive(Clone, Copy)]
+enum As {
+    Json,
+    Csv,
+}
+
+impl As {
+    fn of(request: &Request) -> Result<Self, Problem> {
+        Ok(if request.accepts(&["application/json", CSV])? == CSV { Self::Csv } else { Self::Json })
+    }
+}
+
+/// The columns of CSV: the fields of [`UsageRow`].
+const USAGE_COLUMNS: [&str; 7] = ["period", "kind", "direction", "country", "messages", "segments", "credits_micro"];
+
+/// The columns of CSV: the fields of [`ErrorRow`].
+const ERROR_COLUMNS: [&str; 8] =
+    ["period", "country", "messages", "error_code", "fault", "advice", "permanent", "error_url"];
+
+/// The rows as JSON has them, cell by cell; null is an empty one.
+fn table<R: Serialize>(columns: &[&'static str], rows: &[R]) -> Result<CsvTable, Fault> {
+    let mut table = CsvTable::new(columns.iter().copied());
+    for row in rows {
+        let row = serde_json::to_value(row).map_err(|_| Fault::permanent("a row did not serialize"))?;
+        table.row(columns.iter().map(|column| match row.get(column) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        }));
+    }
+    Ok(table)
 }
 
 /// Which rows are asked for.
@@ -210,8 +258,11 @@ struct Asked {
 }
 
 impl Asked {
-    fn parse(query: &Query, zone: &Zone, grouping: Grouping, now: Timestamp) -> Result<Self, Problem> {
-        let limit = query.limit(100, 1000)?;
+    fn parse(query: &Query, asked_as: As, zone: &Zone, grouping: Grouping, now: Timestamp) -> Result<Self, Problem> {
+        let limit = match asked_as {
+            As::Json => query.limit(100, 1_000)?,
+            As::Csv => query.limit(10_000, 10_000)?,
+        };
         let (granularity, periods) = range(query, zone, now)?;
         let wrong = || {
             Problem::field("cursor", "invalid", "give next_cursor of the page before, with the same other parameters")

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::join;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use telbuddy::fault::Fault;
@@ -17,7 +17,7 @@ use telbuddy::number::Country;
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
-use telbuddy::testing::setup::{Customer, called, row, site};
+use telbuddy::testing::setup::{Customer, called, row, site, with_header};
 
 use super::*;
 
@@ -63,9 +63,9 @@ async fn all_rows(world: &World, customer: &Customer, query: &str) -> Vec<String
     loop {
         let page = json_of(&get(world, customer, &format!("/v1/usage?{query}{cursor}")).await);
         for row in page["data"].as_array().unwrap() {
-            let word = |name: &str| row[name].as_str().unwrap_or("null").to_owned();
-            let words = ["period", "kind", "direction", "country"].map(word).join(" ");
-            rows.push(format!("{words} {}", row["messages"]));
+            let text = |name: &str| row[name].as_str().unwrap_or("null").to_owned();
+            let texts = ["period", "kind", "direction", "country"].map(text).join(" ");
+            rows.push(format!("{texts} {}", row["messages"]));
         }
         let Some(next) = page["next_cursor"].as_str() else { return rows };
         cursor = format!("&cursor={}", next.replace('#', "%23"));
@@ -238,6 +238,15 @@ async fn what_failed_is_shown_by_error_with_what_to_do_and_not_among_what_was_us
       }
     ]
     "#);
+    let csv = get_as(&world, &customer, "/v1/usage/errors", "text/csv").await;
+    let advice = "the telephone was off or out of reach: try once more in an hour";
+    let url = "https://www.twilio.com/docs/api/errors/30003";
+    let second = format!("2026-11-24,US,2,30003,recipient,{advice},false,{url}");
+    assert_eq!(csv.body.lines().nth(2), Some(second.as_str()));
+    let fields: Vec<_> = body["data"][0].as_object().unwrap().keys().cloned().collect();
+    let mut columns: Vec<_> = csv.body.lines().next().unwrap().split(',').map(str::to_owned).collect();
+    columns.sort_unstable();
+    assert_eq!(columns, fields);
     assert_eq!(pages(&world, &customer, "").await, [0], "nothing was used");
     let other = Customer::new(&world).await;
     assert_eq!(get(&world, &other, "/v1/usage/errors").await.body, r#"{"data":[],"next_cursor":null}"#);
@@ -363,6 +372,63 @@ async fn what_is_not_grouped_by_is_summed_and_no_page_splits_a_row() {
     for wrong in ["group_by=kinds", "group_by=kind,kind", "group_by=country&cursor=2026-11-24%23*%23*%23*"] {
         let reply = get(&world, &customer, &format!("/v1/usage?{wrong}")).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
+    }
+}
+
+async fn get_as(world: &World, customer: &Customer, path: &str, accept: &str) -> Reply {
+    let request = with_header(customer.request(world, Method::GET, path, ""), header::ACCEPT, accept);
+    handle(world, &site(), request).await
+}
+
+#[tokio::test]
+async fn csv_has_the_columns_and_values_of_json_and_leads_over_every_row_once() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for n in 1..=3 {
+        let day = format!("2026-11-2{n}").parse().unwrap();
+        let country = if n == 2 { None } else { Country::parse("US").ok() };
+        counted_as(&world, &customer, |event| UsageEvent { day, country, ..event }).await;
+    }
+    let as_csv = async |path: &str| get_as(&world, &customer, path, "text/csv").await;
+    let whole = as_csv("/v1/usage").await;
+    assert_eq!(whole.headers[header::CONTENT_TYPE], "text/csv; charset=utf-8; header=present");
+    assert!(!whole.headers.contains_key(header::LINK));
+    insta::assert_snapshot!(whole.body.replace("\r\n", "\n"), @r"
+    period,kind,direction,country,messages,segments,credits_micro
+    2026-11-21,message_segments,outbound,US,1,1,1000000
+    2026-11-22,message_segments,outbound,,1,1,1000000
+    2026-11-23,message_segments,outbound,US,1,1,1000000
+    ");
+    let list = json_of(&get(&world, &customer, "/v1/usage").await);
+    let fields: Vec<_> = list["data"][0].as_object().unwrap().keys().cloned().collect();
+    let mut columns: Vec<_> = whole.body.lines().next().unwrap().split(',').map(str::to_owned).collect();
+    columns.sort_unstable();
+    assert_eq!(columns, fields);
+    let (mut lines, mut path) = (Vec::new(), "/v1/usage?limit=2&group_by=direction".to_owned());
+    loop {
+        let page = as_csv(&path).await;
+        lines.extend(page.body.lines().skip(1).map(str::to_owned));
+        let Some(link) = page.headers.get(header::LINK) else { break };
+        let (next, rel) = link.to_str().unwrap().split_once('>').unwrap();
+        assert_eq!(rel, "; rel=\"next\"");
+        path = next.trim_start_matches('<').to_owned();
+    }
+    let row = |day: u8| format!("2026-11-2{day},,outbound,,1,1,1000000");
+    assert_eq!(lines, [row(1), row(2), row(3)]);
+}
+
+#[tokio::test]
+async fn what_is_neither_json_nor_csv_is_not_acceptable() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for path in ["/v1/usage", "/v1/usage/errors"] {
+        for (accept, status) in [
+            ("application/xml", StatusCode::NOT_ACCEPTABLE),
+            ("text/csv;q=0, application/json;q=0", StatusCode::NOT_ACCEPTABLE),
+            ("text/html, */*;q=0.1", StatusCode::OK),
+        ] {
+            assert_eq!(get_as(&world, &customer, path, accept).await.status, status, "{accept}");
+        }
     }
 }
 

@@ -465,7 +465,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 147] = [
+const METHODS: [&str; 148] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -596,6 +596,7 @@ const METHODS: [&str; 147] = [
     "save_policy",
     "save_progress",
     "save_step",
+    "save_zone",
     "send_mail",
     "start_session",
     "stop_looking",
