@@ -18,8 +18,8 @@ use utoipa::OpenApi;
 
 /// The routes of this function. No key makes, shows or revokes keys, or changes the account.
 pub const ROUTES: &[Route] = &[
-    Route { method: "GET", path: profile::PATH, access: Access::Scope(Scope::AccountRead) },
-    Route { method: "PATCH", path: profile::PATH, access: Access::Session },
+    Route { method: "GET", path: "/v1/account", access: Access::Scope(Scope::AccountRead) },
+    Route { method: "PATCH", path: "/v1/account", access: Access::Session },
     Route { method: "GET", path: "/v1/account/api-keys", access: Access::Session },
     Route { method: "POST", path: "/v1/account/api-keys", access: Access::Session },
     Route { method: "DELETE", path: "/v1/account/api-keys/{id}", access: Access::Session },
@@ -113,7 +113,7 @@ where
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
         match (route.method, segments.first()) {
-            ("GET", None) if route.path == profile::PATH => profile::show(world, site, &request).await,
+            ("GET", None) if route.path == "/v1/account" => profile::show(world, site, &request).await,
             ("PATCH", _) => profile::change(world, site, &request).await,
             (_, Some(id)) => revoke(world, site, &request, id).await,
             ("POST", None) => make(world, site, &request).await,

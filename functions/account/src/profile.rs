@@ -14,9 +14,6 @@ use telbuddy::session::{KeepSessions, Site, caller};
 
 use crate::ROUTES;
 
-/// The path of both routes.
-pub(crate) const PATH: &str = "/v1/account";
-
 /// An account.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = Account)]
