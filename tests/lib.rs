@@ -14,6 +14,7 @@ mod credits;
 mod freeze;
 mod inbound;
 mod keys;
+mod ledger;
 mod main_job;
 mod numbers;
 mod opt_outs;

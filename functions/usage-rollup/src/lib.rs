@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use telbuddy::alert::Alert;
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, end_credits, roll_up};
+use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, roll_up, tend_credits};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 
@@ -83,7 +83,7 @@ async fn end_due_credits<W: KeepPurse + Clock + Chance + Sync>(world: &W) -> Res
     let now = world.now();
     let mut first_fault = Ok(());
     for account in world.find_ending(now, ENDING).await? {
-        let ended = end_credits(world, account, now).await;
+        let ended = tend_credits(world, account, now).await;
         if let Ok(changed) = &ended {
             tracing::info!(account.id = %account, ?changed, "the time of some credits is over");
         }

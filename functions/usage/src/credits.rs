@@ -6,7 +6,7 @@ use serde::Serialize;
 use telbuddy::edge::{Problem, Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::ledger::{Balance, CreditKind, KeepPurse, Lot, MicroCredits, PurseFacts};
+use telbuddy::ledger::{Balance, CreditKind, KeepPurse, Lot, MicroCredits, Overage, PurseFacts};
 use telbuddy::session::{KeepSessions, Site, caller};
 
 use crate::ROUTES;
@@ -17,21 +17,39 @@ const LOOKS: u32 = 3;
 /// What is left, in millionths of a credit.
 #[derive(Serialize, utoipa::ToSchema)]
 pub struct Credits {
-    /// Free for new messages.
+    /// Credit that is free for new messages.
     available_micro: MicroCredits,
     /// Reserved for messages on their way.
     held_micro: MicroCredits,
     /// Everything that was ever charged, after corrections.
     used_micro: MicroCredits,
-    /// Used beyond all credit: while it is above zero nothing is sent.
+    /// Used beyond all credit and what may be used beyond it: while it is above zero nothing is sent.
     owed_micro: MicroCredits,
+    /// What may be used beyond all credit; null: nothing.
+    overage: Option<OverageNow>,
     /// What there is, the first to be used first, as if all that was used were taken from it by now. As long as nothing is
-    /// owed, what is left in all of them is what is available and held.
+    /// reserved or used beyond all credit, what is left in all of them is what is available and held.
     lots: Vec<LotView>,
     /// What ends in the next 30 days.
     expiring: Expiring,
     /// What warnings go by.
     warnings: Warnings,
+}
+
+/// What may be used beyond all credit and is billed afterwards, as wished with `PUT /v1/credits/overage`.
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct OverageNow {
+    /// The most of a calendar month.
+    monthly_limit_micro: MicroCredits,
+    /// The month by the account's time zone.
+    #[schema(example = "2026-11")]
+    month: String,
+    /// Used of it in this month and billed. It is billed once an hour.
+    billed_micro: MicroCredits,
+    /// Used of it and not billed yet.
+    unbilled_micro: MicroCredits,
+    /// What new messages may still use beyond all credit.
+    left_micro: MicroCredits,
 }
 
 /// Credits that came together.
@@ -95,7 +113,16 @@ impl Credits {
             percent: balance.percent(),
             warned_percent: balance.period.warned,
         };
+        let (unbilled_micro, left_micro) = (balance.beyond_unbilled, balance.beyond_left);
+        let overage = balance.overage.map(|Overage { monthly_limit, month, billed }| OverageNow {
+            monthly_limit_micro: monthly_limit,
+            month,
+            billed_micro: billed,
+            unbilled_micro,
+            left_micro,
+        });
         Self {
+            overage,
             available_micro: balance.available,
             held_micro: balance.held,
             used_micro: balance.used,
@@ -120,7 +147,7 @@ where
     let account = caller(world, site, request, ROUTES).await?.account;
     request.query(&[])?;
     let facts = look(world, account).await?;
-    Ok(Reply::json(StatusCode::OK, &Credits::of(Balance::of(&facts), request.now)))
+    Ok(Reply::json(StatusCode::OK, &Credits::of(Balance::of(&facts, request.now), request.now)))
 }
 
 /// Purse and allowance of one moment. Both are read in one call, but not in one instant; charges in between do not tear

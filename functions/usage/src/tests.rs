@@ -148,6 +148,7 @@ async fn what_waits_is_held_and_what_was_taken_is_used_of_the_credits_that_end_f
           "left_micro": 5000000
         }
       ],
+      "overage": null,
       "owed_micro": 0,
       "used_micro": 4000000,
       "warnings": {

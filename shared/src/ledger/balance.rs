@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Lot, MicroCredits, Period, PurseFacts};
+use super::{Lot, MicroCredits, Overage, Period, PurseFacts};
 
 /// How far ahead one is told of credits that end.
 pub const ENDING_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -10,29 +10,43 @@ pub const ENDING_SOON: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// What an account has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance {
-    /// Free for new messages.
+    /// Credit that is free for new messages.
     pub available: MicroCredits,
     /// Reserved for messages on their way.
     pub held: MicroCredits,
     /// Everything that was ever charged.
     pub used: MicroCredits,
-    /// Used beyond all credit.
+    /// Used beyond all credit and what may be used beyond it.
     pub owed: MicroCredits,
     /// What is left of each, once all that was used is taken from them; the first to end first. Together they are what is
-    /// available and held, as long as nothing is owed.
+    /// available and held, as long as nothing is reserved or used beyond all credit.
     pub lots: Vec<Lot>,
     /// What warnings go by.
     pub period: Period,
     /// What was used of the period's credit.
     pub used_in_period: MicroCredits,
+    /// What may be used beyond all credit, if it is wished; `billed` is that of the month of the look.
+    pub overage: Option<Overage>,
+    /// How much new messages may still use beyond all credit.
+    pub beyond_left: MicroCredits,
+    /// Used beyond all credit and not billed yet.
+    pub beyond_unbilled: MicroCredits,
 }
 
 impl Balance {
     /// Of what was read together.
-    pub fn of(facts: &PurseFacts) -> Self {
-        let PurseFacts { purse, allowance, .. } = facts;
+    pub fn of(facts: &PurseFacts, now: Timestamp) -> Self {
+        let PurseFacts { purse, allowance, zone } = facts;
+        let month = zone.month(now);
+        let overage = purse.overage.clone().map(|overage| {
+            let anew = Overage { month: month.clone(), billed: MicroCredits::ZERO, ..overage.clone() };
+            if overage.month == month { overage } else { anew }
+        });
         Self {
-            available: allowance.available(),
+            overage,
+            beyond_left: MicroCredits(allowance.available().0.saturating_sub(allowance.credit().0)),
+            beyond_unbilled: allowance.beyond(),
+            available: allowance.credit(),
             held: allowance.held,
             used: allowance.used,
             owed: allowance.owed(),
@@ -112,7 +126,7 @@ mod tests {
         facts.allowance.free = whole(6).plus();
         (facts.allowance.held, facts.allowance.used) = (whole(2), whole(7));
         assert!(facts.go_together());
-        let balance = Balance::of(&facts);
+        let balance = Balance::of(&facts, at(1));
         assert_eq!((balance.left(), balance.available, balance.held), (whole(8), whole(6), whole(2)));
         let left: Vec<_> = balance.lots.iter().map(|lot| (lot.source.as_str(), lot.left)).collect();
         assert_eq!(left, [("in_1", whole(3)), ("cs_1", whole(5))]);
@@ -123,7 +137,7 @@ mod tests {
     fn what_ends_within_thirty_days_is_told_and_what_never_ends_or_later_is_not() {
         let all = [("in_1", 1, Some(40)), ("in_2", 2, Some(30)), ("in_3", 4, Some(31)), ("cs_1", 8, None)];
         let facts = all.iter().fold(nothing(), |facts, (source, n, ends)| granted(&facts, source, *n, *ends));
-        let (lots, left) = Balance::of(&facts).ending_soon(at(1));
+        let (lots, left) = Balance::of(&facts, at(1)).ending_soon(at(1));
         let sources: Vec<_> = lots.iter().map(|lot| lot.source.as_str()).collect();
         assert_eq!((sources, left), (vec!["in_2", "in_3"], whole(6)));
     }
@@ -134,9 +148,33 @@ mod tests {
         facts.allowance.free = whole(3).minus();
         (facts.allowance.held, facts.allowance.used) = (whole(2), whole(6));
         assert!(facts.go_together());
-        let balance = Balance::of(&facts);
+        let balance = Balance::of(&facts, at(1));
         assert_eq!((balance.available, balance.owed, balance.left()), (whole(0), whole(3), whole(0)));
-        assert_eq!((balance.percent(), Balance::of(&nothing()).percent()), (Some(120), None));
+        assert_eq!((balance.percent(), Balance::of(&nothing(), at(1)).percent()), (Some(120), None));
+    }
+
+    #[test]
+    fn what_may_be_used_beyond_is_shown_beside_the_credit_and_its_month_begins_anew() {
+        let mut facts = granted(&nothing(), "cs_1", 5, None);
+        let step = facts.purse.with_overage(&facts.allowance, Some(whole(20)), "1970-01");
+        facts.allowance.room = step.room.unwrap();
+        facts.purse = step.purse;
+        facts.allowance.free = whole(4).minus();
+        (facts.allowance.held, facts.allowance.used) = (whole(1), whole(8));
+        assert!(facts.go_together());
+        let balance = Balance::of(&facts, at(1));
+        assert_eq!((balance.available, balance.owed, balance.left()), (whole(0), whole(0), whole(0)));
+        assert_eq!((balance.beyond_left, balance.beyond_unbilled), (whole(16), whole(3)));
+        let step = facts.purse.billed(&facts.allowance, "1970-01").unwrap();
+        facts.allowance.free = facts.allowance.free.and(step.free);
+        facts.allowance.room = step.room.unwrap();
+        facts.purse = step.purse;
+        assert!(facts.go_together());
+        let billed = |now| Balance::of(&facts, now).overage.map(|overage| (overage.month, overage.billed));
+        assert_eq!(billed(at(1)), Some(("1970-01".to_owned(), whole(3))));
+        assert_eq!(billed(at(40)), Some(("1970-02".to_owned(), whole(0))));
+        let balance = Balance::of(&facts, at(1));
+        assert_eq!((balance.beyond_left, balance.beyond_unbilled, balance.available), (whole(16), whole(0), whole(0)));
     }
 
     #[test]

@@ -130,10 +130,10 @@ pub enum Occasion {
         /// Of what.
         by: String,
     },
-    /// What was used beyond all credit is to be billed, by the hour.
+    /// What was used beyond all credit is to be billed.
     Overage {
-        /// The UTC hour, as `2026-11-24T06`.
-        hour: String,
+        /// Counts the changes of the purse.
+        revision: u32,
     },
     /// Puts another entry right.
     Correction {
@@ -155,7 +155,7 @@ impl Occasion {
             Self::Draw { revision } => format!("DRAW#{revision}"),
             Self::Expiry { source, revision } => format!("EXPIRY#{source}#{revision}"),
             Self::ClawBack { by } => format!("CLAWBACK#{by}"),
-            Self::Overage { hour } => format!("OVERAGE#{hour}"),
+            Self::Overage { revision } => format!("OVERAGE#{revision}"),
             Self::Correction { by, sid, kind } => format!("CORRECTION#{by}#{sid}#{}", kind.as_str()),
         }
     }

@@ -482,7 +482,7 @@ mod tests {
             entry(account, &Occasion::Draw { revision: 7 }),
             entry(account, &Occasion::Expiry { source: "in_1".to_owned(), revision: 7 }),
             entry(account, &Occasion::ClawBack { by: "re_1".to_owned() }),
-            entry(account, &Occasion::Overage { hour: "2026-11-24T06".to_owned() }),
+            entry(account, &Occasion::Overage { revision: 7 }),
             entry(
                 account,
                 &Occasion::Correction {

@@ -299,17 +299,18 @@ impl KeepPurse for Live {
             "revision = :before OR (:before = :none AND attribute_not_exists(pk))",
             &[(":before", n(before)), (":none", n(0))],
         )?];
-        let set = "SET available = available + :free";
-        let free = (":free", n(step.free.0));
-        parts.push(match step.only_if_used {
-            Some(used) => db.update(
-                &keys::allowance(account),
-                set,
-                "used = :used AND available >= :least",
-                &[free, (":used", n(used.0)), (":least", n(step.free.below().0))],
-            )?,
-            None => db.update(&keys::allowance(account), set, "attribute_exists(pk)", &[free])?,
-        });
+        let mut set = "SET available = available + :free".to_owned();
+        let mut values = vec![(":free", n(step.free.0))];
+        if let Some(room) = step.room {
+            set.push_str(", room = :room");
+            values.push((":room", n(room.0)));
+        }
+        let mut condition = "attribute_exists(pk)";
+        if let Some(used) = step.only_if_used {
+            condition = "used = :used AND available >= :least";
+            values.extend([(":used", n(used.0)), (":least", n(step.free.below().0))]);
+        }
+        parts.push(db.update(&keys::allowance(account), &set, condition, &values)?);
         for entry in entries {
             parts.extend([db.put_entry(entry)?, db.put_journal(entry)?]);
         }

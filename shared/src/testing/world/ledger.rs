@@ -247,13 +247,13 @@ impl KeepPurse for World {
             }
             let revision = state.ledger.purses.get(&account).map_or(0, |purse| purse.revision);
             let Some(allowance) = state.ledger.allowances.get_mut(&account) else { return Ok(Stepped::Moved) };
-            let stands = step
-                .only_if_used
-                .is_none_or(|used| allowance.used == used && allowance.available() >= step.free.below());
+            let stands =
+                step.only_if_used.is_none_or(|used| allowance.used == used && allowance.credit() >= step.free.below());
             if revision != step.purse.revision.saturating_sub(1) || !stands {
                 return Ok(Stepped::Moved);
             }
             allowance.free = allowance.free.and(step.free);
+            allowance.room = step.room.unwrap_or(allowance.room);
             state.ledger.purses.insert(account, step.purse.clone());
             match step.purse.due(now) {
                 Some(due) => state.ledger.ending.insert(account, due),
