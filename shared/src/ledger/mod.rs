@@ -12,6 +12,7 @@ mod keep;
 mod port;
 mod prices;
 mod purse;
+mod recount;
 mod usage;
 mod zone;
 
@@ -27,6 +28,7 @@ pub use keep::*;
 pub use port::*;
 pub use prices::*;
 pub use purse::*;
+pub use recount::*;
 pub use usage::*;
 pub use zone::*;
 

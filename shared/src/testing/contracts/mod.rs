@@ -291,6 +291,7 @@ macro_rules! contracts {
                 usage_reads_by_range_and_granularity,
                 what_failed_is_counted_by_error_beside_what_was_used,
                 usage_reads_in_pages,
+                counted_again_from_its_entries_an_accounts_usage_is_the_same_and_what_is_wrong_is_put_right_once,
                 an_account_sees_its_own_usage_only;
         }
     };
