@@ -101,7 +101,7 @@ fn entries() -> Vec<Entry> {
         ),
         other(
             13,
-            Occasion::Overage { hour: "2026-11-28T06".to_owned() },
+            Occasion::Overage { revision: 9 },
             &[(Book::Clearing, 2_000_000), (Book::Billed, -2_000_000)],
             "2026-11-28T07:00:00Z",
         ),

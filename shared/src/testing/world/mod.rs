@@ -465,7 +465,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 147] = [
+const METHODS: [&str; 151] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -523,12 +523,14 @@ const METHODS: [&str; 147] = [
     "list_numbers",
     "list_opt_outs",
     "list_pool",
+    "list_posted",
     "list_services",
     "list_sessions",
     "list_templates",
     "load_allowance",
     "load_api_key",
     "load_connection",
+    "load_counted",
     "load_credential",
     "load_delivery",
     "load_endpoint",
@@ -565,6 +567,7 @@ const METHODS: [&str; 147] = [
     "platform",
     "post_charge",
     "post_release",
+    "put_right",
     "quarantine",
     "random",
     "read_access",
@@ -611,6 +614,7 @@ const METHODS: [&str; 147] = [
     "update_endpoint",
     "update_message",
     "update_template",
+    "waiting",
     "walk_keys",
     "write_settings",
 ];
