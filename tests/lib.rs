@@ -15,6 +15,7 @@ mod inbound;
 mod keys;
 mod ledger;
 mod main_job;
+mod month;
 mod numbers;
 mod opt_outs;
 mod pace;
