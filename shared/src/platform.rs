@@ -27,6 +27,9 @@ pub struct Platform {
     /// Auth Tokens of the platform's own Twilio account, which sign what its number hears: the current one, then in a
     /// rotation the one before. None if it has no number.
     pub twilio_auth_tokens: Vec<SecretString>,
+    /// What Stripe signs its events with: a secret for each of our destinations there, and while one is rolled the one
+    /// before. None if nothing is sold here.
+    pub stripe_webhook_secrets: Vec<SecretString>,
 }
 
 impl Platform {

@@ -151,6 +151,7 @@ impl World {
             index_key: Zeroizing::new(vec![7; 32]),
             peppers: Peppers(BTreeMap::from([(1, Zeroizing::new(vec![9; 32]))])),
             twilio_auth_tokens: Vec::new(),
+            stripe_webhook_secrets: Vec::new(),
         };
         let mut state = State {
             seed,
@@ -330,6 +331,18 @@ impl World {
             index_key: state.platform.index_key.clone(),
             peppers: Peppers(state.platform.peppers.0.clone()),
             twilio_auth_tokens: tokens.iter().map(|token| (*token).into()).collect(),
+            stripe_webhook_secrets: state.platform.stripe_webhook_secrets.clone(),
+        });
+    }
+
+    /// Gives the platform the secrets that Stripe signs its events with.
+    pub fn set_stripe_secrets(&self, secrets: &[&str]) {
+        let mut state = self.state();
+        state.platform = Arc::new(Platform {
+            index_key: state.platform.index_key.clone(),
+            peppers: Peppers(state.platform.peppers.0.clone()),
+            twilio_auth_tokens: state.platform.twilio_auth_tokens.clone(),
+            stripe_webhook_secrets: secrets.iter().map(|secret| (*secret).into()).collect(),
         });
     }
 
