@@ -367,6 +367,8 @@ pub enum Kind {
     CountryNotAllowed,
     /// The webhook's signature does not fit.
     BadSignature,
+    /// The signature of an event of Stripe's does not fit; 400, as Stripe expects it.
+    BadEventSignature,
     /// The account has as many endpoints as it may have.
     TooManyEndpoints,
     /// The endpoint is disabled.
@@ -452,6 +454,9 @@ impl Kind {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }
             Self::BadSignature => ("bad-signature", StatusCode::FORBIDDEN, "The signature does not fit"),
+            Self::BadEventSignature => {
+                ("bad-event-signature", StatusCode::BAD_REQUEST, "The event's signature does not fit")
+            }
             Self::TooManyEndpoints => {
                 ("too-many-endpoints", StatusCode::CONFLICT, "The account has as many endpoints as it may have")
             }

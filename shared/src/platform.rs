@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::account::{Email, EmailIndex, Peppers};
 use crate::alert::Alert;
+use crate::billing::StripeEvent;
 use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId, UserId};
@@ -122,6 +123,8 @@ pub enum Job {
     },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
+    /// Apply what Stripe told us (queue `stripe-events`).
+    Stripe(StripeEvent),
     /// Look whether Twilio still has what we set for a connected number (queue `numbers`).
     CheckNumber {
         /// Whose.
@@ -188,6 +191,8 @@ pub enum Queue {
     Mail,
     /// Twilio's events.
     TwilioEvents,
+    /// Stripe's events.
+    StripeEvents,
     /// Connected numbers to look at.
     Numbers,
     /// Accounts whose texts that arrived are looked for.
@@ -202,12 +207,13 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Send,
         Self::Settle,
         Self::Post,
         Self::Mail,
         Self::TwilioEvents,
+        Self::StripeEvents,
         Self::Numbers,
         Self::CatchUp,
         Self::SelfTest,
@@ -223,6 +229,7 @@ impl Queue {
             Self::Post => "post",
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
+            Self::StripeEvents => "stripe-events",
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
             Self::SelfTest => "self-test",
@@ -241,6 +248,7 @@ impl Job {
             Self::Post { .. } => Queue::Post,
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
+            Self::Stripe(_) => Queue::StripeEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
             Self::SelfTest { .. } => Queue::SelfTest,
@@ -263,7 +271,8 @@ impl Job {
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
-            // All accounts' work: a group of its own.
+            // What says nothing of an account, and all accounts' work: a group of its own.
+            Self::Stripe(event) => event.account.unwrap_or(AccountId::from_bits(0)),
             Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }

@@ -104,6 +104,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(platform_webhook, "platform-webhook", config, |live, request| {
             platform_webhook::handle(live, &live.site, request)
         }),
+        http!(stripe_webhook, "stripe-webhook", config, |live, request| stripe_webhook::handle(live, request)),
         http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
             sending_policy::handle(live, &live.site, request)
