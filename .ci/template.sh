@@ -124,7 +124,7 @@ variables = {
     "Tables": {"TABLE_PREFIX"},
     "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
     "PlatformSecret": {"PLATFORM_SECRET"},
-    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(), "Endpoints": set(), "Site": set(),
+    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(), "Stripe": set(), "Endpoints": set(), "Site": set(),
 }
 config = read("shared/src/live/config.rs")
 names = {name: const(config, name).strip('"') for name in re.findall(r"\w+", const(config, "VARIABLES").strip("[]"))}
@@ -153,7 +153,7 @@ for name in sorted(set(of_name) & set(functions)):
     services = {"dynamodb": "Tables", "kms": "Keys", "secretsmanager": "PlatformSecret", "ses": "Mail"}
     has = {services[a.split(":")[0]] for a in actions if a.split(":")[0] in services}
     has |= {"Queues"} if "sqs:SendMessage" in actions else set()
-    same(f"{name}, services", has, code["needs"] - {"Twilio", "Endpoints", "Site"})
+    same(f"{name}, services", has, code["needs"] - {"Twilio", "Stripe", "Endpoints", "Site"})
     if any("*" in action for action in actions) or any(s["Resource"] == "*" for s in statements):
         wrong.append(f"{name}: its role has a star")
     # Opening a key is written down first.

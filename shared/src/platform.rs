@@ -31,6 +31,8 @@ pub struct Platform {
     /// What Stripe signs its events with: a secret for each of our destinations there, and while one is rolled the one
     /// before. None if nothing is sold here.
     pub stripe_webhook_secrets: Vec<SecretString>,
+    /// The key of Stripe's API. None if nothing is sold here.
+    pub stripe_key: Option<SecretString>,
 }
 
 impl Platform {

@@ -1,7 +1,11 @@
-//! Payment by Stripe: signed events, read into ids (promises N5, N6, N13). Cards, names and addresses stay at Stripe.
+//! Payment by Stripe: signed events, read into ids, and what is asked of Stripe (promises N5, N6, N13). Cards, names and
+//! addresses stay at Stripe.
 
+pub mod object;
 pub mod signature;
 
 mod event;
+mod port;
 
 pub use event::{ACCOUNT, NotAStripeId, NotAnEvent, ObjectRef, StripeEvent, StripeId};
+pub use port::*;

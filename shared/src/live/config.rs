@@ -24,7 +24,7 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 14] = [
+pub const VARIABLES: [&str; 15] = [
     STAGE,
     PUBLIC_URL,
     APP_URL,
@@ -39,6 +39,7 @@ pub const VARIABLES: [&str; 14] = [
     MAIL_FROM,
     LISTINGS_MINUTES,
     TWILIO_URL,
+    STRIPE_URL,
 ];
 
 /// `local`, or the name of the deployment.
@@ -70,6 +71,8 @@ pub const MAIL_FROM: &str = "TELBUDDY_MAIL_FROM";
 pub const LISTINGS_MINUTES: &str = "TELBUDDY_LISTINGS_MINUTES";
 /// Where Twilio's API is, if not at Twilio: a loopback address, at stage `local` only.
 pub const TWILIO_URL: &str = "TELBUDDY_TWILIO_URL";
+/// Where Stripe's API is, if not at Stripe: a loopback address, at stage `local` only.
+pub const STRIPE_URL: &str = "TELBUDDY_STRIPE_URL";
 
 /// Set by Lambda.
 const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";

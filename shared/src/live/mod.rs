@@ -1,4 +1,4 @@
-//! The adapters: the only code that knows AWS, Twilio, Lambda and customers' endpoints.
+//! The adapters: the only code that knows AWS, Twilio, Stripe, Lambda and customers' endpoints.
 
 mod clock;
 pub mod config;
@@ -10,6 +10,7 @@ mod queue;
 pub mod secrets;
 mod selfcall;
 pub mod serve;
+mod stripe;
 pub mod telemetry;
 mod tls;
 mod trace;
@@ -20,6 +21,7 @@ use crate::message::Listings;
 use crate::session::Site;
 
 pub use config::{Config, ConfigError};
+pub use stripe::STRIPE_VERSION;
 
 use dynamo::Dynamo;
 use endpoints::Endpoints;
@@ -27,6 +29,7 @@ use mail::Mailer;
 use queue::Queues;
 use secrets::Secrets;
 use selfcall::Door;
+use stripe::Stripe;
 use twilio::Twilio;
 use vault::Vault;
 
@@ -45,6 +48,8 @@ pub enum Need {
     Mail,
     /// Twilio's API.
     Twilio,
+    /// Stripe's API, with the platform's secret for the key.
+    Stripe,
     /// Our own public address.
     Site,
     /// Customers' endpoints.
@@ -64,6 +69,7 @@ pub struct Live {
     queues: Queues,
     mailer: Mailer,
     twilio: Twilio,
+    stripe: Stripe,
     door: Door,
     endpoints: Endpoints,
 }
@@ -82,6 +88,7 @@ impl Live {
             queues: Queues::new(config, &aws, needs(Need::Queues))?,
             mailer: Mailer::new(config, &aws, needs(Need::Mail))?,
             twilio: Twilio::new(config, needs(Need::Twilio))?,
+            stripe: Stripe::new(config, needs(Need::Stripe))?,
             door: Door::new(config, needs(Need::Site))?,
             endpoints: Endpoints::new(config, needs(Need::Endpoints))?,
             dynamo,

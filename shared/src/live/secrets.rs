@@ -33,6 +33,8 @@ struct PlatformSecret {
     twilio_auth_token_before: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     stripe_webhook_secrets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stripe_key: Option<String>,
 }
 
 impl Drop for PlatformSecret {
@@ -42,6 +44,7 @@ impl Drop for PlatformSecret {
         self.twilio_auth_token.zeroize();
         self.twilio_auth_token_before.zeroize();
         self.stripe_webhook_secrets.zeroize();
+        self.stripe_key.zeroize();
     }
 }
 
@@ -54,6 +57,7 @@ pub fn new_platform_secret() -> Result<String, Fault> {
         twilio_auth_token: None,
         twilio_auth_token_before: None,
         stripe_webhook_secrets: Vec::new(),
+        stripe_key: None,
     };
     serde_json::to_string(&secret).map_err(|_| Fault::permanent("the platform secret did not serialize"))
 }
@@ -94,6 +98,7 @@ fn platform(text: &str) -> Option<Platform> {
         peppers: Peppers(peppers?),
         twilio_auth_tokens: known(&mut tokens),
         stripe_webhook_secrets: known(&mut secret.stripe_webhook_secrets.iter()),
+        stripe_key: secret.stripe_key.as_deref().filter(|key| !key.is_empty()).map(Into::into),
     })
 }
 

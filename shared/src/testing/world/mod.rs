@@ -152,6 +152,7 @@ impl World {
             peppers: Peppers(BTreeMap::from([(1, Zeroizing::new(vec![9; 32]))])),
             twilio_auth_tokens: Vec::new(),
             stripe_webhook_secrets: Vec::new(),
+            stripe_key: None,
         };
         let mut state = State {
             seed,
@@ -332,6 +333,7 @@ impl World {
             peppers: Peppers(state.platform.peppers.0.clone()),
             twilio_auth_tokens: tokens.iter().map(|token| (*token).into()).collect(),
             stripe_webhook_secrets: state.platform.stripe_webhook_secrets.clone(),
+            stripe_key: state.platform.stripe_key.clone(),
         });
     }
 
@@ -343,6 +345,7 @@ impl World {
             peppers: Peppers(state.platform.peppers.0.clone()),
             twilio_auth_tokens: state.platform.twilio_auth_tokens.clone(),
             stripe_webhook_secrets: secrets.iter().map(|secret| (*secret).into()).collect(),
+            stripe_key: state.platform.stripe_key.clone(),
         });
     }
 
