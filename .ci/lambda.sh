@@ -174,7 +174,7 @@ GET /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries 401
 GET /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries/wdel_01KAV0ZC8P3S6T9V2W5X7Y0Z1A 401
 POST /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries/wdel_01KAV0ZC8P3S6T9V2W5X7Y0Z1A/resend 401
 POST /hooks/platform/messages 404
-POST /hooks/stripe 404
+POST /hooks/stripe 400
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 POST /hooks/twilio/guess/voice 404

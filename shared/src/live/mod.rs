@@ -78,7 +78,8 @@ impl Live {
     /// The adapters that `needs` names; the others answer every call with a fault that says so.
     pub fn new(config: &Config, needs: &[Need]) -> Result<Self, ConfigError> {
         let needs = |need| needs.contains(&need);
-        let aws = config.aws(needs(Need::Tables) || needs(Need::Keys) || needs(Need::Queues) || needs(Need::Mail))?;
+        let of_aws = [Need::Tables, Need::Keys, Need::PlatformSecret, Need::Queues, Need::Mail];
+        let aws = config.aws(of_aws.into_iter().any(needs))?;
         let dynamo = Dynamo::new(config, &aws, needs(Need::Tables))?;
         Ok(Self {
             site: config.site()?,
