@@ -144,6 +144,7 @@ for name in sorted(set(of_name) & set(functions)):
     own = set(properties.get("Environment", {}).get("Variables", {})) | always
     wanted = {"STAGE", "PUBLIC_URL"}.union(*(variables[need] for need in code["needs"]))
     wanted |= ({"APP_URL"} if code["mail"] else set()) | ({"ALLOWED_ORIGINS"} if code["cookie"] else set())
+    wanted |= {"STRIPE_PRICES"} if "live.prices" in read(f"functions/{name}/src/main.rs") else set()
     wanted |= {"LISTINGS_MINUTES"} if "live.listings" in read(f"functions/{name}/src/main.rs") else set()
     same(f"{name}, variables", own, {names[variable] for variable in wanted})
 

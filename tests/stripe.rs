@@ -351,3 +351,31 @@ async fn the_double_refuses_what_stripe_would_and_lists_what_does_not_fit_its_de
     }
     running.stop().await;
 }
+
+/// Promise N13, for the whole API: no name of a field or parameter is one of a card's.
+#[test]
+fn no_field_of_the_api_is_for_a_card() {
+    fn names(value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                let named = fields.get("properties").and_then(Value::as_object);
+                into.extend(named.into_iter().flat_map(|named| named.keys().cloned()));
+                if fields.contains_key("in") {
+                    into.extend(fields.get("name").and_then(Value::as_str).map(str::to_owned));
+                }
+                fields.values().for_each(|value| names(value, into));
+            }
+            Value::Array(values) => values.iter().for_each(|value| names(value, into)),
+            _ => {}
+        }
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../functions/meta/openapi.json");
+    let description: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut all = Vec::new();
+    names(&description, &mut all);
+    assert!(all.len() > 300 && all.contains(&"credits_micro".to_owned()), "{} names", all.len());
+    let of_cards = ["card", "cards", "cvc", "cvv", "pan", "iban", "expiry", "exp", "cardholder"];
+    let found: Vec<_> =
+        all.iter().filter(|name| name.to_lowercase().split(['_', '-']).any(|part| of_cards.contains(&part))).collect();
+    assert_eq!(found, Vec::<&String>::new());
+}

@@ -111,6 +111,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
+        http!(billing, "billing", config, |live, request| { billing::handle(live, &live.site, &live.prices, request) }),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
         http!(opt_outs, "opt-outs", config, |live, request| opt_outs::handle(live, &live.site, request)),
         http!(webhook_endpoints, "webhook-endpoints", config, |live, request| {
@@ -144,7 +145,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
                 .build(),
         )
         .build();
-    let parts = [
+    let parts = vec![
         (signup::openapi(), signup::ROUTES),
         (sessions::openapi(), sessions::ROUTES),
         (account::openapi(), account::ROUTES),
@@ -155,6 +156,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (sending_policy::openapi(), sending_policy::ROUTES),
         (usage::openapi(), usage::ROUTES),
         (access_log::openapi(), access_log::ROUTES),
+        (billing::openapi(), billing::ROUTES),
         (numbers::openapi(), numbers::ROUTES),
         (opt_outs::openapi(), opt_outs::ROUTES),
         (webhook_endpoints::openapi(), webhook_endpoints::ROUTES),

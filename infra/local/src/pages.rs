@@ -20,7 +20,7 @@ struct Local {
     prefix: String,
 }
 
-/// The pages under `/_local/`, and `/verify-email`, where the link of a mail leads.
+/// The pages under `/_local/`, `/verify-email`, where the link of a mail leads, and `/billing`, where Stripe's do.
 pub fn router(aws: LocalAws, config: &Config) -> Router {
     let local = Local { aws, prefix: crate::table_prefix(config) };
     Router::new()
@@ -30,6 +30,7 @@ pub fn router(aws: LocalAws, config: &Config) -> Router {
         .route("/_local/queues", get(queues))
         .route("/_local/tables", get(tables))
         .route("/verify-email", get(verify_email))
+        .route("/billing", get(billing))
         .with_state(local)
 }
 
@@ -46,6 +47,15 @@ fn page(title: &str, body: &str) -> Html<String> {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Where Stripe's pages lead back to: a frontend of one's own would be here.
+async fn billing() -> Html<String> {
+    page(
+        "Billing",
+        "<p>Stripe's page led back here. <code>GET /v1/billing/subscription</code>, <code>GET /v1/credits</code> and \
+         <code>GET /v1/billing/invoices</code> say what came of it.</p>",
+    )
 }
 
 async fn index() -> Html<String> {

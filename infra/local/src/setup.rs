@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use aws_sdk_kms::error::DisplayErrorContext;
 use local_aws::LocalAws;
-use stripe_double::{Ready, StripeDouble};
+use stripe_double::{PRICES, Ready, StripeDouble};
 use telbuddy::live::config::{
-    KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, STRIPE_URL, TABLE_PREFIX, TWILIO_URL,
+    KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, STRIPE_PRICES, STRIPE_URL, TABLE_PREFIX,
+    TWILIO_URL,
 };
 use telbuddy::live::dynamo::schema;
 use telbuddy::live::secrets::new_platform_secret;
@@ -36,6 +37,7 @@ pub fn config(aws: &LocalAws, twilio: &TwilioDouble, stripe: &StripeDouble, site
         (MAIL_FROM, "no-reply@telbuddy.example".to_owned()),
         (TWILIO_URL, twilio.base_url()),
         (STRIPE_URL, stripe.base_url()),
+        (STRIPE_PRICES, PRICES.map(|price| format!("{}={}", price.name.to_lowercase(), price.id)).join(",")),
         ("AWS_ENDPOINT_URL", aws.aws_url()),
         ("AWS_ENDPOINT_URL_DYNAMODB", aws.dynamodb_url()),
         ("AWS_REGION", "us-east-1".to_owned()),

@@ -5,7 +5,9 @@ pub mod object;
 pub mod signature;
 
 mod event;
+mod plan;
 mod port;
 
 pub use event::{ACCOUNT, NotAStripeId, NotAnEvent, ObjectRef, StripeEvent, StripeId};
+pub use plan::{CREDITS_A_CENT, GRACE, PLANS, Plan, PlanId, PlanPrices, Standing, TOP_UPS, credits_for};
 pub use port::*;

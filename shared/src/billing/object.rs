@@ -39,6 +39,9 @@ pub struct Subscription {
     /// Whose.
     #[serde(deserialize_with = "id")]
     pub customer: StripeId,
+    /// When it was made.
+    #[serde(with = "jiff::fmt::serde::timestamp::second::required")]
+    pub created: Timestamp,
     /// How it stands.
     pub status: SubscriptionStatus,
     /// What is subscribed to.
@@ -414,7 +417,7 @@ mod tests {
     #[test]
     fn what_is_new_at_stripe_is_no_error() {
         let given = json!({
-            "id": "sub_1", "customer": { "id": "cus_1", "deleted": true }, "status": "some_future_status",
+            "id": "sub_1", "customer": { "id": "cus_1", "deleted": true }, "status": "some_future_status", "created": 1,
             "items": { "data": [{ "id": "si_1", "price": { "id": "price_1" }, "quantity": 1 }] },
             "pause_collection": { "behavior": "void" }, "metadata": { "telbuddy_account_id": "of others" }, "more": [1],
         });

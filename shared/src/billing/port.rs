@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 
 use super::object::{Charge, CheckoutSession, Dispute, Invoice, Listed, PaidFor, Refund, Subscription};
-use super::{StripeEvent, StripeId};
+use super::{Standing, StripeEvent, StripeId};
+use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 
@@ -83,6 +84,56 @@ impl From<StripeError> for Fault {
             StripeError::Fault(fault) => fault,
         }
     }
+}
+
+impl From<StripeError> for Problem {
+    fn from(error: StripeError) -> Self {
+        if error.is_key_reused() {
+            return Self::new(Kind::IdempotencyKeyReused, "repeat an Idempotency-Key only to repeat the same request");
+        }
+        Fault::from(error).into()
+    }
+}
+
+/// What is kept of an account's payments: ids and how its subscription stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Billing {
+    /// Its customer at Stripe.
+    pub customer: StripeId,
+    /// What it has subscribed to, if it ever did.
+    pub standing: Option<Standing>,
+    /// When that was read at Stripe.
+    pub read: Option<Timestamp>,
+}
+
+/// Keeps what an account has at Stripe.
+pub trait KeepBilling {
+    /// Nothing if the account has no customer yet.
+    fn load_billing(&self, account: AccountId) -> impl Future<Output = Result<Option<Billing>, Fault>> + Send;
+
+    /// Makes a customer the account's, and the account the customer's, in one transaction; the customer that the account
+    /// has then: if it had one, that one, and the new one is nobody's.
+    fn keep_customer(
+        &self,
+        account: AccountId,
+        customer: &StripeId,
+    ) -> impl Future<Output = Result<StripeId, Fault>> + Send;
+}
+
+/// Applies what was read at Stripe.
+pub trait ApplyStanding {
+    /// Whose a customer is. It stays known after the account has gone, so that what comes late is nobody else's.
+    fn find_customer(&self, customer: &StripeId) -> impl Future<Output = Result<Option<AccountId>, Fault>> + Send;
+
+    /// Stores what was read at `read`, if what is stored was still read at `before`. `false` if somebody stored
+    /// meanwhile: load again and read again, so that what is stored never goes backwards.
+    fn save_standing(
+        &self,
+        account: AccountId,
+        standing: &Standing,
+        read: Timestamp,
+        before: Option<Timestamp>,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// What a checkout is to sell.

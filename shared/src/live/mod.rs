@@ -17,6 +17,7 @@ mod trace;
 mod twilio;
 mod vault;
 
+use crate::billing::PlanPrices;
 use crate::message::Listings;
 use crate::session::Site;
 
@@ -63,6 +64,8 @@ pub struct Live {
     pub site: Site,
     /// When Twilio is asked for what is not known; only the settler does.
     pub listings: Listings,
+    /// Which price at Stripe is which plan.
+    pub prices: PlanPrices,
     dynamo: Dynamo,
     vault: Vault,
     secrets: Secrets,
@@ -84,6 +87,7 @@ impl Live {
         Ok(Self {
             site: config.site()?,
             listings: config.listings()?,
+            prices: config.prices()?,
             vault: Vault::new(config, &aws, needs(Need::Keys))?,
             secrets: Secrets::new(config, &aws, needs(Need::PlatformSecret))?,
             queues: Queues::new(config, &aws, needs(Need::Queues))?,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
+use crate::billing::StripeId;
 use crate::connection::Target;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, TemplateId, UserId};
 use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
@@ -109,6 +110,16 @@ pub fn user(account: AccountId, user: UserId) -> Key {
 /// What every send checks.
 pub fn gate(account: AccountId) -> Key {
     Key::new(Table::Accounts, account.to_string(), "GATE")
+}
+
+/// What an account has at Stripe.
+pub fn billing(account: AccountId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), "BILLING")
+}
+
+/// Whose a customer of Stripe's is.
+pub fn stripe_customer(customer: &StripeId) -> Key {
+    Key::new(Table::Accounts, format!("STRIPE#{customer}"), "ACCOUNT")
 }
 
 /// What sort keys of sessions start with.
@@ -431,6 +442,8 @@ mod tests {
             profile(account),
             user(account, UserId::from_bits(3)),
             gate(account),
+            billing(account),
+            stripe_customer(&"cus_1".parse().unwrap()),
             session(account, &TokenHash("hash".to_owned())),
             api_key(account, &TokenHash("hash".to_owned())),
             api_key_count(account),

@@ -6,6 +6,7 @@
 mod access_log;
 mod accounts;
 mod api_keys;
+mod billing;
 mod connections;
 mod credentials;
 mod endpoints;
@@ -36,6 +37,7 @@ use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::{Purpose, Sealed};
 
+pub use billing::StripeView;
 pub use credentials::Opening;
 pub use twilio::{CameIn, Checked, Taken, TwilioView};
 
@@ -96,6 +98,7 @@ struct State {
     opt_outs: opt_outs::OptOuts,
     templates: templates::Templates,
     ledger: ledger::Ledger,
+    stripe: billing::Stripe,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
     jobs: Vec<Queued>,
@@ -171,6 +174,7 @@ impl World {
             opt_outs: opt_outs::OptOuts::default(),
             templates: templates::Templates::default(),
             ledger: ledger::Ledger::default(),
+            stripe: billing::Stripe::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
             jobs: Vec::new(),
@@ -284,6 +288,11 @@ impl World {
         TwilioView { world: self }
     }
 
+    /// Stripe's side.
+    pub fn stripe(&self) -> StripeView<'_> {
+        StripeView { world: self }
+    }
+
     /// An account's messages, newest first.
     pub fn messages_of(&self, account: AccountId) -> Vec<Message> {
         self.state().messages.of(account, None).collect()
@@ -391,6 +400,7 @@ impl World {
         state.opt_outs.dump(&mut bytes);
         state.templates.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
+        state.stripe.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
     }
@@ -471,7 +481,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 140] = [
+const METHODS: [&str; 156] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -494,6 +504,7 @@ const METHODS: [&str; 140] = [
     "create_message",
     "create_template",
     "credential_history",
+    "delete_customer",
     "delete_endpoint",
     "deliveries_since",
     "disable_endpoint",
@@ -506,14 +517,17 @@ const METHODS: [&str; 140] = [
     "enqueue_all",
     "enter_opt_outs",
     "fetch_media",
+    "find_customer",
     "find_due",
     "find_due_connections",
     "find_due_deliveries",
     "find_due_routines",
     "find_hook",
+    "find_paid",
     "find_user",
     "free_sids",
     "has_stopped",
+    "keep_customer",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
@@ -522,6 +536,7 @@ const METHODS: [&str; 140] = [
     "list_connections",
     "list_deliveries",
     "list_endpoints",
+    "list_invoices",
     "list_media",
     "list_messages",
     "list_numbers",
@@ -532,6 +547,7 @@ const METHODS: [&str; 140] = [
     "list_templates",
     "load_allowance",
     "load_api_key",
+    "load_billing",
     "load_connection",
     "load_credential",
     "load_delivery",
@@ -556,11 +572,13 @@ const METHODS: [&str; 140] = [
     "look_again",
     "look_at_connection_again",
     "look_at_delivery_again",
+    "make_customer",
     "mint_key",
     "note_alert",
     "note_failing",
     "note_recovered",
     "open_key",
+    "open_portal",
     "opt_out_senders",
     "platform",
     "post_charge",
@@ -568,8 +586,14 @@ const METHODS: [&str; 140] = [
     "quarantine",
     "random",
     "read_access",
+    "read_charge",
+    "read_checkout",
+    "read_dispute",
+    "read_invoice",
     "read_quarantine",
+    "read_refund",
     "read_settings",
+    "read_subscription",
     "read_text",
     "read_usage",
     "record_attempt",
@@ -595,7 +619,9 @@ const METHODS: [&str; 140] = [
     "save_credential",
     "save_policy",
     "save_progress",
+    "save_standing",
     "send_mail",
+    "start_checkout",
     "start_session",
     "stop_looking",
     "stop_sending",

@@ -1,0 +1,83 @@
+//! What accounts have at Stripe, in table `accounts`: a row for each account, and one that finds the account of a
+//! customer.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Transacted, blocker, from_item, keys, millis, to_item};
+use crate::billing::{ApplyStanding, Billing, KeepBilling, Standing, StripeId};
+use crate::fault::Fault;
+use crate::ids::AccountId;
+use crate::live::Live;
+
+#[derive(Serialize, Deserialize)]
+struct BillingRow {
+    customer: StripeId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    standing: Option<Standing>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_at: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CustomerRow {
+    account: AccountId,
+}
+
+impl KeepBilling for Live {
+    async fn load_billing(&self, account: AccountId) -> Result<Option<Billing>, Fault> {
+        let row: Option<BillingRow> = self.dynamo.get(&keys::billing(account)).await?;
+        let Some(row) = row else { return Ok(None) };
+        let at = |ms| Timestamp::from_millisecond(ms).map_err(|_| Fault::permanent("a stored time does not read"));
+        let read = row.read_at.map(at).transpose()?;
+        Ok(Some(Billing { customer: row.customer, standing: row.standing, read }))
+    }
+
+    /// 1 transaction of 2 items.
+    async fn keep_customer(&self, account: AccountId, customer: &StripeId) -> Result<StripeId, Fault> {
+        let (db, of_account, of_customer) = (&self.dynamo, keys::billing(account), keys::stripe_customer(customer));
+        let row = BillingRow { customer: customer.clone(), standing: None, read_at: None };
+        let parts = vec![
+            db.put_new(&of_account, to_item(&of_account, &row)?)?,
+            db.put_new(&of_customer, to_item(&of_customer, &CustomerRow { account })?)?,
+        ];
+        match db.transact(parts).await? {
+            Transacted::Committed => Ok(customer.clone()),
+            Transacted::Refused(reasons) => match blocker(&reasons, 0) {
+                // The account has one: another request was first, or this one's answer was lost.
+                Some(item) => Ok(from_item::<BillingRow>(item)?.customer),
+                None => Err(Fault::permanent("a customer of Stripe's is another account's")),
+            },
+        }
+    }
+}
+
+impl ApplyStanding for Live {
+    async fn find_customer(&self, customer: &StripeId) -> Result<Option<AccountId>, Fault> {
+        let row: Option<CustomerRow> = self.dynamo.get(&keys::stripe_customer(customer)).await?;
+        Ok(row.map(|row| row.account))
+    }
+
+    /// 1 conditional update.
+    async fn save_standing(
+        &self,
+        account: AccountId,
+        standing: &Standing,
+        read: Timestamp,
+        before: Option<Timestamp>,
+    ) -> Result<bool, Fault> {
+        let standing = serde_dynamo::to_attribute_value(standing);
+        let standing = standing.map_err(|_| Fault::permanent("a standing did not serialize"))?;
+        let mut values = vec![(":standing", standing), (":read", millis(read))];
+        let condition = match before {
+            Some(before) => {
+                values.push((":before", millis(before)));
+                "attribute_exists(pk) AND read_at = :before"
+            }
+            None => "attribute_exists(pk) AND attribute_not_exists(read_at)",
+        };
+        let set = "SET standing = :standing, read_at = :read";
+        let saved = self.dynamo.update_one(&keys::billing(account), set, condition, &values).await?;
+        Ok(saved.is_ok())
+    }
+}
