@@ -89,6 +89,7 @@ for folder in sorted(pathlib.Path("functions").iterdir()):
         "queue": queue and queue.group(1),
         "http": "serve::http" in read(folder / "src/main.rs"),
         "mail": "site.app" in text,
+        "fallback": site and re.search(r"\bsite\.(fallback|hook_origins)\b", text) is not None,
         "cookie": site and re.search(r"\bcheck_same_site\b|\bcaller\(|site\.proof\(", text) is not None,
     }
 
@@ -102,7 +103,7 @@ declared = {short(one["Properties"]["TableName"]): one["Properties"] for one in 
 same("tables", set(declared), set(tables.values()))
 same("tables whose items end", {name for name, one in declared.items() if "TimeToLiveSpecification" in one}, ttl)
 same("indexes", {i["IndexName"] for one in declared.values() for i in one.get("GlobalSecondaryIndexes", [])},
-     {const(keys, "DUE_INDEX").strip('"')})
+     {const(keys, name).strip('"') for name in ("DUE_INDEX", "ENTRIES_INDEX")})
 for name, one in declared.items():
     recovery = one["PointInTimeRecoverySpecification"]
     days = recovery.get("RecoveryPeriodInDays")
@@ -145,6 +146,7 @@ for name in sorted(set(of_name) & set(functions)):
     wanted = {"STAGE", "PUBLIC_URL"}.union(*(variables[need] for need in code["needs"]))
     wanted |= ({"APP_URL"} if code["mail"] else set()) | ({"ALLOWED_ORIGINS"} if code["cookie"] else set())
     wanted |= {"STRIPE_PRICES"} if "live.prices" in read(f"functions/{name}/src/main.rs") else set()
+    wanted |= {"FALLBACK_URL"} if code["fallback"] else set()
     wanted |= {"LISTINGS_MINUTES"} if "live.listings" in read(f"functions/{name}/src/main.rs") else set()
     same(f"{name}, variables", own, {names[variable] for variable in wanted})
 
@@ -167,7 +169,7 @@ for name in sorted(set(of_name) & set(functions)):
 FUNCTION = re.compile(r"^( *)(?:pub(?:\([^)]*\))? )?(?:async )?fn (\w+).*?^\1\}", re.S | re.M)
 methods, helpers, table_of = {}, {}, {}
 for path in sorted(pathlib.Path("shared/src").rglob("*.rs")):
-    live, rules = "live" in path.parts, path.name in ("mod.rs", "port.rs") and len(path.parts) == 4
+    live, rules = "live" in path.parts, path.name in ("mod.rs", "port.rs", "keep.rs") and len(path.parts) == 4
     if (live or rules) and "testing" not in path.parts:
         text = re.sub(r"^ *fn [^{]*?;\n", "", code_only(read(path)), flags=re.M)  # what a trait only names
         for found in FUNCTION.finditer(text):
@@ -225,7 +227,7 @@ purposes = {
     "opt-outs": {"kms:Decrypt": {"match"}},
     "templates": {"kms:Decrypt": {"payload", "match"}},
     "webhook-endpoints": {"kms:Decrypt": {"profile"}},
-    "deliverer": {"kms:Decrypt": {"profile"}},
+    "deliverer": {"kms:Decrypt": {"profile", "send"}},
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "catch-up": {"kms:Decrypt": {"send", "match"}},
     "self-test": {"kms:Decrypt": {"hook"}},

@@ -156,10 +156,9 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let key = client.post(&format!("/_local/twilio/accounts/{}/keys", carrier.account_sid), json!({})).await.body;
     let key_secret = key["secret"].as_str().unwrap().to_owned();
 
-    let receiver = Receiver::start().await;
-    let ask = json!({ "url": receiver.url, "events": ["*"] });
-    let endpoint = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
-    let endpoint_path = format!("/v1/webhook-endpoints/{}", endpoint["id"].as_str().unwrap());
+    let (receiver, endpoint_path, endpoint) = receives(&client, false).await;
+    // What it is told is read at Twilio for it, and goes through our hands only.
+    let (content, content_path, _) = receives(&client, true).await;
     let rotated = client.post(&format!("{endpoint_path}/secret"), json!({})).await.expect(StatusCode::OK);
     let [signing_secret_before, signing_secret] =
         [&endpoint, &rotated].map(|answer| answer["secret"].as_str().unwrap().to_owned());
@@ -238,6 +237,9 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
     let told = receiver.received();
     assert!(told.len() > 10, "{} events", told.len());
     deliveries(&client, &endpoint_path).await;
+    deliveries(&client, &content_path).await;
+    let n_bodies = content.received().iter().filter(|one| one.body.contains(BODY) && one.body.contains(TO)).count();
+    assert!(n_bodies > 1, "{n_bodies} events had their content");
 
     let mut found = search(&running, &markers);
     for one in told {
@@ -250,6 +252,14 @@ async fn nothing_marked_is_anywhere_at_rest_in_logs_or_in_answers() {
 
     positive_control(&running, &markers).await;
     running.stop().await;
+}
+
+/// A customer's server that gets every event, the path of its endpoint, and the answer that made it.
+async fn receives(client: &Client, include_content: bool) -> (Receiver, String, Value) {
+    let receiver = Receiver::start().await;
+    let ask = json!({ "url": receiver.url, "events": ["*"], "include_content": include_content });
+    let new = client.post("/v1/webhook-endpoints", ask).await.expect(StatusCode::CREATED);
+    (receiver, format!("/v1/webhook-endpoints/{}", new["id"].as_str().unwrap()), new)
 }
 
 /// Texts that arrive: good, STOP, forged.

@@ -40,7 +40,7 @@ async fn picture(client: &Client, carrier: &Carrier) -> String {
 }
 
 /// Changes a message at Twilio with the customer's own token.
-async fn at_twilio(running: &Running, carrier: &Carrier, sid: &Value, form: Option<&str>) {
+pub async fn at_twilio(running: &Running, carrier: &Carrier, sid: &Value, form: Option<&str>) {
     let base = running.twilio.base_url();
     let sid = sid.as_str().unwrap();
     let url = format!("{base}/2010-04-01/Accounts/{}/Messages/{sid}.json", carrier.account_sid);

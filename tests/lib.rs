@@ -19,6 +19,7 @@ mod opt_outs;
 mod pace;
 mod quarantine;
 mod seal;
+mod second_host;
 mod sending;
 mod settling;
 mod sign_in;

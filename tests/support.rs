@@ -47,8 +47,14 @@ pub async fn start_with(data: Arc<TempDir>, change: impl FnOnce(Config) -> Confi
     Running { system, data }
 }
 
-fn options(data: &Path) -> Options {
-    Options { port: 0, data: data.to_owned(), faults: false, callback_delay: Duration::from_millis(20) }
+pub fn options(data: &Path) -> Options {
+    Options {
+        port: 0,
+        data: data.to_owned(),
+        fallback: false,
+        faults: false,
+        callback_delay: Duration::from_millis(20),
+    }
 }
 
 impl Running {

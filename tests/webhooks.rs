@@ -10,10 +10,15 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::canary::{self, Marker};
+use crate::content::at_twilio;
 use crate::inbound::configure_number;
 use crate::support::{Client, Running, eventually, start};
 
 const ENDPOINTS: &str = "/v1/webhook-endpoints";
+
+const ARRIVED: &str = "arrived-and-kept-nowhere-5d02";
+const SENT: &str = "sent-and-kept-nowhere-81ac";
 
 /// A request that arrived: headers in lower case, and the body.
 #[derive(Clone, Debug)]
@@ -180,6 +185,69 @@ async fn what_happens_to_messages_is_told_once_signed_and_without_their_content(
     let shown = client.get(&format!("{path}/deliveries/{}", newest["id"].as_str().unwrap())).await.body;
     assert_eq!(shown["payload"], received[2].body);
     assert_eq!(client.get(&format!("{path}/deliveries")).await.body["data"].as_array().unwrap().len(), 3);
+    running.stop().await;
+}
+
+/// Two endpoints hear of the same messages: one gets what they say, also at a retry and when it is resent, the other
+/// does not; and nothing of it is in a table, a queue or a log afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_turned_content_on_gets_what_a_message_says_and_it_is_kept_nowhere() {
+    canary::logs();
+    let running = start().await;
+    let (client, carrier) = running.connected("ann").await;
+    configure_number(&running, &client, &carrier).await;
+    let (with, without) = (Receiver::start().await, Receiver::start().await);
+    let (plain, _) = endpoint(&client, &without, json!(["*"])).await;
+    let (path, secret) = endpoint(&client, &with, json!(["*"])).await;
+    assert_eq!(patch(&client, &path, json!({ "include_content": true })).await["include_content"], true);
+    assert_eq!(client.get(&plain).await.body["include_content"], false);
+
+    with.answer(503);
+    arrives(&running, &carrier, ARRIVED).await;
+    with.until(1).await;
+    with.answer(204);
+    let received = with.until(2).await;
+    for one in &received {
+        assert!(one.is_signed_by(&secret), "{one:?}");
+        let data = &one.json()["data"];
+        let content = json!({ "body": ARRIVED, "to": carrier.number, "from": "+14155552671", "media": [] });
+        assert_eq!((&data["content"], &data["content_missing"]), (&content, &Value::Null));
+    }
+    assert_eq!(received[0].header("webhook-id"), received[1].header("webhook-id"));
+    let arrived = newest(&client, &path, "delivered").await;
+    let id = client.accepted("one", carrier.text("+14155552671", SENT)).await;
+    client.until(&id, "delivered").await;
+    for one in &with.until(4).await[2..] {
+        assert_eq!(one.json()["data"]["content"]["body"], SENT, "{one:?}");
+    }
+    let told = without.until(3).await;
+    assert!(told.iter().all(|one| one.json()["data"].get("content").is_none()), "{told:?}");
+
+    // A test says nothing of a message; what is resent is read again, and gone by then.
+    client.send(Method::POST, &format!("{path}/test"), None, &[]).await.expect(StatusCode::ACCEPTED);
+    assert!(with.until(5).await[4].json()["data"].get("content").is_none());
+    at_twilio(&running, &carrier, &received[0].json()["data"]["twilio_sid"], None).await;
+    let resend = format!("{path}/deliveries/{}/resend", arrived["id"].as_str().unwrap());
+    client.send(Method::POST, &resend, None, &[]).await.expect(StatusCode::ACCEPTED);
+    let data = with.until(6).await[5].json()["data"].clone();
+    assert_eq!((&data["content"], &data["content_missing"]), (&Value::Null, &json!("gone_at_twilio")));
+
+    let markers = [Marker::new("what arrived", ARRIVED), Marker::new("what was sent", SENT)];
+    let mut found = canary::search(&running, &markers);
+    for path in [&path, &plain] {
+        for delivery in client.get(&format!("{path}/deliveries")).await.body["data"].as_array().unwrap() {
+            let shown = client.get(&format!("{path}/deliveries/{}", delivery["id"].as_str().unwrap())).await;
+            found.look("the log of deliveries", shown.text.as_bytes(), &markers);
+        }
+    }
+    for one in told {
+        found.look("an event without content", format!("{:?} {}", one.headers, one.body).as_bytes(), &markers);
+    }
+    assert_eq!(found.hits, Vec::<String>::new());
+    // The search does find it where it is.
+    found.look("the events with content", format!("{received:?} {:?}", with.received()).as_bytes(), &markers);
+    assert_eq!(found.hits.len(), 2, "{:?}", found.hits);
+    running.no_contract_violations().await;
     running.stop().await;
 }
 

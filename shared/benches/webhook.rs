@@ -3,19 +3,26 @@
 //! `cargo bench -p telbuddy --bench webhook`: ratio and rate first, then criterion's times. No call to AWS is in it: those
 //! are counted by the tests of `twilio-webhook` (1 read and 1 queue message for what is believed, 1 read and 1 update for
 //! what is not).
+//!
+//! With `-- --only <case> <times>` one case runs so often and nothing else does: `.ci/instructions.sh` counts its
+//! instructions under callgrind.
 
 #![expect(clippy::print_stdout, reason = "a bench reports")]
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::hmac as aws_lc;
 use criterion::Criterion;
-use telbuddy::inbound::signature::{Presented, SigningKeys, sign, verified};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha1::Sha1;
+use telbuddy::inbound::signature::{Presented, SigningKeys, sign, verified, verified_at_either};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
 const URL: &str = "https://api.example.com/hooks/twilio/agnlmd5cqg4tjhqluxy5mnqzvbebnd5jts36afhhpw7uv547ywza/messages";
+const SECOND: &str =
+    "https://two.example.com/hooks/twilio/agnlmd5cqg4tjhqluxy5mnqzvbebnd5jts36afhhpw7uv547ywza/messages";
 
 fn main() {
     let params = params();
@@ -37,8 +44,29 @@ fn main() {
     let mut sorted = params.clone();
     sorted.sort();
     let signed: String = std::iter::once(URL.to_owned()).chain(sorted.into_iter().map(|(n, v)| n + &v)).collect();
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, TOKEN.as_bytes());
-    let bare = || black_box(hmac::sign(&key, black_box(signed.as_bytes()))).as_ref().len() == 20;
+    let key = aws_lc::Key::new(aws_lc::HMAC_SHA1_FOR_LEGACY_USE_ONLY, TOKEN.as_bytes());
+    let bare = || black_box(aws_lc::sign(&key, black_box(signed.as_bytes()))).as_ref().len() == 20;
+    // The crates that our check is made of.
+    let ready = Hmac::<Sha1>::new_from_slice(TOKEN.as_bytes()).ok();
+    let bare_of_ours = || {
+        let mac = ready.clone().map(|mac| mac.chain_update(black_box(signed.as_bytes())).finalize().into_bytes());
+        black_box(mac).is_some_and(|tag| tag.len() == 20)
+    };
+    let refused_twice = || black_box(verified_at_either(black_box(&presented(&forged)), Some(SECOND), &keys)).is_err();
+
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--only").skip(1);
+    if let Some(case) = arguments.next() {
+        let times: u32 = arguments.next().and_then(|times| times.parse().ok()).unwrap_or(1);
+        let work: &dyn Fn() -> bool = match &*case {
+            "believed" => &believed,
+            "refused" => &refused,
+            "refused-at-two-hosts" => &refused_twice,
+            "bare" => &bare,
+            _ => &bare_of_ours,
+        };
+        assert!((0..times).all(|_| work()), "what fails is not to be counted");
+        return;
+    }
 
     println!("{} parameters, {} bytes signed", params.len(), signed.len());
     println!("believed / bare HMAC-SHA1 of the same bytes: {:.1}", ratio(believed, bare));

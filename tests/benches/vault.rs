@@ -42,7 +42,7 @@ fn main() {
 
 /// With faults possible, since otherwise DynamoDB's calls are not counted.
 fn options(data: &Path) -> Options {
-    Options { port: 0, data: data.to_owned(), faults: true, callback_delay: Duration::from_millis(20) }
+    Options { port: 0, data: data.to_owned(), fallback: false, faults: true, callback_delay: Duration::from_millis(20) }
 }
 
 /// As an environment has it at its start: nothing is remembered.

@@ -104,7 +104,7 @@ impl Callers {
         let plenty = u64::try_from(n_messages).unwrap() * 4 + 100;
         for customer in &customers {
             let credit = if dice.random_range(0..5) == 0 { plenty / 20 } else { plenty };
-            world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(credit));
+            world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(credit).plus());
             let rate = if dice.random() { 1 } else { 100 };
             world.change_gate(customer.account, |gate| {
                 gate.daily_ceiling = 1_000_000;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use telbuddy::ids::{AccountId, MessageId};
-use telbuddy::ledger::{About, Granularity, MicroCredits, ReadUsage, RollUpUsage, UsageSums};
+use telbuddy::ledger::{About, Change, Granularity, MicroCredits, ReadUsage, RollUpUsage, UsageSums};
 use telbuddy::message::{Direction, Message, ReadMessages, Standing, Status, status_of_twilio};
 use telbuddy::testing::World;
 
@@ -115,7 +115,7 @@ fn row(world: &World, account: AccountId, message: MessageId) -> Option<Message>
 impl Watch {
     pub fn new(world: &World, callers: &Callers) -> Self {
         let accounts = callers.accounts();
-        let credit = |account: &AccountId| (*account, world.allowance(*account).unwrap().available.0);
+        let credit = |account: &AccountId| (*account, world.allowance(*account).unwrap().available().0);
         Self {
             violation: None,
             credit: accounts.iter().map(credit).collect(),
@@ -152,8 +152,8 @@ impl Watch {
         if payload && !needs_payload(row.status) {
             state.violated(Invariant::NoPayloadLeft, Some(id), format!("{:?}", row.status));
         }
-        let sum = allowance.available.0 + allowance.held.0 + allowance.used.0;
-        if state.watch.credit.get(&account) != Some(&sum) {
+        let sum = allowance.free.and(allowance.held.plus()).and(allowance.used.plus());
+        if state.watch.credit.get(&account).map(|credit| MicroCredits(*credit).plus()) != Some(sum) {
             state.violated(Invariant::Conserved, Some(id), format!("{allowance:?}"));
         }
     }
@@ -328,16 +328,20 @@ fn check_texts(state: &mut State, rows: &Rows) {
 /// Each hold became one entry or went back, and nothing else was charged.
 fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Rows) {
     let allowance = world.allowance(account).unwrap();
-    let entries = world.entries(account);
+    let charges = world.charges(account);
     let mut charged: BTreeMap<MessageId, usize> = BTreeMap::new();
-    for entry in &entries {
-        let event = &entry.event;
-        *charged.entry(event.message).or_default() += 1;
-        let right = rows.get(&event.message).is_some_and(|row| {
-            row.sid.as_ref() == Some(&event.sid) && row.held == event.credits && row.segments == event.units
-        });
+    for (entry, event) in &charges {
+        let Some(row) = event.message.and_then(|message| rows.get(&message)) else {
+            state.violated(Invariant::EachHoldEnds, event.message, format!("charged for nothing: {event:?}"));
+            continue;
+        };
+        *charged.entry(row.id).or_default() += 1;
+        let right = row.sid.as_ref() == Some(&event.sid)
+            && row.held.plus() == event.credits
+            && i64::from(row.segments) == event.units
+            && entry.balanced();
         if !right {
-            state.violated(Invariant::EachHoldEnds, Some(event.message), format!("charged: {event:?}"));
+            state.violated(Invariant::EachHoldEnds, Some(row.id), format!("charged: {event:?}"));
         }
     }
     let mut sharing: BTreeMap<&str, Vec<MessageId>> = BTreeMap::new();
@@ -360,11 +364,11 @@ fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Row
             state.violated(Invariant::EachHoldEnds, Some(row.id), format!("{:?} is charged {n} times", row.status));
         }
     }
-    let used: u64 = entries.iter().map(|entry| entry.event.credits.0).sum();
-    let credit = state.watch.credit[&account];
-    let right = (MicroCredits(credit - used), MicroCredits(0), MicroCredits(used));
-    if (allowance.available, allowance.held, allowance.used) != right {
-        state.violated(Invariant::EachHoldEnds, None, format!("{allowance:?}, entries: {used}, credit: {credit}"));
+    let used = charges.iter().fold(Change::ZERO, |sum, (_, event)| sum.and(event.credits));
+    let credit = MicroCredits(state.watch.credit[&account]).plus();
+    let right = (credit.and(used.back()), MicroCredits(0), used.above());
+    if (allowance.free, allowance.held, allowance.used) != right {
+        state.violated(Invariant::EachHoldEnds, None, format!("{allowance:?}, entries: {used:?}, credit: {credit:?}"));
     }
 }
 
@@ -372,13 +376,12 @@ fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Row
 /// counted.
 fn check_usage(state: &mut State, world: &World, account: AccountId, rows: &Rows) {
     let (mut entries, mut failed) = (UsageSums::default(), UsageSums::default());
-    for entry in world.entries(account) {
-        let event = entry.event;
-        entries = entries.plus(UsageSums { events: 1, units: u64::from(event.units), credits: event.credits });
+    for (entry, _) in world.charges(account) {
+        entries = entries.plus(entry.sums());
     }
     for row in rows.values().filter(|row| row.account == account) {
         if matches!(row.status, Status::Rejected | Status::Undelivered | Status::Failed) {
-            failed = failed.plus(UsageSums { events: 1, units: u64::from(row.segments), credits: MicroCredits(0) });
+            failed = failed.plus(UsageSums { events: 1, units: i64::from(row.segments), credits: Change::ZERO });
         }
     }
     for (about, wanted) in [(About::Usage, entries), (About::Failures, failed)] {

@@ -13,11 +13,13 @@ use telbuddy::connection::{FindDueConnections, PageMark, Target, Trouble};
 use telbuddy::credential::{
     Carrier, FindHook, FoundHook, History, KeepCredential, LoadKeys, OpenKey, SaveCredential, Saved, StoredCredential,
 };
-use telbuddy::endpoint::{Delivery, FindDueDeliveries, Listeners, LoadToTell, UpdateAndTell};
+use telbuddy::endpoint::{Delivery, FindDueDeliveries, LoadToTell, ToTell, UpdateAndTell};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, DeliveryId, EndpointId, MessageId, SessionId, TemplateId};
 use telbuddy::inbound::Consent;
-use telbuddy::ledger::{JournalItem, PostOutcome, Posted, RollUpUsage, UsageSlot, UsageSums};
+use telbuddy::ledger::{
+    Entry, KeepPurse, PostOutcome, Posted, Purse, PurseFacts, RollUpUsage, RolledUp, Step, Stepped,
+};
 use telbuddy::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, CreateMessage, Created,
     Fence, FindDue, Guard, Idempotency, IdempotencyKey, ListAtCarrier, ListedPage, LoadGuards, LoadSender, Loaded,
@@ -208,11 +210,11 @@ ports! {
         fn update_message((message: &Message), (due: Option<Timestamp>)) -> bool, of message.account, message.id;
     }
     LoadToTell {
-        fn load_to_tell((account: AccountId), (message: MessageId)) -> Option<(Message, Listeners)>;
+        fn load_to_tell((account: AccountId), (message: MessageId)) -> Option<ToTell>;
     }
     UpdateAndTell {
         fn update_and_tell((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]),
-            (failure: Option<&JournalItem>)) -> bool, of message.account, message.id;
+            (failure: Option<&Entry>)) -> bool, of message.account, message.id;
     }
     FindDueDeliveries {
         fn find_due_deliveries((shard: u8), (now: Timestamp), (limit: u16)) -> Vec<(AccountId, EndpointId, DeliveryId)>;
@@ -232,7 +234,7 @@ ports! {
         fn load_with_payload((account: AccountId), (message: MessageId)) -> Option<(Message, Option<Sealed>)>;
         fn free_sids((account: AccountId), (sids: Vec<String>)) -> Vec<String>;
         fn adopt_sid((message: &Message), (due: Option<Timestamp>), (told: &[Delivery]),
-            (failure: Option<&JournalItem>)) -> Adopted, of message.account, message.id;
+            (failure: Option<&Entry>)) -> Adopted, of message.account, message.id;
         fn record_listing((message: &Message), (due: Timestamp)) -> bool, of message.account, message.id;
     }
     RecordResend {
@@ -253,8 +255,15 @@ ports! {
         fn do_routine_at((account: AccountId), (routine: Routine), (at: Timestamp)) -> ();
     }
     RollUpUsage {
-        fn load_journal((shard: u8), (limit: u8)) -> Vec<JournalItem>;
-        fn count_journal((items: &[JournalItem]), (sums: Vec<((AccountId, UsageSlot), UsageSums)>)) -> bool;
+        fn load_journal((shard: u8), (limit: u8)) -> Vec<Entry>;
+        fn count_journal((entries: &[Entry]), (rolled: &RolledUp)) -> bool;
+    }
+    KeepPurse {
+        fn find_ending((now: Timestamp), (limit: u16)) -> Vec<AccountId>;
+        fn note_warning((account: AccountId), (purse: &Purse), (percent: u8)) -> bool;
+        fn look_at_purse_again((account: AccountId), (purse: &Purse), (at: Timestamp)) -> ();
+        fn load_purse((account: AccountId)) -> Option<PurseFacts>;
+        fn save_step((account: AccountId), (step: &Step), (entries: &[Entry]), (now: Timestamp)) -> Stepped;
     }
     LoadGate {
         fn load_gate((account: AccountId)) -> Option<Gate>;
@@ -328,17 +337,17 @@ impl PostOutcome for Env {
     async fn post_charge(
         &self,
         message: &Message,
-        item: JournalItem,
+        entry: Entry,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<Posted, Fault> {
         let (hub, message, told, failure) = (self.hub.clone(), message.clone(), told.to_owned(), failure.cloned());
         self.call("post_charge", move || {
-            let (hub, message, item) = (hub.clone(), message.clone(), item.clone());
+            let (hub, message, entry) = (hub.clone(), message.clone(), entry.clone());
             let (told, failure) = (told.clone(), failure.clone());
             Box::pin(async move {
-                let done = hub.world.post_charge(&message, item, now, &told, failure.as_ref()).await;
+                let done = hub.world.post_charge(&message, entry, now, &told, failure.as_ref()).await;
                 hub.observe(Some((message.account, message.id)));
                 done
             })
@@ -351,7 +360,7 @@ impl PostOutcome for Env {
         message: &Message,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
         let (hub, message, told, failure) = (self.hub.clone(), message.clone(), told.to_owned(), failure.cloned());
         let unconditional = self.hub.has(Bug::ReleaseWithoutCondition);
@@ -362,7 +371,7 @@ impl PostOutcome for Env {
                 if unconditional && done == Ok(false) {
                     hub.world.change_allowance(message.account, |allowance| {
                         allowance.held.0 = allowance.held.0.saturating_sub(message.held.0);
-                        allowance.available.0 += message.held.0;
+                        allowance.free = allowance.free.and(message.held.plus());
                     });
                     done = Ok(true);
                 }

@@ -3,23 +3,25 @@
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use telbuddy::alert::Alert;
-use telbuddy::credential::{LoadKeys, OpenKey, data_key};
+use telbuddy::credential::{KeepCredential, LoadKeys, OpenKey, data_key, load_carrier};
 use telbuddy::endpoint::{
-    Answer, Attempt, CallEndpoint, Delivery, DeliveryClaim, DeliveryStatus, Endpoint, Health, KeepEndpoints,
-    MOST_DELAY, NoteHealth, Signed, SigningSecret, Trouble, WhyDisabled, WorkDeliveries, health, signature,
+    About, Answer, Attempt, CallEndpoint, ContentMissing, Delivery, DeliveryClaim, DeliveryStatus, Endpoint, Health,
+    KeepEndpoints, MOST_DELAY, NoteHealth, Signed, SigningSecret, Trouble, WhyDisabled, WorkDeliveries, health,
+    signature,
 };
 use telbuddy::fault::Fault;
-use telbuddy::ids::{AccountId, EndpointId};
+use telbuddy::ids::{AccountId, EndpointId, EventId};
 use telbuddy::live::Need;
-use telbuddy::message::Fence;
+use telbuddy::message::{Content, Fence, ReadContent, read_content};
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 use telbuddy::seal::Purpose;
 
 /// The queue of this function.
 pub const QUEUE: Queue = Queue::Deliver;
 
-/// The services that it calls. It may open the purpose profile.
-pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Endpoints];
+/// The services that it calls. It may open the purposes profile, to sign, and send, to read from Twilio what is told to
+/// an endpoint with `include_content`.
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Twilio, Need::Endpoints];
 
 /// Whoever disabled an endpoint has told its owner within this time, or did not come to it.
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
@@ -30,10 +32,14 @@ const TOLD_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// AWS calls for each: 1 claim, 1 read, 1 write; 1 hint if it is tried again soon; once in five minutes and account 1
 /// read and 1 KMS call with its entry in the access log. The first failure of an endpoint and the first success after
 /// it 1 write more; disabling it 1 transaction, 1 alert, 1 write. A job with nothing to claim costs 1 write. 1 POST.
+///
+/// With `include_content`, for an event of a message that Twilio has, 1 read more (credential) and once in five minutes
+/// and account 1 read and 1 KMS call with its entry in the access log; Twilio: 1 GET, 1 more with media. What that said
+/// is in the POST and nowhere else. If Twilio cannot be asked, there is no POST, and this was a try of the delivery.
 pub async fn handle<W>(world: &W, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: WorkDeliveries + KeepEndpoints + NoteHealth + CallEndpoint + OpenKey + LoadKeys + EnqueueJob,
-    W: Clock + Chance + Sync,
+    W: KeepCredential + ReadContent + Clock + Chance + Sync,
 {
     join_all(jobs.into_iter().map(async |job| match deliver(world, job).await {
         Ok(()) => Handled::Done,
@@ -48,7 +54,7 @@ where
 async fn deliver<W>(world: &W, job: Job) -> Result<(), Fault>
 where
     W: WorkDeliveries + KeepEndpoints + NoteHealth + CallEndpoint + OpenKey + LoadKeys + EnqueueJob,
-    W: Clock + Chance + Sync,
+    W: KeepCredential + ReadContent + Clock + Chance + Sync,
 {
     let Job::Deliver { account, endpoint, delivery } = job else {
         return Err(Fault::permanent("this queue takes events to deliver only"));
@@ -61,7 +67,7 @@ where
         tell_if_owed(world, endpoint).await?;
     }
     let attempt = match endpoint.as_ref().filter(|endpoint| endpoint.disabled.is_none()) {
-        Some(endpoint) => call(world, endpoint, &delivery).await?,
+        Some(endpoint) => attempt(world, endpoint, &delivery).await?,
         None => Attempt { at: world.now(), result: Answer::None(Trouble::Disabled), took_ms: 0 },
     };
     let says = endpoint.as_ref().map(|endpoint| {
@@ -79,8 +85,50 @@ where
     Ok(())
 }
 
+/// One try: one POST, or none while Twilio cannot be asked what to send.
+async fn attempt<W>(world: &W, endpoint: &Endpoint, delivery: &Delivery) -> Result<Attempt, Fault>
+where
+    W: CallEndpoint + KeepCredential + ReadContent + OpenKey + LoadKeys + Clock + Sync,
+{
+    let began = world.now();
+    if let Some(body) = body(world, endpoint, delivery).await {
+        return call(world, endpoint, delivery.event.id, body).await;
+    }
+    let result = Answer::None(Trouble::TwilioUnavailable);
+    Ok(Attempt { at: began, result, took_ms: ms_since(began, world.now()) })
+}
+
+/// What is sent. `None`: it has to have content, which Twilio may give at a later try.
+async fn body<W>(world: &W, endpoint: &Endpoint, delivery: &Delivery) -> Option<String>
+where
+    W: KeepCredential + ReadContent + OpenKey + LoadKeys + Clock + Sync,
+{
+    let event = &delivery.event;
+    let Some(about) = event.about().filter(|_| endpoint.include_content) else { return Some(event.body()) };
+    let content = read(world, endpoint.account, &about).await;
+    if let Err(why) = &content {
+        tracing::info!(delivery.id = %delivery.id, ?why, "there is no content for {}", delivery.id);
+    }
+    let wait = content.as_ref().is_err_and(|why| why.is_passing()) && !delivery.is_last_try(world.now());
+    (!wait).then(|| event.body_with(&about, content))
+}
+
+async fn read<W>(world: &W, account: AccountId, about: &About) -> Result<Content, ContentMissing>
+where
+    W: KeepCredential + ReadContent + OpenKey + LoadKeys + Sync,
+{
+    let sid = about.sid.as_ref().ok_or(ContentMissing::NotAtTwilio)?;
+    // Whatever our own fault is: the event is not lost for it.
+    let carrier = load_carrier(world, account).await.map_err(|fault| {
+        tracing::warn!(account.id = %account, %fault, "Twilio cannot be asked for content");
+        ContentMissing::TwilioUnavailable
+    });
+    let carrier = carrier?.ok_or(ContentMissing::NotConnected)?;
+    read_content(world, &carrier, sid).await?.ok_or(ContentMissing::Redacted)
+}
+
 /// One POST, with a signature by each secret that counts.
-async fn call<W>(world: &W, endpoint: &Endpoint, delivery: &Delivery) -> Result<Attempt, Fault>
+async fn call<W>(world: &W, endpoint: &Endpoint, event: EventId, body: String) -> Result<Attempt, Fault>
 where
     W: CallEndpoint + OpenKey + LoadKeys + Clock,
 {
@@ -90,12 +138,14 @@ where
         let key = data_key(world, endpoint.account, Purpose::Profile, Some(sealed.key_version()?)).await?;
         secrets.push(SigningSecret::open(sealed, &key, endpoint.id)?);
     }
-    let (event, body) = (delivery.event.id, delivery.event.body());
     let signature = signature(&secrets, event, at, &body);
     drop(secrets);
     let result = world.call_endpoint(&endpoint.url, &Signed { event, at, signature, body }).await;
-    let took_ms = u32::try_from(world.now().duration_since(at).as_millis()).unwrap_or(0);
-    Ok(Attempt { at, result, took_ms })
+    Ok(Attempt { at, result, took_ms: ms_since(at, world.now()) })
+}
+
+fn ms_since(began: Timestamp, now: Timestamp) -> u32 {
+    u32::try_from(now.duration_since(began).as_millis()).unwrap_or(0)
 }
 
 /// What came of it, and a hint for the next try if the queue can hold it so long; else the sweeper wakes it.

@@ -1,14 +1,18 @@
 //! Each event arrives signed, is tried over three days, and an endpoint where nothing arrives is disabled and told
 //! once.
 
+use serde_json::{Value, json};
+use telbuddy::connection;
+use telbuddy::credential::Sid;
 use telbuddy::endpoint::{
     Choice, DELIVERY_LEASE, EndpointUrl, Event, EventType, FAILS_FOR, KeepDeliveries, PreviousSecret, Reach, Resent,
     replaced,
 };
 use telbuddy::ids::EventId;
+use telbuddy::message::{CarrierText, Message};
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
-use telbuddy::testing::setup::{called, crash_after};
+use telbuddy::testing::setup::{BODY, Customer, TO, called, crash_after};
 
 use super::*;
 
@@ -17,6 +21,10 @@ const URL: &str = "https://example.com/hooks?key=1";
 /// An account with an endpoint whose secret is made of `7`s.
 async fn endpoint(world: &World) -> Endpoint {
     let account = fresh::account_with_keys(world, 1).await;
+    endpoint_of(world, account, false).await
+}
+
+async fn endpoint_of(world: &World, account: AccountId, include_content: bool) -> Endpoint {
     let key = data_key(world, account, Purpose::Profile, None).await.unwrap();
     let id = EndpointId::new(world.now(), fresh::dice(world));
     let new = Endpoint {
@@ -24,6 +32,7 @@ async fn endpoint(world: &World) -> Endpoint {
         id,
         url: EndpointUrl::parse(URL, Reach::Public).unwrap(),
         choice: Choice::All,
+        include_content,
         description: String::new(),
         secret: SigningSecret::new([7; 32]).seal(&key, id, [1; 12]).unwrap(),
         previous: Vec::new(),
@@ -281,4 +290,228 @@ async fn no_secret_lies_in_clear() {
     let at_rest = world.at_rest();
     assert!(!at_rest.windows(8).any(|window| window == [7; 8]));
     assert!(!world.holds_in_clear("whsec_"));
+}
+
+/// Somebody whose endpoint includes content, or does not.
+async fn customer(world: &World, include_content: bool) -> (Customer, Endpoint) {
+    let customer = Customer::new(world).await;
+    let endpoint = endpoint_of(world, customer.account, include_content).await;
+    (customer, endpoint)
+}
+
+/// A text that arrived with so many pictures, its SID, and the event of it that waits to be delivered.
+async fn text(world: &World, customer: &Customer, endpoint: &Endpoint, n_media: usize) -> (Message, String, Delivery) {
+    let message = fresh::inbound(world, customer.account, world.now());
+    let media: Vec<_> = (0..n_media).map(|_| fresh::sid(world, "ME")).collect();
+    let pieces: Vec<(Sid, &str)> = media.iter().map(|sid| (sid.clone(), "image/jpeg")).collect();
+    let text = CarrierText { body: BODY.to_owned(), to: fresh::OWN.to_owned(), from: Some(TO.to_owned()), n_media: 0 };
+    let sid = message.sid.clone().unwrap();
+    world.twilio().add_text(customer.credential.account_sid.as_str(), &sid, text, &pieces);
+    let delivery = told(world, endpoint, &message, EventType::MessageReceived).await;
+    (message, sid, delivery)
+}
+
+/// An event of a message that waits to be delivered.
+async fn told(world: &World, endpoint: &Endpoint, message: &Message, kind: EventType) -> Delivery {
+    let delivery = Delivery::new(endpoint.account, endpoint.id, Event::of_message(message, kind), world.now());
+    world.create_delivery(&delivery).await.unwrap();
+    world.forget_calls();
+    delivery
+}
+
+/// What the endpoint got last.
+fn last(world: &World) -> Value {
+    serde_json::from_str(&world.received().pop().unwrap().1.body).unwrap()
+}
+
+#[tokio::test]
+async fn content_is_sent_to_who_asked_for_it_for_one_read_and_one_get_more_and_is_kept_nowhere() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let each = [("claim_delivery", 1), ("load_endpoint", 1), ("call_endpoint", 1), ("record_attempt", 1)];
+    let more = [("load_credential", 1), ("read_text", 1)];
+    let cold = [("load_keys", 1), ("open_key", 1)];
+    for calls in [[each.as_slice(), &more, &cold].concat(), [each.as_slice(), &more].concat()] {
+        let (message, _, delivery) = text(&world, &customer, &endpoint, 0).await;
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+        assert_eq!(called(&world), calls.into_iter().collect());
+        let body = last(&world);
+        let content = json!({ "body": BODY, "to": fresh::OWN, "from": TO, "media": [] });
+        assert_eq!((&body["data"]["content"], &body["data"]["content_missing"]), (&content, &Value::Null));
+        assert_eq!((&body["data"]["id"], &body["version"]), (&json!(message.id), &json!(1)));
+        let (_, signed) = world.received().pop().unwrap();
+        let wanted = signature(&[SigningSecret::new([7; 32])], signed.event, signed.at, &signed.body);
+        assert_eq!(signed.signature, wanted);
+        assert!(!format!("{signed:?}").contains(BODY));
+        assert_eq!(row(&world, &delivery).await.status, DeliveryStatus::Delivered);
+    }
+    let opened: Vec<_> = world.openings().iter().map(|opening| opening.purpose).collect();
+    assert_eq!(opened.iter().filter(|purpose| **purpose == Purpose::Send).count(), 1, "{opened:?}");
+    assert!(!world.holds_in_clear(BODY) && !world.holds_in_clear(TO));
+    assert!(world.jobs().iter().all(|job| !format!("{job:?}").contains(BODY)));
+}
+
+#[tokio::test]
+async fn who_did_not_ask_for_content_gets_the_event_as_stored_and_twilio_is_not_asked() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, false).await;
+    let (_, _, delivery) = text(&world, &customer, &endpoint, 1).await;
+    assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+    let calls = [("claim_delivery", 1), ("load_endpoint", 1), ("call_endpoint", 1), ("record_attempt", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
+    assert_eq!(world.received()[0].1.body, delivery.event.body());
+    assert_eq!(last(&world)["data"].get("content").or(last(&world)["data"].get("content_missing")), None);
+}
+
+#[tokio::test]
+async fn media_are_listed_by_one_get_more_with_our_own_addresses() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let (message, _, delivery) = text(&world, &customer, &endpoint, 2).await;
+    handle(&world, vec![delivery.job()]).await;
+    assert_eq!((called(&world)["read_text"], called(&world)["list_media"]), (1, 1));
+    let path = |n| format!("/v1/messages/{}/media/{n}", message.id);
+    let piece = |n| json!({ "n": n, "content_type": "image/jpeg", "path": path(n) });
+    assert_eq!(last(&world)["data"]["content"]["media"], json!([piece(0), piece(1)]));
+}
+
+#[tokio::test]
+async fn an_event_that_is_about_no_message_or_one_that_twilio_never_had_costs_nothing_more() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let test = Event::test(endpoint.id, fresh::dice(&world), world.now());
+    let id = EventId::new(world.now(), fresh::dice(&world));
+    let frozen = Event { id, kind: EventType::SendingFrozen, ..test.clone() };
+    let message = Message { sid: None, ..fresh::inbound(&world, customer.account, world.now()) };
+    let refused = Event::of_message(&message, EventType::MessageFailed);
+    for event in [test, frozen, refused] {
+        let delivery = Delivery::new(endpoint.account, endpoint.id, event, world.now());
+        world.create_delivery(&delivery).await.unwrap();
+        world.forget_calls();
+        handle(&world, vec![delivery.job()]).await;
+        let calls = [("claim_delivery", 1), ("load_endpoint", 1), ("call_endpoint", 1), ("record_attempt", 1)];
+        assert_eq!(called(&world), calls.into_iter().collect());
+        let about_one = delivery.event.kind == EventType::MessageFailed;
+        let missing = about_one.then(|| json!("not_at_twilio"));
+        assert_eq!(last(&world)["data"].get("content_missing"), missing.as_ref());
+    }
+}
+
+/// What happens at Twilio to the message with a SID.
+type Happens<'a> = &'a dyn Fn(&str);
+
+#[tokio::test]
+async fn what_stays_missing_goes_out_at_once_and_says_why() {
+    use connection::Trouble::{Inactive, NotAllowed, Refused};
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let twilio = || world.twilio();
+    let cases: [(&str, Happens<'_>); 5] = [
+        ("gone_at_twilio", &|sid| twilio().delete_text(sid)),
+        ("redacted", &|sid| twilio().redact_text(sid)),
+        ("refused_by_twilio", &|sid| twilio().text_says(sid, Refused)),
+        ("refused_by_twilio", &|sid| twilio().text_says(sid, Inactive)),
+        ("refused_by_twilio", &|sid| twilio().text_says(sid, NotAllowed)),
+    ];
+    for (why, happens) in cases {
+        let (_, sid, delivery) = text(&world, &customer, &endpoint, 0).await;
+        happens(&sid);
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+        let data = last(&world)["data"].clone();
+        assert_eq!((&data["content"], &data["content_missing"]), (&Value::Null, &json!(why)));
+        assert_eq!(row(&world, &delivery).await.status, DeliveryStatus::Delivered);
+    }
+    let (_, _, delivery) = text(&world, &customer, &endpoint, 0).await;
+    let gone = world.remove_credential(&customer.credential, &customer.sid_hash, 0).await;
+    assert_eq!(gone, Ok(true));
+    assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+    assert_eq!(last(&world)["data"]["content_missing"], "not_connected");
+}
+
+#[tokio::test]
+async fn while_twilio_cannot_be_asked_nothing_is_sent_and_the_endpoint_is_not_blamed() {
+    use connection::Trouble::{Busy, Unreachable};
+    for trouble in [Busy, Unreachable] {
+        let world = World::new(1);
+        let (customer, endpoint) = customer(&world, true).await;
+        // Long ago it failed: what Twilio does not answer must not be what disables it.
+        world.note_failing(endpoint.account, endpoint.id, world.now()).await.unwrap();
+        world.advance(FAILS_FOR);
+        let (_, sid, delivery) = text(&world, &customer, &endpoint, 0).await;
+        let good = CarrierText { body: BODY.to_owned(), to: fresh::OWN.to_owned(), from: None, n_media: 0 };
+        world.twilio().text_says(&sid, trouble);
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+        assert_eq!(world.received(), []);
+        let after = row(&world, &delivery).await;
+        let unasked = Answer::None(Trouble::TwilioUnavailable);
+        assert_eq!((after.status, after.attempts[0].result), (DeliveryStatus::Pending, unasked));
+        assert!(stands(&world, &endpoint).await.disabled.is_none());
+        // The hint wakes the next try, which reads again.
+        world.twilio().add_text(customer.credential.account_sid.as_str(), &sid, good, &[]);
+        world.set_now(world.queued().pop().unwrap().ready);
+        assert_eq!(handle(&world, world.take_jobs(QUEUE)).await, [Handled::Done]);
+        assert_eq!(last(&world)["data"]["content"]["body"], BODY);
+        assert_eq!(world.received()[0].1.event, delivery.event.id);
+        assert_eq!(row(&world, &delivery).await.status, DeliveryStatus::Delivered);
+        assert_eq!(stands(&world, &endpoint).await.failing_since, None);
+    }
+}
+
+#[tokio::test]
+async fn the_last_try_goes_without_content_and_resent_it_is_read_again() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let (_, sid, delivery) = text(&world, &customer, &endpoint, 0).await;
+    world.twilio().text_says(&sid, connection::Trouble::Unreachable);
+    handle(&world, vec![delivery.job()]).await;
+    while let Some(next) = row(&world, &delivery).await.next {
+        assert_eq!(world.received(), []);
+        world.set_now(next);
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+    }
+    let after = row(&world, &delivery).await;
+    assert_eq!((after.status, after.tries, world.received().len()), (DeliveryStatus::Delivered, 11, 1));
+    assert_eq!(last(&world)["data"]["content_missing"], "twilio_unavailable");
+    let back = CarrierText { body: BODY.to_owned(), to: fresh::OWN.to_owned(), from: None, n_media: 0 };
+    world.twilio().add_text(customer.credential.account_sid.as_str(), &sid, back, &[]);
+    assert_eq!(world.resend_delivery(&after, world.now()).await, Ok(Resent::Now));
+    assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+    assert_eq!(last(&world)["data"]["content"]["body"], BODY);
+}
+
+#[tokio::test]
+async fn a_retry_reads_again_and_sends_what_the_message_says_by_then_under_the_same_id() {
+    let world = World::new(1);
+    let (customer, endpoint) = customer(&world, true).await;
+    let (_, sid, delivery) = text(&world, &customer, &endpoint, 0).await;
+    world.endpoints_answer([http(503)]);
+    handle(&world, vec![delivery.job()]).await;
+    assert_eq!(last(&world)["data"]["content"]["body"], BODY);
+    world.twilio().delete_text(&sid);
+    world.set_now(row(&world, &delivery).await.next.unwrap());
+    handle(&world, vec![delivery.job()]).await;
+    assert_eq!(last(&world)["data"]["content_missing"], "gone_at_twilio");
+    let received = world.received();
+    assert_eq!((received.len(), received[0].1.event), (2, received[1].1.event));
+    assert!(!world.holds_in_clear(BODY));
+}
+
+#[tokio::test]
+async fn a_fault_of_our_own_before_twilio_is_asked_waits_for_the_next_try_too() {
+    for (method, fault) in [
+        ("load_credential", Fault::transient("DynamoDB is busy")),
+        ("load_keys", Fault::transient("DynamoDB is busy")),
+        ("open_key", Fault::transient("KMS is busy")),
+        ("open_key", Fault::permanent("KMS refuses")),
+    ] {
+        let world = World::new(1);
+        let (customer, endpoint) = customer(&world, true).await;
+        let (_, _, delivery) = text(&world, &customer, &endpoint, 0).await;
+        world.fail_next(method, fault);
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done], "{method}");
+        assert_eq!((world.received(), row(&world, &delivery).await.status), (vec![], DeliveryStatus::Pending));
+        world.set_now(row(&world, &delivery).await.next.unwrap());
+        assert_eq!(handle(&world, vec![delivery.job()]).await, [Handled::Done]);
+        assert_eq!(last(&world)["data"]["content"]["body"], BODY, "{method}");
+    }
 }

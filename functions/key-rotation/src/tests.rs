@@ -103,7 +103,7 @@ async fn snapshots_of_connected_numbers_are_sealed_anew_with_the_profile() {
     let target = Target::parse(fresh::sid(&world, "PN").as_str()).unwrap();
     let key = data_key(&world, account, Purpose::Profile, None).await.unwrap();
     let account_sid = credential.account_sid.clone();
-    let snapshot = Snapshot { account_sid, before: Settings::default(), set: Settings::default() };
+    let snapshot = Snapshot { account_sid, before: Settings::default(), set: Settings::default(), standing: None };
     let connection = Connection {
         account,
         target: target.clone(),
@@ -145,6 +145,7 @@ async fn secrets_of_endpoints_are_sealed_anew_with_the_profile() {
         id,
         url: EndpointUrl::parse("https://example.com/", Reach::Public).unwrap(),
         choice: Choice::All,
+        include_content: false,
         description: String::new(),
         secret: sealed(1),
         previous: vec![

@@ -5,14 +5,14 @@ use http::{StatusCode, header};
 use serde::Serialize;
 use telbuddy::api_key::Scope;
 use telbuddy::connection::Trouble;
-use telbuddy::credential::{Carrier, KeepCredential, LoadKeys, OpenKey, open_carrier};
+use telbuddy::credential::{Carrier, KeepCredential, LoadKeys, OpenKey, load_carrier};
 use telbuddy::edge::{Access, Kind, Problem, Query, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, MessageId};
 use telbuddy::live::Need;
 use telbuddy::message::{
     Content, FetchedMedia, MAX_MEDIA_BYTES, Message, MessageSid, MessageView, ReadContent, ReadMessages, Unavailable,
-    shown_type,
+    read_content, shown_type,
 };
 use telbuddy::session::{KeepSessions, Site, caller};
 use utoipa::OpenApi;
@@ -161,7 +161,7 @@ where
         return Ok(messages.into_iter().map(|message| ShownMessage { message: message.into(), read: None }).collect());
     }
     let sids: Vec<_> = messages.iter().map(|message| message.sid.as_deref().and_then(MessageSid::parse)).collect();
-    let carrier = if sids.iter().any(Option::is_some) { carrier(world, account).await? } else { None };
+    let carrier = if sids.iter().any(Option::is_some) { load_carrier(world, account).await? } else { None };
     let reads: Vec<_> = sids.iter().map(|sid| read(world, carrier.as_ref(), sid.as_ref())).collect();
     let read: Vec<_> = stream::iter(reads).buffered(AT_ONCE).collect().await;
     let one = |(message, read): (Message, Result<Content, Unavailable>)| {
@@ -174,17 +174,6 @@ where
     Ok(messages.into_iter().zip(read).map(one).collect())
 }
 
-/// `None`: no Twilio account is connected.
-async fn carrier<W>(world: &W, account: AccountId) -> Result<Option<Carrier>, Fault>
-where
-    W: KeepCredential + OpenKey + LoadKeys,
-{
-    match world.load_credential(account).await? {
-        Some(stored) => open_carrier(world, &stored).await.map(Some),
-        None => Ok(None),
-    }
-}
-
 async fn read<W: ReadContent>(
     world: &W,
     carrier: Option<&Carrier>,
@@ -192,12 +181,7 @@ async fn read<W: ReadContent>(
 ) -> Result<Content, Unavailable> {
     let sid = sid.ok_or(Unavailable::NotAtTwilioYet)?;
     let carrier = carrier.ok_or(Unavailable::TwilioUnavailable)?;
-    let text = world.read_text(carrier, sid).await?;
-    if text.is_redacted() {
-        return Err(Unavailable::Redacted);
-    }
-    let media = if text.n_media == 0 { Vec::new() } else { world.list_media(carrier, sid).await? };
-    Ok(Content::new(text, media))
+    read_content(world, carrier, sid).await?.ok_or(Unavailable::Redacted)
 }
 
 /// A piece of a message's media.
@@ -228,7 +212,7 @@ where
     let message = load(world, account, id).await?;
     let sid = message.sid.as_deref().and_then(MessageSid::parse).ok_or_else(no_piece)?;
     let n: usize = n.parse().map_err(|_| no_piece())?;
-    let carrier = carrier(world, account).await?.ok_or_else(|| {
+    let carrier = load_carrier(world, account).await?.ok_or_else(|| {
         Problem::new(Kind::NotConnected, "connect a Twilio account first, with PUT /v1/credentials/twilio")
     })?;
     let pieces = world.list_media(&carrier, &sid).await.map_err(problem)?;

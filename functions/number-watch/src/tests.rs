@@ -25,7 +25,7 @@ async fn connected() -> Connected {
     let account_sid = customer.credential.account_sid.clone();
     world.twilio().add_target(account_sid.as_str(), &target, "+14155550100", settings("ours"));
     let key = data_key(&world, customer.account, Purpose::Profile, None).await.unwrap();
-    let snapshot = Snapshot { account_sid, before: settings("theirs"), set: settings("ours") };
+    let snapshot = Snapshot { account_sid, before: settings("theirs"), set: settings("ours"), standing: None };
     let connection = Connection {
         account: customer.account,
         target: target.clone(),

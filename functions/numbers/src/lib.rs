@@ -252,8 +252,9 @@ async fn open<W: OpenKey + LoadKeys>(world: &W, connection: &Connection) -> Resu
 /// Connect a number or a messaging service: texts that arrive come here.
 ///
 /// What stands at Twilio is remembered first, then our webhook is set: `SmsUrl` and `SmsMethod`, and no application in
-/// front of them; for a messaging service `InboundRequestUrl`, `InboundMethod` and `UseInboundWebhookOnNumber`. Nothing
-/// else is touched. A request that was cut off is finished by repeating it.
+/// front of them; for a messaging service `InboundRequestUrl`, `InboundMethod` and `UseInboundWebhookOnNumber`. If this
+/// TelBuddy has a second host, the fallback is set to it too (`SmsFallbackUrl`, `SmsFallbackMethod`; `FallbackUrl`,
+/// `FallbackMethod`). Nothing else is touched. A request that was cut off is finished by repeating it.
 #[utoipa::path(post, path = "/v1/numbers/{sid}/connection", tag = "numbers",
     params(("sid" = String, Path, description = "PN… or MG…"),
         ("dry_run" = Option<bool>, Query, description = "true: only show what would change")),
@@ -275,7 +276,7 @@ where
     let (stored, carrier) = carrier(world, account).await?;
     let known = known(world, account, &target).await?;
     let now = world.read_settings(&carrier, &target).await?;
-    let ours = Settings::ours(target.kind(), &site.origin, &stored.hook);
+    let ours = Settings::ours(target.kind(), &site.origin, site.fallback.as_deref(), &stored.hook);
     let plan = connect(
         &now,
         &ours,
@@ -285,7 +286,8 @@ where
     let known = known.map(|(connection, _)| connection);
     let (changes, state) = match plan {
         Connect::Changed(changes) => return Err(changed(&changes, CHANGED_BEFORE_CONNECT)),
-        Connect::Stands | Connect::Set(_) if dry_run => (now.changes(&ours), known.map(|known| known.state)),
+        Connect::Stands if dry_run => (Vec::new(), known.map(|known| known.state)),
+        Connect::Set(snapshot) if dry_run => (now.changes(&snapshot.set), known.map(|known| known.state)),
         Connect::Stands => {
             if let Some(known) = known.filter(|known| known.state != State::Connected) {
                 update(world, &known.moved(State::Connected, request.now)).await?;
@@ -304,7 +306,11 @@ where
                 world.end_connection(&begun).await?;
             }
             stands(&set?, &snapshot.set)?;
-            update(world, &begun.moved(State::Connected, request.now)).await?;
+            let (mut done, kept) = (begun.moved(State::Connected, request.now), snapshot.settled(&ours));
+            if kept != snapshot {
+                done.snapshot = kept.seal(&key, &target, world.random()?)?;
+            }
+            update(world, &done).await?;
             (now.changes(&snapshot.set), Some(State::Connected))
         }
     };
@@ -364,7 +370,7 @@ fn raced() -> Problem {
 
 /// Twilio answers a change with what stands there then.
 fn stands(now: &Settings, wanted: &Settings) -> Result<(), Problem> {
-    let differ = wanted.changes(now);
+    let differ = wanted.changed_in(now);
     if differ.is_empty() {
         return Ok(());
     }

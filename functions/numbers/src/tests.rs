@@ -2,9 +2,9 @@
 
 use http::Method;
 use serde_json::Value;
-use telbuddy::connection::NUMBER_SETTINGS;
+use telbuddy::connection::{NUMBER_FALLBACK, NUMBER_SETTINGS};
 use telbuddy::credential::{KeepCredential, SaveCredential, Saved};
-use telbuddy::testing::setup::{Customer, called, crash_after, site};
+use telbuddy::testing::setup::{Customer, called, crash_after, site, site_with_fallback};
 use telbuddy::testing::{World, fresh};
 
 use super::*;
@@ -12,8 +12,18 @@ use super::*;
 const THEIRS: [(&str, &str); 3] =
     [("SmsApplicationSid", "AP1"), ("SmsMethod", "GET"), ("SmsUrl", "https://shop.example/sms?key=k#rc=1")];
 
+/// What a shop has for a number of which the first host failed.
+const THEIR_FALLBACK: [(&str, &str); 2] =
+    [("SmsFallbackMethod", "GET"), ("SmsFallbackUrl", "https://shop.example/second?key=k")];
+
 fn settings(pairs: [(&str, &str); 3]) -> Settings {
     Settings(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+}
+
+/// All settings of a shop's number.
+fn all_theirs() -> Settings {
+    let fallback = THEIR_FALLBACK.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Settings(settings(THEIRS).0.into_iter().chain(fallback).collect())
 }
 
 struct Shop {
@@ -58,7 +68,36 @@ impl Shop {
     }
 
     fn ours(&self, target: &Target) -> Settings {
-        Settings::ours(target.kind(), &site().origin, &self.customer.credential.hook)
+        self.ours_at(&site(), target)
+    }
+
+    fn ours_at(&self, site: &Site, target: &Target) -> Settings {
+        Settings::ours(target.kind(), &site.origin, site.fallback.as_deref(), &self.customer.credential.hook)
+    }
+
+    /// Another number, with its fallback set.
+    fn second_number(&self) -> Target {
+        let number = Target::parse(fresh::sid(&self.world, "PN").as_str()).unwrap();
+        let account_sid = self.customer.credential.account_sid.as_str();
+        self.world.twilio().add_target(account_sid, &number, "+14155550101", all_theirs());
+        number
+    }
+
+    async fn ask_at(&self, site: &Site, method: Method, target: &Target, query: &str) -> Reply {
+        let path = format!("/v1/numbers/{}/connection{query}", target.as_str());
+        handle(&self.world, site, self.customer.request(&self.world, method, &path, "")).await
+    }
+
+    /// How the list says that its connection stands.
+    async fn listed(&self, site: &Site, number: &Target) -> Value {
+        let reply = handle(&self.world, site, self.customer.request(&self.world, Method::GET, "/v1/numbers", "")).await;
+        let listed = body(&reply)["data"].as_array().unwrap().clone();
+        listed.iter().find(|one| one["sid"] == number.as_str()).unwrap()["connection"]["state"].clone()
+    }
+
+    /// What the number has once it was connected here: the rest stays the shop's.
+    fn connected(&self, site: &Site, target: &Target) -> Settings {
+        Settings(all_theirs().0.into_iter().chain(self.ours_at(site, target).0).collect())
     }
 
     fn state(&self) -> Option<State> {
@@ -332,4 +371,118 @@ async fn what_stands_at_twilio_is_sealed_here() {
     let shop = shop(1).await;
     shop.connect(&shop.number, "").await;
     assert!(!shop.world.holds_in_clear("shop.example"));
+}
+
+#[tokio::test]
+async fn without_a_second_host_the_fallback_stays_the_customers() {
+    let shop = shop(1).await;
+    let number = shop.second_number();
+    let reply = body(&shop.connect(&number, "").await);
+    assert_eq!(reply["changes"].as_array().unwrap().len(), 3);
+    assert_eq!(shop.at_twilio(&number), shop.connected(&site(), &number));
+    shop.world.twilio().change_setting(&number, "SmsFallbackUrl", "https://other.example/");
+    assert_eq!(shop.connect(&number, "").await.status, StatusCode::OK);
+    assert_eq!(shop.disconnect(&number, "").await.status, StatusCode::OK);
+    shop.world.twilio().change_setting(&number, "SmsFallbackUrl", THEIR_FALLBACK[1].1);
+    assert_eq!(shop.at_twilio(&number), all_theirs());
+}
+
+#[tokio::test]
+async fn with_a_second_host_the_fallback_leads_there_and_is_given_back_too() {
+    let shop = shop(1).await;
+    let (number, two) = (shop.second_number(), site_with_fallback());
+    let reply = body(&shop.ask_at(&two, Method::POST, &number, "?dry_run=true").await);
+    let changes: Vec<_> = reply["changes"].as_array().unwrap().iter().map(|change| change["setting"].clone()).collect();
+    assert_eq!(changes, ["SmsApplicationSid", "SmsFallbackMethod", "SmsFallbackUrl", "SmsMethod", "SmsUrl"]);
+    assert_eq!((shop.at_twilio(&number), shop.state()), (all_theirs(), None));
+    assert_eq!(shop.ask_at(&two, Method::POST, &number, "").await.status, StatusCode::OK);
+    let now = shop.at_twilio(&number);
+    assert_eq!(now, shop.ours_at(&two, &number));
+    let path = format!("/hooks/twilio/{}/messages#rc=2&rp=5xx,ct,rt", shop.customer.credential.hook.reveal());
+    assert_eq!(now.0["SmsUrl"], format!("https://api.example.com{path}"));
+    assert_eq!(now.0["SmsFallbackUrl"], format!("https://second.example.net{path}"));
+    assert_eq!(now.0["SmsFallbackMethod"], "POST");
+    // Another fallback is a change like any other.
+    shop.world.twilio().change_setting(&number, "SmsFallbackUrl", "https://other.example/");
+    for method in [Method::POST, Method::DELETE] {
+        let reply = shop.ask_at(&two, method, &number, "").await;
+        assert_eq!(problem(&reply), (409, "number-changed".to_owned()));
+        let errors = body(&reply)["errors"].clone();
+        assert_eq!((errors.as_array().unwrap().len(), &errors[0]["field"]), (1, &"SmsFallbackUrl".into()));
+    }
+    shop.world.twilio().change_setting(&number, "SmsFallbackUrl", &now.0["SmsFallbackUrl"]);
+    assert_eq!(shop.ask_at(&two, Method::DELETE, &number, "").await.status, StatusCode::OK);
+    assert_eq!((shop.at_twilio(&number), shop.counted()), (all_theirs(), 0));
+
+    assert_eq!(shop.ask_at(&two, Method::POST, &shop.service, "").await.status, StatusCode::OK);
+    let service = shop.at_twilio(&shop.service);
+    assert_eq!(service.0["FallbackUrl"], format!("https://second.example.net{path}"));
+    assert_eq!(NUMBER_FALLBACK.map(|(form, _)| form), THEIR_FALLBACK.map(|(form, _)| form));
+}
+
+/// A crash at every await point of connecting anew after a second host was configured, and after it was not any more:
+/// repeated, each ends as if nothing had happened, and what stood there before us comes back.
+#[tokio::test]
+async fn a_second_host_can_come_and_go_and_a_crash_anywhere_forgets_nothing() {
+    let (one, two) = (site(), site_with_fallback());
+    for polls in 0..40 {
+        for (first, then) in [(&one, &two), (&two, &one)] {
+            let shop = shop(polls).await;
+            let number = shop.second_number();
+            assert_eq!(shop.ask_at(first, Method::POST, &number, "").await.status, StatusCode::OK);
+            assert_eq!(shop.listed(then, &number).await, "connected", "a host that is configured is no drift");
+            let _ = crash_after(usize::try_from(polls).unwrap(), shop.ask_at(then, Method::POST, &number, ""));
+            // Given up half-way, it is given back as it was.
+            if polls % 2 == 1 {
+                let reply = shop.ask_at(then, Method::DELETE, &number, "").await;
+                assert_eq!(reply.status, StatusCode::OK, "{polls}: {}", reply.body);
+                assert_eq!((shop.at_twilio(&number), shop.counted()), (all_theirs(), 0), "{polls}");
+                continue;
+            }
+            let again = shop.ask_at(then, Method::POST, &number, "").await;
+            assert_eq!(again.status, StatusCode::OK, "{polls}: {}", again.body);
+            assert_eq!(
+                (shop.at_twilio(&number), shop.state()),
+                (shop.connected(then, &number), Some(State::Connected))
+            );
+            // And stands: nothing is written again.
+            let writes = shop.world.twilio().writes();
+            assert_eq!(shop.ask_at(then, Method::POST, &number, "").await.status, StatusCode::OK);
+            assert_eq!(shop.world.twilio().writes(), writes, "{polls}");
+            if then.fallback.is_none() {
+                // Theirs again, so that they may change it.
+                shop.world.twilio().change_setting(&number, "SmsFallbackMethod", "POST");
+                assert_eq!(shop.listed(then, &number).await, "connected");
+                shop.world.twilio().change_setting(&number, "SmsFallbackMethod", THEIR_FALLBACK[0].1);
+            }
+            assert_eq!(shop.ask_at(then, Method::DELETE, &number, "").await.status, StatusCode::OK);
+            assert_eq!(shop.at_twilio(&number), all_theirs(), "{polls}");
+        }
+    }
+}
+
+/// The plan was written down and Twilio did not take it, certainly or perhaps.
+#[tokio::test]
+async fn a_second_host_that_twilio_did_not_take_can_be_asked_for_again() {
+    let two = site_with_fallback();
+    for trouble in [Trouble::Busy, Trouble::Rejected(Some(21502)), Trouble::Unreachable] {
+        let shop = shop(1).await;
+        let number = shop.second_number();
+        shop.connect(&number, "").await;
+        let fails = async || {
+            shop.world.twilio().no_trouble_next();
+            shop.world.twilio().trouble_next(trouble);
+            assert!(!shop.ask_at(&two, Method::POST, &number, "").await.status.is_success());
+            assert_eq!(
+                (shop.at_twilio(&number), shop.state()),
+                (shop.connected(&site(), &number), Some(State::Connecting))
+            );
+        };
+        fails().await;
+        fails().await;
+        assert_eq!(shop.ask_at(&two, Method::POST, &number, "").await.status, StatusCode::OK, "{trouble:?}");
+        assert_eq!(shop.at_twilio(&number), shop.ours_at(&two, &number));
+        assert_eq!(shop.ask_at(&two, Method::DELETE, &number, "").await.status, StatusCode::OK);
+        assert_eq!(shop.at_twilio(&number), all_theirs(), "{trouble:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
-use telbuddy::inbound::signature::{Presented, SigningKeys, as_signed, verified};
+use telbuddy::inbound::signature::{Presented, SigningKeys, as_signed, verified_at_either};
 use telbuddy::inbound::{Arrived, NotAnEvent};
 use telbuddy::live::Need;
 use telbuddy::opt_out::{PlatformWord, RecordPlatformWord};
@@ -35,18 +35,19 @@ where
         }
         let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
         // From configuration and the raw path, never from Host: what a proxy does to the request must not count.
-        let url = format!("{}{}{query}", as_signed(&site.origin), request.path);
+        let url = |origin: &str| format!("{}{}{query}", as_signed(origin), request.path);
+        let (first, second) = (url(&site.origin), site.fallback.as_deref().map(url));
         let presented = Presented {
             signature: request.header("x-twilio-signature"),
             // No shared key signs here: a request that names one is refused.
             shared_key_settings: request.header("x-twilio-webhooks-signature-settings"),
-            url: &url,
+            url: &first,
             content_type: request.header(http::header::CONTENT_TYPE),
             body: &request.body,
         };
         let tokens: Vec<_> = platform.twilio_auth_tokens.iter().map(ExposeSecret::expose_secret).collect();
         let keys = SigningKeys { auth_tokens: &tokens, shared_key: None };
-        let params = verified(&presented, &keys).map_err(|rejection| {
+        let params = verified_at_either(&presented, second.as_deref(), &keys).map_err(|rejection| {
             tracing::warn!(request.id = %request.id, cause = %rejection, "a webhook of the platform's number is refused");
             Problem::new(Kind::BadSignature, "the signature does not fit this address and the platform's Auth Token")
         })?;

@@ -6,7 +6,7 @@ use http::{HeaderName, Method, header};
 use telbuddy::fault::Fault;
 use telbuddy::inbound::signature::sign;
 use telbuddy::opt_out::ReadPlatformOptOut;
-use telbuddy::testing::setup::{called, request, site, with_header};
+use telbuddy::testing::setup::{called, request, site, site_with_fallback, with_header};
 use telbuddy::testing::{World, fresh};
 
 use super::*;
@@ -200,4 +200,23 @@ async fn what_is_not_stored_is_not_acknowledged_and_the_repeat_makes_up_for_it()
     let world = world();
     world.fail_next("platform", Fault::transient("busy"));
     assert_eq!(said(&world, 1, "STOP").await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_stop_at_the_second_host_counts_if_there_is_one() {
+    let world = world();
+    let origin = "https://second.example.net";
+    let sid = sid(1);
+    let pairs = [("MessageSid", &*sid), ("From", FROM), ("To", "+15005550006"), ("Body", "STOP")];
+    let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+    let asked = || {
+        let request = request(&world, Method::POST, PATH, &form);
+        let request = with_header(request, header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        with_header(request, SIGNATURE, &sign(TOKEN, &format!("{origin}{PATH}"), &pairs))
+    };
+    assert_eq!(handle(&world, &site(), asked()).await.status, StatusCode::FORBIDDEN);
+    assert!(!has_stopped(&world).await);
+    assert_eq!(handle(&world, &site_with_fallback(), asked()).await.status, StatusCode::OK);
+    assert!(has_stopped(&world).await);
 }

@@ -2,10 +2,10 @@
 //! not, has the account's endpoints told what happened to it up to then, and what failed counted.
 
 use futures::future::join_all;
-use telbuddy::endpoint::{Delivery, LoadToTell, told_at_posting};
+use telbuddy::endpoint::{Delivery, LoadToTell, ToTell, told_at_posting};
 use telbuddy::fault::Fault;
 use telbuddy::ids::EntryId;
-use telbuddy::ledger::{JournalItem, PostOutcome, Posted, Settlement, failure_at_posting, settle};
+use telbuddy::ledger::{Entry, PostOutcome, Posted, Settlement, failure_at_posting, settle};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Handled, Job, Queue};
 
@@ -38,18 +38,20 @@ where
     let Job::Post { account, message } = job else {
         return Err(Fault::permanent("this queue takes outcomes only"));
     };
-    let Some((message, listeners)) = world.load_to_tell(account, message).await? else { return Ok(()) };
+    let Some(ToTell { message, listeners, zone }) = world.load_to_tell(account, message).await? else {
+        return Ok(());
+    };
     let now = world.now();
     let told = listeners.deliveries(account, &told_at_posting(&message), now);
-    let failure = match failure_at_posting(&message) {
-        Some(event) => Some(JournalItem { id: EntryId::new(now, world.dice()?), event }),
+    let failure = match failure_at_posting(&message, &zone) {
+        Some(event) => Some(Entry::failure(EntryId::new(now, world.dice()?), event, now, &zone)),
         None => None,
     };
     let failure = failure.as_ref();
-    match settle(&message) {
+    match settle(&message, &zone) {
         Settlement::Charge(event) => {
-            let item = JournalItem { id: EntryId::new(now, world.dice()?), event };
-            match world.post_charge(&message, item, now, &told, failure).await? {
+            let entry = Entry::charge(EntryId::new(now, world.dice()?), event, now, &zone);
+            match world.post_charge(&message, entry, now, &told, failure).await? {
                 Posted::Charged => wake(world, &told).await,
                 Posted::Before => {}
                 Posted::SidTaken => {

@@ -5,7 +5,7 @@ use telbuddy::endpoint::{
     delivery_shard, told_by_change,
 };
 use telbuddy::ids::EndpointId;
-use telbuddy::ledger::{Allowance, JOURNAL_SHARDS, MicroCredits, RollUpUsage, UsageKind, failure_by_change};
+use telbuddy::ledger::{JOURNAL_SHARDS, MicroCredits, RollUpUsage, UsageKind, failure_by_change};
 use telbuddy::message::{Message, Outcome, Reason, RecordInbound, RecordOutcome, Report, Status, apply_report};
 use telbuddy::seal::Sealed;
 use telbuddy::testing::World;
@@ -35,9 +35,9 @@ async fn message_after(world: &World, outcome: &Outcome) -> Message {
 
 /// Credits that are free, reserved and spent, of 100.
 fn credits(world: &World, message: &Message) -> (u64, u64, u64) {
-    let Allowance { available, held, used, .. } = world.allowance(message.account).unwrap();
+    let allowance = world.allowance(message.account).unwrap();
     let whole = |credits: MicroCredits| credits.0 / 1_000_000;
-    (whole(available), whole(held), whole(used))
+    (whole(allowance.available()), whole(allowance.held), whole(allowance.used))
 }
 
 #[tokio::test]
@@ -51,8 +51,8 @@ async fn what_twilio_took_is_charged_once_with_one_read_and_one_transaction() {
     world.forget_calls();
     assert_eq!(handle(&world, vec![post_of(&message)]).await, [Handled::Done]);
     assert_eq!(called(&world), [("load_to_tell", 1)].into_iter().collect());
-    let entries = world.entries(message.account);
-    assert_eq!((entries.len(), entries[0].event.sid.as_str(), entries[0].event.units), (1, SID, 1));
+    let charges = world.charges(message.account);
+    assert_eq!((charges.len(), charges[0].1.sid.as_str(), charges[0].1.units), (1, SID, 1));
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn what_was_never_sent_gives_its_hold_back_once_and_leaves_no_entry() {
         let message = message_after(&world, &outcome).await;
         for _ in 0..2 {
             assert_eq!(handle(&world, vec![post_of(&message)]).await, [Handled::Done]);
-            assert_eq!((credits(&world, &message), world.entries(message.account).len()), ((100, 0, 0), 0));
+            assert_eq!((credits(&world, &message), world.charges(message.account).len()), ((100, 0, 0), 0));
         }
         assert_eq!(called(&world)["post_release"], 1, "{outcome:?}");
         assert!(row(&world, &message).settled);
@@ -88,7 +88,7 @@ async fn copies_of_a_job_at_the_same_time_charge_once() {
         let copies = || vec![post_of(&message), post_of(&message), post_of(&message)];
         let (one, two) = tokio::join!(handle(&world, copies()), handle(&world, copies()));
         assert_eq!((one, two), (vec![Handled::Done; 3], vec![Handled::Done; 3]));
-        assert_eq!((credits(&world, &message), world.entries(message.account).len()), ((99, 0, 1), 1));
+        assert_eq!((credits(&world, &message), world.charges(message.account).len()), ((99, 0, 1), 1));
     }
 }
 
@@ -117,7 +117,7 @@ async fn a_text_that_arrived_is_an_entry_that_costs_nothing() {
     let message = fresh::inbound(&world, account, world.now());
     world.record_inbound(&message, world.now()).await.unwrap();
     assert_eq!(handle(&world, vec![post_of(&message)]).await, [Handled::Done]);
-    assert_eq!((credits(&world, &message), world.entries(account).len()), ((100, 0, 0), 1));
+    assert_eq!((credits(&world, &message), world.charges(account).len()), ((100, 0, 0), 1));
     assert_eq!((row(&world, &message).status, row(&world, &message).settled), (Status::Received, true));
 }
 
@@ -146,7 +146,7 @@ async fn one_sid_is_charged_once_and_the_second_message_gets_its_hold_back() {
     }
     for _ in 0..2 {
         assert_eq!(handle(&world, messages.iter().map(post_of).collect()).await, [Handled::Done; 2]);
-        assert_eq!((credits(&world, &messages[0]), world.entries(customer.account).len()), ((99, 0, 1), 1));
+        assert_eq!((credits(&world, &messages[0]), world.charges(customer.account).len()), ((99, 0, 1), 1));
     }
 }
 
@@ -158,6 +158,7 @@ async fn listening(world: &World, account: telbuddy::ids::AccountId, words: &[&s
         id,
         url: EndpointUrl::parse("https://example.com/", Reach::Public).unwrap(),
         choice: Choice::parse(words).unwrap(),
+        include_content: false,
         description: String::new(),
         secret: Sealed(vec![1]),
         previous: Vec::new(),
@@ -222,7 +223,8 @@ async fn a_status_at_the_same_time_is_told_by_exactly_one_of_both() {
         let report = Report { sid: SID.to_owned(), status: Status::Delivered, error_code: None };
         let reporting = async {
             loop {
-                let (held, listeners) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+                let found = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+                let ToTell { message: held, listeners, .. } = found;
                 let after = apply_report(&held, &report, world.now()).unwrap();
                 let told = told_by_change(&held, &after);
                 let told = listeners.deliveries(message.account, &told, world.now());
@@ -245,7 +247,8 @@ async fn failures(world: &World) -> Vec<Option<u32>> {
     let mut found = Vec::new();
     for shard in 0..JOURNAL_SHARDS {
         let items = world.load_journal(shard, 200).await.unwrap().into_iter();
-        found.extend(items.filter(|item| item.event.kind == UsageKind::FailedMessages).map(|item| item.event.error));
+        let events = items.filter_map(|entry| entry.usage);
+        found.extend(events.filter(|event| event.kind == UsageKind::FailedMessages).map(|event| event.error));
     }
     found
 }
@@ -271,10 +274,12 @@ async fn what_does_not_arrive_is_charged_once_and_counted_as_failed_once() {
             for status in [Status::Undelivered, Status::Failed] {
                 let report = Report { sid: SID.to_owned(), status, error_code: Some(30_003) };
                 loop {
-                    let (held, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+                    let found = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+                    let ToTell { message: held, zone, .. } = found;
                     let Some(after) = apply_report(&held, &report, world.now()) else { break };
-                    let event = failure_by_change(&held, &after);
-                    let failure = event.map(|event| JournalItem { id: EntryId::new(world.now(), 7), event });
+                    let event = failure_by_change(&held, &after, &zone);
+                    let now = world.now();
+                    let failure = event.map(|event| Entry::failure(EntryId::new(now, 7), event, now, &zone));
                     if world.update_and_tell(&after, None, &[], failure.as_ref()).await.unwrap() {
                         break;
                     }

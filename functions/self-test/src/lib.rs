@@ -6,7 +6,7 @@ use telbuddy::credential::{HookSecret, KeepCredential, LoadKeys, OpenKey, data_k
 use telbuddy::fault::Fault;
 use telbuddy::live::Need;
 use telbuddy::platform::{Clock, EnqueueJob, Handled, Job, Queue};
-use telbuddy::quarantine::{Facts, Failure, QuarantineWebhook, RouteKind, count_and_tell};
+use telbuddy::quarantine::{Cause, Facts, Failure, QuarantineWebhook, RouteKind, count_and_tell};
 use telbuddy::routine::{CallSelf, FindDueRoutines, Routine, SelfCall, TEST_SOON, failed};
 use telbuddy::seal::Purpose;
 use telbuddy::session::Site;
@@ -21,7 +21,8 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::Keys, Need::Queues, Need::Site]
 ///
 /// AWS calls for each: 1 read, 1 write; once in five minutes and key 1 read and 1 KMS call with its entry in the access
 /// log; a test that fails costs 1 update of the quarantine more, and if the owner is told of it, 1 queue message and 1
-/// update. HTTP: 1 POST to our own address; 1 more if the first was not answered as it should.
+/// update. HTTP: 1 POST to our own address; 1 more if the first was not answered as it should. With a second host all of
+/// that at both, at the same time.
 pub async fn handle<W>(world: &W, site: &Site, jobs: Vec<Job>) -> Vec<Handled>
 where
     W: KeepCredential + OpenKey + LoadKeys + CallSelf + QuarantineWebhook + FindDueRoutines + EnqueueJob + Clock + Sync,
@@ -46,20 +47,26 @@ where
     let Some(stored) = world.load_credential(account).await? else { return Ok(()) };
     let key = data_key(world, account, Purpose::Hook, Some(stored.verify.key_version()?)).await?;
     let secret = HookSecret::open(&stored.verify, &key)?;
-    let call = SelfCall::new(&site.origin, &stored, &secret);
-    let mut cause = failed(world.call_self(&call).await);
-    if cause.is_some() {
-        // A moment of a network is no news.
-        cause = failed(world.call_self(&call).await);
-    }
+    let calls = site.hook_origins().map(|origin| SelfCall::new(origin, &stored, &secret));
+    let causes = join_all(calls.map(async |call| {
+        let cause = try_twice(world, &call).await?;
+        Some(if call.origin == site.origin { cause } else { Cause::SelfTestFallback })
+    }));
+    let causes: Vec<_> = causes.await.into_iter().flatten().collect();
     let now = world.now();
-    if let Some(cause) = cause {
+    let facts = Facts::of(&stored, RouteKind::SelfTest, (true, matches!(secret, HookSecret::SharedKey(..))), now);
+    for cause in &causes {
         tracing::warn!(account.id = %account, cause = cause.code(), "an account's webhook did not pass its test");
-        let facts = Facts::of(&stored, RouteKind::SelfTest, (true, call.settings.is_some()), now);
-        count_and_tell(world, &Failure { account, cause, at: now, facts }).await?;
+        count_and_tell(world, &Failure { account, cause: *cause, at: now, facts }).await?;
     }
-    let wait = if cause.is_some() { TEST_SOON } else { Routine::SelfTest.every() };
+    let wait = if causes.is_empty() { Routine::SelfTest.every() } else { TEST_SOON };
     world.do_routine_at(account, Routine::SelfTest, now + wait).await
+}
+
+/// What is wrong with one address; a moment of a network is no news.
+async fn try_twice<W: CallSelf>(world: &W, call: &SelfCall) -> Option<Cause> {
+    failed(world.call_self(call).await)?;
+    failed(world.call_self(call).await)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use telbuddy::alert::Alert;
 use telbuddy::quarantine::{Cause, ReadQuarantine};
-use telbuddy::testing::setup::{Customer, called, site};
+use telbuddy::testing::setup::{Customer, called, site, site_with_fallback};
 use telbuddy::testing::{World, fresh};
 
 use super::*;
@@ -112,4 +112,29 @@ async fn a_shared_key_signs_its_test_too() {
     let params = [("AccountSid".to_owned(), customer.credential.account_sid.as_str().to_owned())];
     assert_eq!(call.signature, telbuddy::inbound::signature::sign_with_shared_key("shared", &url, &params));
     assert!(fresh::OWN.starts_with('+') && !call.form.contains("shared"));
+}
+
+#[tokio::test]
+async fn a_second_host_is_tested_too_and_each_says_for_itself_what_is_wrong() {
+    let well = Some(204);
+    for (first, second, causes) in [
+        ([well, well], [well, well], vec![]),
+        ([well, well], [None, None], vec![Cause::SelfTestFallback]),
+        ([well, well], [Some(403), Some(403)], vec![Cause::SelfTestFallback]),
+        ([well, well], [None, well], vec![]),
+        ([None, None], [well, well], vec![Cause::SelfTestUnanswered]),
+        ([Some(403), Some(403)], [None, None], vec![Cause::SelfTestFallback, Cause::SelfTestRefused]),
+    ] {
+        let world = World::new(1);
+        let customer = Customer::new(&world).await;
+        world.answer_self_at("https://api.example.com", &first);
+        world.answer_self_at("https://second.example.net", &second);
+        let job = Job::SelfTest { account: customer.account };
+        assert_eq!(handle(&world, &site_with_fallback(), vec![job]).await, [Handled::Done]);
+        let mut found: Vec<_> = world.read_quarantine(customer.account, world.now()).await.unwrap();
+        found.sort_by_key(|record| record.cause.code());
+        assert_eq!(found.iter().map(|record| record.cause).collect::<Vec<_>>(), causes, "{first:?} {second:?}");
+        assert_eq!(due_in(&world, &customer), if causes.is_empty() { 24 } else { 1 });
+        assert_eq!(world.take_jobs(Queue::Mail).len(), causes.len());
+    }
 }

@@ -10,7 +10,7 @@ use telbuddy::credential::{LoadKeys, OpenKey, data_key};
 use telbuddy::edge::{Fields, Kind, Problem, Reply, Request};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, BatchId, MessageId};
-use telbuddy::ledger::{MicroCredits, PRICES};
+use telbuddy::ledger::MicroCredits;
 use telbuddy::message::segments::Encoding;
 use telbuddy::message::{
     self, Batch, Chunk, ChunkRecorded, Direction, Draft, Held, HeldBy, IDEMPOTENCY_LIFE, Idempotency, IdempotencyKey,
@@ -141,7 +141,9 @@ where
     }
     match (&recipients, &words, earlier) {
         (Recipients::One(_), _, Some(earlier)) => return Ok(again(earlier)),
-        (Recipients::One(to), Words::Body(body), None) => decide(&facts, to, draft.quote(body), request.now)?,
+        (Recipients::One(to), Words::Body(body), None) => {
+            decide(&facts, to, draft.quote(body, request.now), request.now)?;
+        }
         // What it says is sealed: what that costs is decided when it is open.
         (Recipients::One(to), Words::Template(..), None) => {
             check_gate(&facts.gate)?;
@@ -167,7 +169,7 @@ where
                 }
                 (Words::Template(..), None) => return Err(no_text().into()),
             };
-            let row = sender.draft.row(to, body);
+            let row = sender.draft.row(to, body, request.now);
             decide(&sender.facts, &row.to, row.quote, request.now)?;
             sender.one(world, &row).await
         }
@@ -334,7 +336,7 @@ impl Accepting {
             Some(sealed) => Some(Text::open(sealed, &opens(world, &self.payload_key, sealed).await?, batch.id)?),
             None => None,
         };
-        let Rows { rows, unfilled } = self.rows(recipients, words, text.as_ref())?;
+        let Rows { rows, unfilled } = self.rows(recipients, words, text.as_ref(), batch.created)?;
         for _ in 0..MOST_CHUNKS {
             let left = rows.get(batch.outcomes.len()..).unwrap_or_default();
             if left.is_empty() {
@@ -361,13 +363,19 @@ impl Accepting {
         Err(Problem::from(Fault::transient("a request for many kept meeting others; the same key goes on with it")))
     }
 
-    /// Each recipient with its text, or why there is none.
-    fn rows(&self, recipients: &[Recipient], words: &Words, text: Option<&Text>) -> Result<Rows, Fault> {
+    /// Each recipient with its text, or why there is none. The prices are those of the time when the request `began`.
+    fn rows(
+        &self,
+        recipients: &[Recipient],
+        words: &Words,
+        text: Option<&Text>,
+        began: Timestamp,
+    ) -> Result<Rows, Fault> {
         let numbers = parse_rows(recipients.iter().map(|row| row.to.as_str()), self.facts.gate.home);
         let mut unfilled = BTreeMap::new();
         let rows = match (words, text) {
             (Words::Body(body), _) => {
-                let (quote, body) = (self.draft.quote(body), Arc::new(body.clone()));
+                let (quote, body) = (self.draft.quote(body, began), Arc::new(body.clone()));
                 let row = |to| message::Row { to, body: Arc::clone(&body), quote };
                 numbers.into_iter().map(|to| to.map(row)).collect()
             }
@@ -375,7 +383,7 @@ impl Accepting {
                 let row = |(at, (to, row)): (usize, (Result<E164, RowOutcome>, &Recipient))| {
                     let to = to?;
                     match text.fill(Values { shared, own: Some(&row.fields) }) {
-                        Ok(body) => Ok(self.draft.row(to, body)),
+                        Ok(body) => Ok(self.draft.row(to, body, began)),
                         Err(why) => {
                             let outcome = RowOutcome::from(&why);
                             unfilled.insert(at, why);
@@ -459,11 +467,12 @@ impl Accepting {
             segments: quote.segments.segments,
             encoding: Some(quote.segments.encoding),
             held: quote.hold,
-            price_version: PRICES.version.to_owned(),
+            price_version: quote.price_version.to_owned(),
             error_code: None,
             reason: None,
             attempts: 0,
             settled: false,
+            released: false,
             settling: None,
             created: now,
             valid_until: held.map_or(now, |held| held.until) + draft.validity,

@@ -152,7 +152,7 @@ impl Asked {
         let keys = keys.ok_or(Fault::permanent("the account has no data key"))?;
         let key = world.open_key(keys, Some(sealed.key_version().map_err(Fault::from)?)).await?;
         let payload = Payload::open(&sealed, &key, held.id)?;
-        let (row, draft) = draft_again(&held, &payload)?;
+        let (row, draft) = draft_again(&held, &payload, request.now)?;
         let facts = self.facts.clone();
         decide_sending(&facts, &row.to, row.quote, request.now)?;
         let accepting = Accepting {

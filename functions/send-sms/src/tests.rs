@@ -108,7 +108,7 @@ async fn credit_that_is_used_up_between_the_read_and_the_write_accepts_no_more_t
     for seed in 0..20 {
         let world = World::new(seed);
         let customer = Customer::new(&world).await;
-        world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(1));
+        world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(1).plus());
         let (one, two) = tokio::join!(sent(&world, &customer, "a"), sent(&world, &customer, "b"));
         let mut statuses = [one.status.as_u16(), two.status.as_u16()];
         statuses.sort_unstable();
@@ -321,7 +321,7 @@ fn body_of(reply: &Reply) -> Value {
 
 /// Gives a customer means for many messages.
 fn enrich(world: &World, customer: &Customer) {
-    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(10_000));
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(10_000).plus());
     world.change_gate(customer.account, |gate| gate.daily_ceiling = 10_000);
 }
 
@@ -329,7 +329,7 @@ fn enrich(world: &World, customer: &Customer) {
 async fn an_array_gives_a_result_for_each_recipient() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(2));
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(2).plus());
     let recipients = [TO, "nonsense", "(415) 555-2671", "+442071838750", "+14155552672", "+14155552673"];
     let ask = to_many(&recipients.map(str::to_owned));
     let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask)).await;
@@ -399,7 +399,7 @@ async fn credit_that_is_used_up_meanwhile_refuses_the_last_rows_and_no_more() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
     enrich(&world, &customer);
-    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(100));
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(100).plus());
     let ask = to_many(&numbers(120));
     let (first, second) = (posting(&world, &customer, "a", &ask), posting(&world, &customer, "b", &ask));
     let site = site();
@@ -689,7 +689,7 @@ async fn a_template_that_the_credit_does_not_cover_is_refused_with_the_figures()
     let customer = Customer::new(&world).await;
     let stored = template(&world, &customer, "{{a}}").await;
     let ask = |n| with_template(&stored, &json!(TO), &json!({ "a": "x".repeat(n) }));
-    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(1));
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(1).plus());
     let reply = handle(&world, &site(), posting(&world, &customer, "a", &ask(161))).await;
     assert_eq!(reply.status, StatusCode::PAYMENT_REQUIRED, "{}", reply.body);
     world.change_gate(customer.account, |gate| gate.connected = false);
@@ -1017,9 +1017,9 @@ mod deciding {
         let world = World::new(1);
         let customer = Customer::new(&world).await;
         let message = given_up(&world, &customer, true).await;
-        world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits(0));
+        world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits(0).plus());
         assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 402);
-        world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(1));
+        world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(1).plus());
         world.stop(customer.account, Stop::CredentialRefused);
         assert_eq!(decide(&world, &customer, &message, "resend", "k").await.0, 403);
         assert_eq!((row(&world, &message), has_payload(&world, &message)), (message.clone(), true));

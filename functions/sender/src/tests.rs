@@ -367,7 +367,7 @@ async fn an_outcome_that_could_not_be_stored_is_settled_by_the_callback_and_char
     let item = fresh::charge(&world, &delivered, world.now());
     assert_eq!(world.post_charge(&delivered, item.clone(), world.now(), &[], None).await, Ok(Posted::Charged));
     assert_eq!(world.post_charge(&delivered, item, world.now(), &[], None).await, Ok(Posted::Before));
-    assert_eq!(world.entries(customer.account).len(), 1);
+    assert_eq!(world.charges(customer.account).len(), 1);
 }
 
 #[tokio::test]
@@ -714,7 +714,7 @@ async fn to_numbers(world: &World, customer: &Customer, numbers: impl Iterator<I
 
 async fn customer_with_credit(world: &World, daily_ceiling: u64) -> Customer {
     let customer = Customer::new(world).await;
-    world.change_allowance(customer.account, |allowance| allowance.available = MicroCredits::whole(100_000));
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits::whole(100_000).plus());
     world.change_gate(customer.account, |gate| gate.daily_ceiling = daily_ceiling);
     customer
 }

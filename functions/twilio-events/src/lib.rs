@@ -1,11 +1,11 @@
 //! Queue `twilio-events`: applies what Twilio told us, once, in whatever order it comes.
 
 use futures::future::join_all;
-use telbuddy::endpoint::{Delivery, LoadToTell, UpdateAndTell, told_by_change};
+use telbuddy::endpoint::{Delivery, LoadToTell, ToTell, UpdateAndTell, told_by_change};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, EntryId, MessageId};
 use telbuddy::inbound::{News, TwilioEvent};
-use telbuddy::ledger::{JournalItem, PRICES, failure_by_change};
+use telbuddy::ledger::{Entry, failure_by_change, prices_at};
 use telbuddy::live::Need;
 use telbuddy::message::{
     Adopted, Direction, LOOK_AGAIN, Message, RecordInbound, Report, Seen, SettleMessage, Status, apply_report,
@@ -69,7 +69,7 @@ where
 {
     let mut id = id;
     for _ in 0..8 {
-        let Some((held, listeners)) = world.load_to_tell(account, id).await? else {
+        let Some(ToTell { message: held, listeners, zone }) = world.load_to_tell(account, id).await? else {
             tracing::warn!(message.id = %id, "a status for a message that is not there");
             return Ok(());
         };
@@ -77,8 +77,8 @@ where
         let Some(message) = apply_report(&held, report, now) else { return Ok(()) };
         let due = (!message.settled).then_some(now + LOOK_AGAIN);
         let told = listeners.deliveries(account, &told_by_change(&held, &message), now);
-        let failure = match failure_by_change(&held, &message) {
-            Some(event) => Some(JournalItem { id: EntryId::new(now, world.dice()?), event }),
+        let failure = match failure_by_change(&held, &message, &zone) {
+            Some(event) => Some(Entry::failure(EntryId::new(now, world.dice()?), event, now, &zone)),
             None => None,
         };
         let failure = failure.as_ref();
@@ -127,6 +127,7 @@ where
     else {
         return Ok(());
     };
+    let prices = prices_at(at);
     let message = Message {
         id,
         account,
@@ -140,12 +141,13 @@ where
         country,
         segments,
         encoding: None,
-        held: PRICES.message(Direction::Inbound, format, segments),
-        price_version: PRICES.version.to_owned(),
+        held: prices.message(Direction::Inbound, format, segments),
+        price_version: prices.version.to_owned(),
         error_code: None,
         reason: None,
         attempts: 0,
         settled: false,
+        released: false,
         settling: None,
         created: at,
         held_until: None,

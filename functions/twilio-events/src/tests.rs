@@ -322,7 +322,8 @@ async fn a_failure_after_posting_is_counted_once_with_its_write() {
         let mut failed = 0;
         for shard in 0..JOURNAL_SHARDS {
             let items = world.load_journal(shard, 200).await.unwrap();
-            failed += items.iter().filter(|item| item.event.kind == UsageKind::FailedMessages).count();
+            let failures = items.iter().filter_map(|entry| entry.usage.as_ref());
+            failed += failures.filter(|event| event.kind == UsageKind::FailedMessages).count();
         }
         assert_eq!(failed, 1, "seed {seed}");
     }

@@ -5,7 +5,9 @@ use telbuddy::credential::{FindHook, FoundHook, HookSecret, OpenKey};
 use telbuddy::edge::{Access, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
 use telbuddy::ids::{CallId, MessageId};
-use telbuddy::inbound::signature::{Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified};
+use telbuddy::inbound::signature::{
+    Params, Presented, Rejection, SigningKeys, Verified, as_signed, verified_at_either,
+};
 use telbuddy::inbound::{Arrived, News, NotAnEvent, TwilioEvent, call_news, call_sid, status_news};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, EnqueueJob, Job};
@@ -134,8 +136,8 @@ fn bad_signature() -> Problem {
     )
 }
 
-/// The parameters, once Twilio's signature over the exact public URL fits one of the account's secrets: the current one,
-/// or in a rotation the one before. Why not, otherwise.
+/// The parameters, once Twilio's signature over the exact public URL, or that of the second host, fits one of the
+/// account's secrets: the current one, or in a rotation the one before. Why not, otherwise.
 async fn check_signature<W: OpenKey>(
     world: &W,
     site: &Site,
@@ -145,11 +147,12 @@ async fn check_signature<W: OpenKey>(
     let stored = &found.credential;
     let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
     // From configuration and the raw path, never from Host: what a proxy does to the request must not count.
-    let url = format!("{}{}{query}", as_signed(&site.origin), request.path);
+    let url = |origin: &str| format!("{}{}{query}", as_signed(origin), request.path);
+    let (first, second) = (url(&site.origin), site.fallback.as_deref().map(url));
     let presented = Presented {
         signature: request.header(SIGNATURE),
         shared_key_settings: request.header(SHARED_KEY),
-        url: &url,
+        url: &first,
         content_type: request.header(http::header::CONTENT_TYPE),
         body: &request.body,
     };
@@ -163,7 +166,7 @@ async fn check_signature<W: OpenKey>(
                 SigningKeys { auth_tokens: &[], shared_key: Some((id, secret.expose_secret())) }
             }
         };
-        let this = verified(&presented, &keys);
+        let this = verified_at_either(&presented, second.as_deref(), &keys);
         fits = Some(match fits {
             None => this,
             Some(Ok(params)) => Ok(params),

@@ -13,7 +13,7 @@ use telbuddy::quarantine::{ReadQuarantine, Record, Rotation};
 use telbuddy::seal::Purpose;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh;
-use telbuddy::testing::setup::{Customer, called, request, site, with_header};
+use telbuddy::testing::setup::{Customer, called, request, site, site_with_fallback, with_header};
 
 use telbuddy::alert::Alert;
 
@@ -64,10 +64,15 @@ fn call_path(customer: &Customer) -> String {
 
 /// As Twilio posts it, signed with this token.
 fn signed(world: &World, path: &str, params: &Pairs, token: &str) -> Request {
+    signed_for("https://api.example.com", world, path, params, token)
+}
+
+/// As Twilio posts it to another origin.
+fn signed_for(origin: &str, world: &World, path: &str, params: &Pairs, token: &str) -> Request {
     let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
     let request = request(world, Method::POST, path, &form);
     let request = with_header(request, header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-    let signature = sign(token, &format!("https://api.example.com{path}"), params);
+    let signature = sign(token, &format!("{origin}{path}"), params);
     with_header(request, header::HeaderName::from_static("x-twilio-signature"), &signature)
 }
 
@@ -520,4 +525,35 @@ async fn in_a_rotation_both_tokens_sign_until_the_window_closes() {
             alert(&customer, mismatch, false, until + ROTATION_WINDOW * 6),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_webhook_is_believed_at_either_host_and_at_no_other() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let path = messages_path(&customer);
+    // As Twilio has it, the second host is told what the first one did.
+    let failed = format!("https://api.example.com{path}");
+    let mut params = text(&customer, "hi");
+    params.extend([("ErrorCode".to_owned(), "11200".to_owned()), ("ErrorUrl".to_owned(), failed)]);
+    let two = site_with_fallback();
+    for (origin, of_one, of_two) in [
+        ("https://api.example.com", StatusCode::OK, StatusCode::OK),
+        ("https://second.example.net", StatusCode::FORBIDDEN, StatusCode::OK),
+        ("https://third.example.net", StatusCode::FORBIDDEN, StatusCode::FORBIDDEN),
+        ("http://second.example.net", StatusCode::FORBIDDEN, StatusCode::FORBIDDEN),
+    ] {
+        for (site, expected) in [(&site(), of_one), (&two, of_two)] {
+            let request = signed_for(origin, &world, &path, &params, &token(&customer));
+            let reply = handle(&world, site, request).await;
+            assert_eq!(
+                (reply.status, world.take_jobs(Queue::TwilioEvents).len()),
+                (expected, usize::from(expected == 200))
+            );
+        }
+        let request = signed_for(origin, &world, &path, &params, "another token");
+        assert_eq!(handle(&world, &two, request).await.status, StatusCode::FORBIDDEN, "{origin}");
+    }
+    let causes: Vec<_> = records(&world, &customer).await.into_iter().map(|record| record.cause).collect();
+    assert_eq!(causes, [Cause::Rejected(Rejection::Mismatch)], "what the public address says is told");
 }

@@ -1,38 +1,80 @@
-//! Every minute: counts posted usage into rows by hour, day and month. May be stopped and run twice at any point.
+//! Every minute: counts what was posted into rows by hour, day and month, and into each month's totals; warns whose
+//! credits run low; and ends credits whose time has come. May be stopped and run twice at any point.
 
+use std::collections::BTreeSet;
+
+use telbuddy::alert::Alert;
 use telbuddy::fault::Fault;
-use telbuddy::ledger::{JOURNAL_SHARDS, RollUpUsage, roll_up};
+use telbuddy::ids::AccountId;
+use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, end_credits, roll_up};
 use telbuddy::live::Need;
+use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 
 /// The services that it calls.
-pub const NEEDS: &[Need] = &[Need::Tables];
+pub const NEEDS: &[Need] = &[Need::Tables, Need::Queues];
 
-/// Items of one transaction: 20 removed and at most 60 rows of three periods each stay below DynamoDB's 100.
-const ITEMS: u8 = 20;
+/// Entries of one transaction: 20 removed, at most 60 rows of three periods each, and at most 20 totals are DynamoDB's 100.
+const ENTRIES: u8 = 20;
 /// Transactions of one run in each shard; the next run goes on.
 const ROUNDS: u32 = 200;
+/// Accounts whose credits end in one run.
+const ENDING: u16 = 100;
 
-/// One run. AWS calls: 1 query for each of 16 shards, and for each 20 new events 1 query and 1 transaction. The cost
-/// follows what is new, not the history and not the number of accounts.
-pub async fn handle<W: RollUpUsage>(world: &W) -> Result<(), Fault> {
+/// One run. AWS calls: 1 query for each of 16 shards and 1 for credits that end; for each 20 new entries 1 query, 1
+/// transaction, and 1 read for each account among them; for a warning 1 queue message and 1 write; for credits that end
+/// 1 read and 1 transaction. The cost follows what is new, not the history and not the number of accounts.
+pub async fn handle<W>(world: &W) -> Result<(), Fault>
+where
+    W: RollUpUsage + KeepPurse + EnqueueJob + Clock + Chance + Sync,
+{
     let mut first_fault = Ok(());
     for shard in 0..JOURNAL_SHARDS {
         // One shard that cannot be counted must not keep the others from it.
         first_fault = first_fault.and(count_shard(world, shard).await);
     }
-    first_fault
+    first_fault.and(end_due_credits(world).await)
 }
 
-async fn count_shard<W: RollUpUsage>(world: &W, shard: u8) -> Result<(), Fault> {
+async fn count_shard<W: RollUpUsage + KeepPurse + EnqueueJob>(world: &W, shard: u8) -> Result<(), Fault> {
     for _ in 0..ROUNDS {
-        let items = world.load_journal(shard, ITEMS).await?;
-        if items.is_empty() {
+        let entries = world.load_journal(shard, ENTRIES).await?;
+        if entries.is_empty() {
             return Ok(());
         }
         // Another run at the same time may have counted them: then nothing was added, and they are gone from the journal.
-        world.count_journal(&items, roll_up(&items).into_iter().collect()).await?;
+        if world.count_journal(&entries, &roll_up(&entries)).await? {
+            warn(world, &entries).await?;
+        }
     }
     Ok(())
+}
+
+/// Warns each account that was charged, if its use has reached a warning that was not given. Queued first: a crash before
+/// it is noted warns twice rather than never, and endpoints know the second by its id.
+async fn warn<W: KeepPurse + EnqueueJob>(world: &W, entries: &[Entry]) -> Result<(), Fault> {
+    let charged = entries.iter().filter(|entry| entry.usage.is_some() && !entry.lines.is_empty());
+    let accounts: BTreeSet<AccountId> = charged.map(|entry| entry.account).collect();
+    for account in accounts {
+        let Some(facts) = world.load_purse(account).await? else { continue };
+        let Some(percent) = facts.purse.warning(facts.allowance.used) else { continue };
+        let (alert, since) = (Alert::CreditsUsed { percent }, facts.purse.period.began);
+        world.enqueue(Job::Alert { account, alert, since }, 0).await?;
+        world.note_warning(account, &facts.purse, percent).await?;
+    }
+    Ok(())
+}
+
+async fn end_due_credits<W: KeepPurse + Clock + Chance + Sync>(world: &W) -> Result<(), Fault> {
+    let now = world.now();
+    let mut first_fault = Ok(());
+    for account in world.find_ending(now, ENDING).await? {
+        let ended = end_credits(world, account, now).await;
+        if let Ok(changed) = &ended {
+            tracing::info!(account.id = %account, ?changed, "the time of some credits is over");
+        }
+        first_fault = first_fault.and(ended.map(|_| ()));
+    }
+    first_fault
 }
 
 #[cfg(test)]

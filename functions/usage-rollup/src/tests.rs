@@ -3,7 +3,7 @@
 use futures::future::join3;
 use telbuddy::ids::{AccountId, EntryId};
 use telbuddy::ledger::Posted;
-use telbuddy::ledger::{About, Granularity, JournalItem, PostOutcome, ReadUsage, UsageSums};
+use telbuddy::ledger::{About, Entry, Granularity, PostOutcome, ReadUsage, UsageSums};
 use telbuddy::message::{Message, Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
@@ -34,7 +34,7 @@ async fn posted(world: &World, account: AccountId, n: usize) {
 }
 
 /// Messages by day, as customers see them, and the same by hour and month.
-async fn messages(world: &World, account: AccountId) -> u64 {
+async fn messages(world: &World, account: AccountId) -> i64 {
     let count = async |granularity| {
         let page = world.read_usage(account, About::Usage, granularity, ("2026", "2027"), None, 1000).await.unwrap();
         let sums = page.rows.into_iter().fold(UsageSums::default(), |all, (_, sums)| all.plus(sums));
@@ -48,24 +48,26 @@ async fn messages(world: &World, account: AccountId) -> u64 {
 }
 
 #[tokio::test]
-async fn an_empty_journal_costs_one_query_for_each_shard() {
+async fn an_empty_journal_costs_one_query_for_each_shard_and_one_for_credits_that_end() {
     let world = World::new(1);
     handle(&world).await.unwrap();
-    assert_eq!(called(&world), [("load_journal", 16)].into_iter().collect());
+    assert_eq!(called(&world), [("load_journal", 16), ("find_ending", 1)].into_iter().collect());
 }
 
 #[tokio::test]
 async fn a_shard_with_more_than_twenty_events_takes_a_query_and_a_transaction_for_each_twenty() {
     let world = World::new(1);
     let account = fresh::account(&world, 100).await;
+    handle(&world).await.unwrap();
     for n in 0..45 {
         let message = sent(&world, account).await;
-        let item = JournalItem { id: EntryId::from_bits(16 * n + 3), ..fresh::charge(&world, &message, world.now()) };
+        let item = Entry { id: EntryId::from_bits(16 * n + 3), ..fresh::charge(&world, &message, world.now()) };
         assert_eq!(world.post_charge(&message, item, world.now(), &[], None).await, Ok(Posted::Charged));
     }
     world.forget_calls();
     handle(&world).await.unwrap();
-    assert_eq!(called(&world), [("load_journal", 16 + 3), ("count_journal", 3)].into_iter().collect());
+    let calls = [("load_journal", 16 + 3), ("count_journal", 3), ("load_purse", 3), ("find_ending", 1)];
+    assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(messages(&world, account).await, 45);
 }
 
@@ -75,8 +77,9 @@ async fn twenty_events_of_twenty_accounts_and_hours_fit_into_one_transaction() {
     let mut accounts = Vec::new();
     for n in 0..20 {
         let account = fresh::account(&world, 1).await;
+        handle(&world).await.unwrap();
         let message = sent(&world, account).await;
-        let item = JournalItem { id: EntryId::from_bits(16 * n), ..fresh::charge(&world, &message, world.now()) };
+        let item = Entry { id: EntryId::from_bits(16 * n), ..fresh::charge(&world, &message, world.now()) };
         world.post_charge(&message, item, world.now(), &[], None).await.unwrap();
         world.advance(secs(3_600));
         accounts.push(account);
@@ -153,7 +156,7 @@ async fn a_fault_in_one_shard_keeps_no_other_from_being_counted_and_the_run_says
         let account = fresh::account(&world, 100).await;
         for shard in 0..16 {
             let message = sent(&world, account).await;
-            let item = JournalItem { id: EntryId::from_bits(shard), ..fresh::charge(&world, &message, world.now()) };
+            let item = Entry { id: EntryId::from_bits(shard), ..fresh::charge(&world, &message, world.now()) };
             world.post_charge(&message, item, world.now(), &[], None).await.unwrap();
         }
         world.fail_next(method, Fault::permanent("a damaged item"));

@@ -2,13 +2,15 @@
 
 use http::StatusCode;
 use jiff::civil::Date;
-use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use telbuddy::account::LoadGate;
 use telbuddy::api_key::Scope;
 use telbuddy::edge::{Access, Fields, Problem, Query, Reply, Request, Route, answer};
 use telbuddy::fault::Fault;
-use telbuddy::ledger::{About, Granularity, MicroCredits, ReadUsage, UsageKind, UsagePage, UsageSlot, UsageSums};
+use telbuddy::ledger::{
+    About, Change, Granularity, MicroCredits, ReadUsage, UsageKind, UsagePage, UsageSlot, UsageSums, Zone,
+};
 use telbuddy::live::Need;
 use telbuddy::message::Direction;
 use telbuddy::message::advice::{Advice, AtFault, advice};
@@ -40,11 +42,11 @@ pub struct UsageRow {
     #[schema(value_type = Option<String>, example = "US")]
     country: Option<Country>,
     /// Messages.
-    messages: u64,
+    messages: i64,
     /// Segments.
-    segments: u64,
+    segments: i64,
     /// Their price, in millionths of a credit.
-    credits_micro: MicroCredits,
+    credits_micro: Change,
 }
 
 /// A page of usage.
@@ -66,7 +68,7 @@ pub struct ErrorRow {
     #[schema(value_type = Option<String>, example = "US")]
     country: Option<Country>,
     /// Messages that failed.
-    messages: u64,
+    messages: i64,
     /// Twilio's error code; null if it gave none.
     #[schema(example = 30003)]
     error_code: Option<u32>,
@@ -138,10 +140,10 @@ impl From<(UsageSlot, UsageSums)> for UsageRow {
     }
 }
 
-/// Answers one request. AWS calls: 2 reads, once a minute 1 write of the caller's last call.
+/// Answers one request. AWS calls: 2 reads, 3 for usage, once a minute 1 write of the caller's last call.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions + ReadUsage + Sync,
+    W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     answer(request.id, async {
         match request.route(ROUTES)?.0.path {
@@ -166,7 +168,7 @@ where
     (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
 async fn usage<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + ReadUsage + Sync,
+    W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let page = read(world, site, request, About::Usage).await?;
     let data = page.rows.into_iter().map(UsageRow::from).collect();
@@ -186,7 +188,7 @@ where
     (status = 422, description = "Parameters do not fit", body = telbuddy::edge::ProblemBody)))]
 async fn errors<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + ReadUsage + Sync,
+    W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let page = read(world, site, request, About::Failures).await?;
     let data = page.rows.into_iter().map(ErrorRow::from).collect();
@@ -195,12 +197,13 @@ where
 
 async fn read<W>(world: &W, site: &Site, request: &Request, about: About) -> Result<UsagePage, Problem>
 where
-    W: KeepSessions + ReadUsage + Sync,
+    W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let account = caller(world, site, request, ROUTES).await?.account;
     let query = request.query(&["from", "to", "granularity", "limit", "cursor"])?;
     let limit = query.limit(100, 1000)?;
-    let (granularity, from, to) = range(&query, request.now)?;
+    let zone = world.load_gate(account).await?.ok_or(Fault::permanent("the account has no gate"))?.zone;
+    let (granularity, from, to) = range(&query, &zone, request.now)?;
     let cursor = query.get("cursor");
     // A cursor is the end of a row's key: outside the range it is nobody's.
     let within = |cursor: &str| {
@@ -215,7 +218,7 @@ where
     Ok(world.read_usage(account, about, granularity, (&from, &to), cursor, limit).await?)
 }
 
-fn range(query: &Query, now: Timestamp) -> Result<(Granularity, String, String), Problem> {
+fn range(query: &Query, zone: &Zone, now: Timestamp) -> Result<(Granularity, String, String), Problem> {
     let mut fields = Fields::default();
     let word = query.get("granularity").unwrap_or("day");
     let granularity = Granularity::ALL.into_iter().find(|granularity| granularity.as_str() == word);
@@ -223,28 +226,27 @@ fn range(query: &Query, now: Timestamp) -> Result<(Granularity, String, String),
     let mut time = |name: &str, missing: Timestamp, ends_day: bool| match query.get(name) {
         None => Some(missing),
         Some(text) => {
-            fields.take(name, parse_time(text, ends_day).ok_or("give a day as 2026-11-24 or an RFC 3339 time"))
+            fields.take(name, parse_time(text, zone, ends_day).ok_or("give a day as 2026-11-24 or an RFC 3339 time"))
         }
     };
     let from = time("from", now - SignedDuration::from_hours(30 * 24), false);
     let to = time("to", now, true);
     match (granularity, from, to) {
         (Some(granularity), Some(from), Some(to)) if from <= to => {
-            fields.done((granularity, granularity.period(from), granularity.period(to)))
+            fields.done((granularity, granularity.period(from, zone), granularity.period(to, zone)))
         }
         (Some(_), Some(_), Some(_)) => Err(Problem::field("from", "invalid", "from has to be before to")),
         _ => Err(fields.into_problem()),
     }
 }
 
-/// A time, or a day: its first moment or its last.
-fn parse_time(text: &str, ends_day: bool) -> Option<Timestamp> {
+/// A time, or a day of the account: its first moment or its last.
+fn parse_time(text: &str, zone: &Zone, ends_day: bool) -> Option<Timestamp> {
     if let Ok(at) = text.parse() {
         return Some(at);
     }
     let day: Date = text.parse().ok()?;
-    let time = if ends_day { day.at(23, 59, 59, 0) } else { day.at(0, 0, 0, 0) };
-    Offset::UTC.to_timestamp(time).ok()
+    if ends_day { zone.end(day) } else { zone.start(day) }
 }
 
 /// What is left.
@@ -253,12 +255,12 @@ fn parse_time(text: &str, ends_day: bool) -> Option<Timestamp> {
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody)))]
 async fn credits<W>(world: &W, site: &Site, request: &Request) -> Result<Reply, Problem>
 where
-    W: KeepSessions + ReadUsage + Sync,
+    W: KeepSessions + LoadGate + ReadUsage + Sync,
 {
     let account = caller(world, site, request, ROUTES).await?.account;
     let allowance = world.load_allowance(account).await?.ok_or(Fault::permanent("the account has no allowance"))?;
     let credits =
-        Credits { available_micro: allowance.available, held_micro: allowance.held, used_micro: allowance.used };
+        Credits { available_micro: allowance.available(), held_micro: allowance.held, used_micro: allowance.used };
     Ok(Reply::json(StatusCode::OK, &credits))
 }
 

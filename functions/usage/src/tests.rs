@@ -3,7 +3,7 @@
 use http::Method;
 use telbuddy::fault::Fault;
 use telbuddy::ids::EntryId;
-use telbuddy::ledger::{JournalItem, PostOutcome, RollUpUsage, failure_at_posting, roll_up};
+use telbuddy::ledger::{Entry, PostOutcome, RollUpUsage, Zone, failure_at_posting, roll_up};
 use telbuddy::message::{Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
@@ -23,10 +23,10 @@ async fn counted(world: &World, customer: &Customer) {
     let sid = fresh::sid(world, "SM").as_str().to_owned();
     world.record_outcome(&claimed, &Outcome::Sent { sid }, world.now()).await.unwrap();
     let message = row(world, &message);
-    let item: JournalItem = fresh::charge(world, &message, world.now());
+    let item: Entry = fresh::charge(world, &message, world.now());
     world.post_charge(&message, item.clone(), world.now(), &[], None).await.unwrap();
     let items = [item];
-    assert_eq!(world.count_journal(&items, roll_up(&items).into_iter().collect()).await, Ok(true));
+    assert_eq!(world.count_journal(&items, &roll_up(&items)).await, Ok(true));
     world.forget_calls();
 }
 
@@ -43,15 +43,15 @@ async fn pages(world: &World, customer: &Customer, query: &str) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn each_answer_costs_the_session_and_one_read() {
+async fn each_answer_costs_the_session_one_read_and_of_usage_the_accounts_time_zone() {
     let world = World::new(1);
     let customer = Customer::new(&world).await;
-    for (path, read) in
-        [("/v1/usage", "read_usage"), ("/v1/usage/errors", "read_usage"), ("/v1/credits", "load_allowance")]
-    {
+    let usage = vec![("load_session", 1), ("load_gate", 1), ("read_usage", 1)];
+    let credits = vec![("load_session", 1), ("load_allowance", 1)];
+    for (path, calls) in [("/v1/usage", usage.clone()), ("/v1/usage/errors", usage), ("/v1/credits", credits)] {
         world.forget_calls();
         assert_eq!(get(&world, &customer, path).await.status, StatusCode::OK);
-        assert_eq!(called(&world), [("load_session", 1), (read, 1)].into_iter().collect());
+        assert_eq!(called(&world), calls.into_iter().collect());
     }
 }
 
@@ -74,12 +74,13 @@ async fn what_failed_is_shown_by_error_with_what_to_do_and_not_among_what_was_us
         let message = customer.message(&world).await;
         let claimed = fresh::claimed(&world, &message, world.now()).await;
         world.record_outcome(&claimed, &Outcome::Rejected { code }, world.now()).await.unwrap();
-        let event = failure_at_posting(&row(&world, &message)).unwrap();
-        items.push(JournalItem { id: EntryId::new(world.now(), fresh::dice(&world)), event });
+        let event = failure_at_posting(&row(&world, &message), &Zone::default()).unwrap();
+        let id = EntryId::new(world.now(), fresh::dice(&world));
+        items.push(Entry::failure(id, event, world.now(), &Zone::default()));
         let message = row(&world, &message);
         assert_eq!(world.post_release(&message, world.now(), &[], items.last()).await, Ok(true));
     }
-    assert_eq!(world.count_journal(&items, roll_up(&items).into_iter().collect()).await, Ok(true));
+    assert_eq!(world.count_journal(&items, &roll_up(&items)).await, Ok(true));
     let reply = get(&world, &customer, "/v1/usage/errors").await;
     let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
     insta::assert_snapshot!(serde_json::to_string_pretty(&body["data"]).unwrap(), @r#"

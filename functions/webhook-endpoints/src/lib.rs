@@ -11,8 +11,8 @@ use telbuddy::api_key::Scope;
 use telbuddy::credential::{LoadKeys, OpenKey, data_key};
 use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::endpoint::{
-    Choice, Delivery, Disabled, Endpoint, EndpointUrl, Event, EventType, KeepDeliveries, KeepEndpoints, MOST_ENDPOINTS,
-    MessageData, Reach, SigningSecret, WhyDisabled, replaced,
+    Choice, ContentData, Delivery, Disabled, Endpoint, EndpointUrl, Event, EventType, KeepDeliveries, KeepEndpoints,
+    MOST_ENDPOINTS, MessageData, Reach, SigningSecret, WhyDisabled, replaced,
 };
 use telbuddy::fault::Fault;
 use telbuddy::ids::{AccountId, EndpointId};
@@ -20,7 +20,7 @@ use telbuddy::live::Need;
 use telbuddy::platform::{Chance, CountTries, EnqueueJob};
 use telbuddy::seal::Purpose;
 use telbuddy::secret::ExposeSecret;
-use telbuddy::session::{KeepSessions, Site, caller};
+use telbuddy::session::{KeepSessions, Pass, Site, enter};
 use utoipa::OpenApi;
 
 use view::{DeliveryView, EndpointList, EndpointView, NewEndpoint, NewSecret};
@@ -36,6 +36,8 @@ const RESEND: &str = "/v1/webhook-endpoints/{id}/deliveries/{delivery_id}/resend
 
 const READ: Access = Access::Scope(Scope::WebhooksRead);
 const WRITE: Access = Access::Scope(Scope::WebhooksWrite);
+/// Also for having content sent somewhere: a key that may not read messages must not get at them by an endpoint.
+const READ_CONTENT: Access = Access::Scope(Scope::MessagesRead);
 
 /// The routes of this function.
 pub const ROUTES: &[Route] = &[
@@ -75,6 +77,10 @@ pub struct CreateEndpoint {
     /// Which events: types, or `["*"]` for all of them, those of later versions too.
     #[schema(example = json!(["message.delivered", "message.received"]))]
     events: Vec<String>,
+    /// Whether events of messages have with them what the message says: text, numbers, media. To turn it on an API key
+    /// needs the scope messages:read too.
+    #[serde(default)]
+    include_content: bool,
     /// What you call it; at most 100 characters.
     #[serde(default)]
     #[schema(example = "Orders")]
@@ -91,6 +97,9 @@ pub struct ChangeEndpoint {
     /// Which events.
     #[schema(example = json!(["*"]))]
     events: Option<Vec<String>>,
+    /// Whether events of messages have with them what the message says. To turn it on, and to change the URL while it is
+    /// on, an API key needs the scope messages:read too.
+    include_content: Option<bool>,
     /// What you call it.
     description: Option<String>,
     /// False: nothing is sent there, and what happens meanwhile is not sent later. True ends that, whoever did it.
@@ -110,14 +119,15 @@ where
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
-        let account = caller(world, site, &request, ROUTES).await?.account;
+        let pass = enter(world, site, &request, ROUTES).await?;
+        let account = pass.caller().account;
         let id = segments.first().copied().unwrap_or_default();
         let delivery = segments.get(1).copied().unwrap_or_default();
         match (route.method, route.path) {
             ("GET", ENDPOINTS) => list(world, account).await,
-            ("POST", ENDPOINTS) => create(world, site, &request, account).await,
+            ("POST", ENDPOINTS) => create(world, site, &request, &pass).await,
             ("GET", ENDPOINT) => show(world, account, id).await,
-            ("PATCH", ENDPOINT) => change(world, site, &request, account, id).await,
+            ("PATCH", ENDPOINT) => change(world, site, &request, &pass, id).await,
             ("DELETE", ENDPOINT) => remove(world, account, id).await,
             (_, SECRET) => rotate(world, &request, account, id).await,
             (_, TEST) => test(world, &request, account, id).await,
@@ -161,14 +171,20 @@ async fn list<W: KeepEndpoints>(world: &W, account: AccountId) -> Result<Reply, 
 /// Each event is one POST with the headers `webhook-id`, `webhook-timestamp` and `webhook-signature` of the Standard
 /// Webhooks specification, for which there are verifiers in most languages. Answer 2xx within 15 seconds. What fails is
 /// tried again for three days; an event may come more than once, with the same `webhook-id`. No event holds a text,
-/// media or a number of the other party.
+/// media or a number of the other party, unless `include_content` is true.
+///
+/// With `include_content`, `data` of each event of a message also has `content` and `content_missing`
+/// (`EventMessageContent`), read live from Twilio at each try and stored nowhere, so that a later try may say something
+/// else. While Twilio cannot be asked the event waits for its next try; the last one goes without. What is deleted at
+/// Twilio, or cannot be read because Twilio refuses the credential, goes without at once and says why.
 #[utoipa::path(post, path = "/v1/webhook-endpoints", tag = "webhooks", request_body = CreateEndpoint, responses(
     (status = 201, description = "Added", body = NewEndpoint),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "The request came from another site, or the API key may not read messages",
+        body = telbuddy::edge::ProblemBody),
     (status = 409, description = "You have ten", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody)))]
-async fn create<W>(world: &W, site: &Site, request: &Request, account: AccountId) -> Result<Reply, Problem>
+async fn create<W>(world: &W, site: &Site, request: &Request, pass: &Pass) -> Result<Reply, Problem>
 where
     W: KeepEndpoints + OpenKey + LoadKeys + Chance + Sync,
 {
@@ -180,6 +196,10 @@ where
     let Some(((url, choice), description)) = url.zip(choice).zip(description) else {
         return Err(fields.into_problem());
     };
+    if ask.include_content {
+        pass.check(READ_CONTENT)?;
+    }
+    let account = pass.caller().account;
     let (id, now) = (EndpointId::new(request.now, world.dice()?), request.now);
     let (secret, sealed) = new_secret(world, account, id).await?;
     let endpoint = Endpoint {
@@ -187,6 +207,7 @@ where
         id,
         url,
         choice,
+        include_content: ask.include_content,
         description,
         secret: sealed,
         previous: Vec::new(),
@@ -262,10 +283,11 @@ async fn show<W: KeepEndpoints>(world: &W, account: AccountId, id: &str) -> Resu
     params(("id" = String, Path, description = "whep_…")), responses(
     (status = 200, description = "As it is now", body = EndpointView),
     (status = 401, description = "Not signed in", body = telbuddy::edge::ProblemBody),
-    (status = 403, description = "The request came from another site", body = telbuddy::edge::ProblemBody),
+    (status = 403, description = "The request came from another site, or the API key may not read messages",
+        body = telbuddy::edge::ProblemBody),
     (status = 404, description = "No such endpoint", body = telbuddy::edge::ProblemBody),
     (status = 422, description = "Fields do not fit", body = telbuddy::edge::ProblemBody)))]
-async fn change<W>(world: &W, site: &Site, request: &Request, account: AccountId, id: &str) -> Result<Reply, Problem>
+async fn change<W>(world: &W, site: &Site, request: &Request, pass: &Pass, id: &str) -> Result<Reply, Problem>
 where
     W: KeepEndpoints,
 {
@@ -275,7 +297,12 @@ where
     let choice = ask.events.as_deref().and_then(|words| choose(&mut fields, words));
     let description = ask.description.as_deref().and_then(|text| describe(&mut fields, text));
     fields.done(())?;
-    let changed = update(world, account, id, |endpoint| {
+    let changed = update(world, pass.caller().account, id, |endpoint| {
+        let content = ask.include_content.unwrap_or(endpoint.include_content);
+        if content && (ask.include_content.is_some() || url.is_some()) {
+            pass.check(READ_CONTENT)?;
+        }
+        endpoint.include_content = content;
         endpoint.url = url.clone().unwrap_or_else(|| endpoint.url.clone());
         endpoint.choice = choice.clone().unwrap_or_else(|| endpoint.choice.clone());
         endpoint.description = description.clone().unwrap_or_else(|| endpoint.description.clone());
@@ -407,7 +434,7 @@ async fn limit<W: CountTries>(
         deliveries::resend,
         deliveries::recover
     ),
-    components(schemas(MessageData))
+    components(schemas(MessageData, ContentData))
 )]
 struct Api;
 

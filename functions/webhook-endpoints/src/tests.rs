@@ -8,7 +8,7 @@ use telbuddy::message::Fence;
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::{self, secs};
-use telbuddy::testing::setup::{Customer, called, request, site};
+use telbuddy::testing::setup::{Customer, called, request, site, with_header};
 
 use super::*;
 
@@ -134,6 +134,67 @@ async fn an_endpoint_is_made_shown_changed_and_removed() {
         assert_eq!(call(&world, &customer, method, &path, &Value::Null).await.0, StatusCode::NOT_FOUND);
     }
     assert_eq!(listens(EventType::MessageFailed), 0);
+}
+
+#[tokio::test]
+async fn content_is_included_only_where_somebody_asked_for_it_and_until_they_do_not() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (path, new) = created(&world, &customer).await;
+    assert_eq!(new["include_content"], false);
+    let stored = async || world.load_endpoint(customer.account, id(&new)).await.unwrap().unwrap().include_content;
+    for (change, on) in [
+        (json!({ "include_content": true }), true),
+        (json!({ "url": "https://example.org/" }), true),
+        (json!({ "include_content": null }), true),
+        (json!({ "include_content": false, "url": URL }), false),
+        (json!({ "enabled": true }), false),
+    ] {
+        let (status, changed) = call(&world, &customer, Method::PATCH, &path, &change).await;
+        assert_eq!((status, &changed["include_content"], stored().await), (StatusCode::OK, &json!(on), on), "{change}");
+    }
+    let ask = json!({ "url": URL, "events": ["*"], "include_content": true });
+    let (status, with) = post(&world, &customer, ENDPOINTS, ask).await;
+    assert_eq!((status, &with["include_content"]), (StatusCode::CREATED, &json!(true)));
+    for bad in [json!("yes"), json!(1)] {
+        let ask = json!({ "include_content": bad });
+        let (status, _) = call(&world, &customer, Method::PATCH, &path, &ask).await;
+        assert!(status.is_client_error(), "{ask}: {status}");
+    }
+}
+
+/// Else a key that may only keep endpoints could read every message, by having it sent to a server of its own.
+#[tokio::test]
+async fn a_key_that_may_not_read_messages_cannot_have_their_content_sent_anywhere() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let (path, new) = created(&world, &customer).await;
+    let (_, writes) = customer.api_key(&world, &[Scope::WebhooksWrite]).await;
+    let (_, reads_too) = customer.api_key(&world, &[Scope::WebhooksWrite, Scope::MessagesRead]).await;
+    let send = async |bearer: &str, method, path: &str, ask: &Value| {
+        let request = request(&world, method, path, &ask.to_string());
+        let bearer = with_header(request, http::header::AUTHORIZATION, bearer);
+        let reply = handle(&world, &site(), bearer).await;
+        (reply.status.as_u16(), reply.body)
+    };
+    let make = json!({ "url": URL, "events": ["*"], "include_content": true });
+    let turn_on = json!({ "include_content": true });
+    let (refused, text) = send(&writes, Method::POST, ENDPOINTS, &make).await;
+    assert!(refused == 403 && text.contains("scope-missing") && text.contains("messages:read"), "{refused} {text}");
+    assert_eq!(send(&writes, Method::PATCH, &path, &turn_on).await.0, 403);
+    assert_eq!(world.list_endpoints(customer.account).await.unwrap().len(), 1);
+    assert!(!world.load_endpoint(customer.account, id(&new)).await.unwrap().unwrap().include_content);
+    assert_eq!(send(&reads_too, Method::POST, ENDPOINTS, &make).await.0, 201);
+    assert_eq!(send(&reads_too, Method::PATCH, &path, &turn_on).await.0, 200);
+    // While it is on, no other address either; everything else, and turning it off.
+    for (ask, status) in [
+        (json!({ "url": "https://evil.example/" }), 403),
+        (json!({ "url": "https://evil.example/", "include_content": true }), 403),
+        (json!({ "description": "Ours", "enabled": false }), 200),
+        (json!({ "url": "https://example.org/", "include_content": false }), 200),
+    ] {
+        assert_eq!(send(&writes, Method::PATCH, &path, &ask).await.0, status, "{ask}");
+    }
 }
 
 #[tokio::test]

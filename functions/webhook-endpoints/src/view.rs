@@ -16,6 +16,8 @@ pub struct EndpointView {
     url: String,
     /// Which; `["*"]` stands for all.
     events: Vec<&'static str>,
+    /// Whether events of messages have with them what the message says.
+    include_content: bool,
     /// What you call it.
     description: String,
     /// Whether anything is sent there.
@@ -53,6 +55,7 @@ impl EndpointView {
             id: endpoint.id,
             url: endpoint.url.as_str().to_owned(),
             events: endpoint.choice.words(),
+            include_content: endpoint.include_content,
             description: endpoint.description.clone(),
             enabled: endpoint.disabled.is_none(),
             disabled: endpoint.disabled.map(|disabled| DisabledView { since: disabled.at, reason: disabled.why }),
@@ -175,7 +178,7 @@ pub struct DeliveryDetail {
     /// The delivery as lists show it.
     #[serde(flatten)]
     view: DeliveryView,
-    /// What is sent, byte for byte.
+    /// What is sent, byte for byte; with `include_content` without the content, which is read at each try and not kept.
     payload: String,
 }
 

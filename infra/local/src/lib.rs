@@ -32,6 +32,8 @@ pub struct Options {
     pub port: u16,
     /// Where data is kept.
     pub data: PathBuf,
+    /// Whether `localhost` is configured as the second host, beside `127.0.0.1`: one listener is both.
+    pub fallback: bool,
     /// Whether faults can be injected into AWS (tests): costs a hop in front of DynamoDB.
     pub faults: bool,
     /// Time between two steps of a message at the Twilio double, and before an event of the Stripe double.
@@ -133,7 +135,7 @@ pub async fn start_aws(options: &Options, site: &str) -> Result<LocalAwsOnly, St
         event_delay: options.callback_delay,
     };
     let stripe = StripeDouble::start(bind(after(options.port, 4)).await?, stripe_options).await?;
-    let config = setup::config(&aws, &twilio, &stripe, site);
+    let config = setup::config(&aws, &twilio, &stripe, site, options.fallback);
     setup::create_resources(&aws, &config, &stripe.ready()).await.map_err(StartError::SetUp)?;
     Ok(LocalAwsOnly { config, aws, twilio, stripe })
 }

@@ -18,6 +18,9 @@ struct Arguments {
     /// Folder for all data; it survives restarts and kill -9.
     #[arg(long, global = true, default_value = ".telbuddy")]
     data: PathBuf,
+    /// Configures `localhost` as the second host: numbers that are connected get it as their fallback.
+    #[arg(long, global = true)]
+    fallback: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -96,6 +99,7 @@ async fn run(arguments: Arguments) -> Result<(), StartError> {
     let options = Options {
         port: arguments.port,
         data: arguments.data.clone(),
+        fallback: arguments.fallback,
         faults: false,
         callback_delay: Duration::from_millis(300),
     };

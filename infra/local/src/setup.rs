@@ -6,8 +6,8 @@ use aws_sdk_kms::error::DisplayErrorContext;
 use local_aws::LocalAws;
 use stripe_double::{PRICES, Ready, StripeDouble};
 use telbuddy::live::config::{
-    KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, STRIPE_PRICES, STRIPE_URL, TABLE_PREFIX,
-    TWILIO_URL,
+    FALLBACK_URL, KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, STRIPE_PRICES, STRIPE_URL,
+    TABLE_PREFIX, TWILIO_URL,
 };
 use telbuddy::live::dynamo::schema;
 use telbuddy::live::secrets::new_platform_secret;
@@ -24,12 +24,13 @@ const VISIBILITY_SECS: u32 = 180;
 /// Tries before a message goes to the dead letters.
 const MAX_RECEIVES: u32 = 5;
 
-/// The functions' configuration.
-pub fn config(aws: &LocalAws, twilio: &TwilioDouble, stripe: &StripeDouble, site: &str) -> Config {
+/// The functions' configuration. With `fallback` the same port is a second host under another name.
+pub fn config(aws: &LocalAws, twilio: &TwilioDouble, stripe: &StripeDouble, site: &str, fallback: bool) -> Config {
     let queue_prefix = format!("{}/000000000000/{PREFIX}", aws.aws_url());
     let values = [
         (STAGE, "local".to_owned()),
         (PUBLIC_URL, site.to_owned()),
+        (FALLBACK_URL, if fallback { site.replace("127.0.0.1", "localhost") } else { String::new() }),
         (TABLE_PREFIX, PREFIX.to_owned()),
         (QUEUE_URL_PREFIX, queue_prefix),
         (KMS_KEY, KEY_ALIAS.to_owned()),

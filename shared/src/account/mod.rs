@@ -10,7 +10,8 @@ use zeroize::Zeroize;
 
 use crate::endpoint::Listeners;
 use crate::fault::Fault;
-use crate::ids::{AccountId, UserId};
+use crate::ids::{AccountId, EntryId, UserId};
+use crate::ledger::{Allowance, CreditKind, Entry, Grant, MicroCredits, Occasion, Purse, TRIAL, Zone};
 use crate::number::Country;
 use crate::pace::{SenderRates, usual_rate};
 use crate::seal::{DataKey, Sealed};
@@ -159,6 +160,8 @@ pub struct Gate {
     pub listeners: Listeners,
     /// Senders whose rate the customer knows better than we do.
     pub sender_rates: SenderRates,
+    /// By which its days and months begin.
+    pub zone: Zone,
 }
 
 /// Why an account may not send.
@@ -278,6 +281,7 @@ impl Gate {
             quiet_hours: None,
             listeners: Listeners::default(),
             sender_rates: SenderRates::new(),
+            zone: Zone::default(),
         }
     }
 
@@ -336,10 +340,31 @@ pub struct NewAccount {
     pub gate: Gate,
     /// The wrapped data keys: profile, payload, match.
     pub keys: Vec<crate::seal::WrappedKeys>,
-    /// The credit to start with, micro-credits.
-    pub credit: crate::ledger::MicroCredits,
+    /// The credit to start with.
+    pub credit: MicroCredits,
     /// When.
     pub now: Timestamp,
+}
+
+impl NewAccount {
+    /// What the ledger begins with: the credits, the allowance of them, and the entry that gives them.
+    pub fn first_credits(&self) -> (Purse, Allowance, Entry) {
+        let nothing = Allowance::new(MicroCredits::ZERO, self.now);
+        let grant = Grant { source: TRIAL.to_owned(), kind: CreditKind::Included, credits: self.credit, expires: None };
+        let step = Purse::default().grant(&nothing, &grant, self.now);
+        let nothing_given = || (Occasion::Grant { source: TRIAL.to_owned() }, Vec::new());
+        let (occasion, lines) = step.entries.into_iter().next_back().unwrap_or_else(nothing_given);
+        let entry = Entry {
+            id: EntryId::from_bits(self.account.bits()),
+            account: self.account,
+            occasion,
+            lines,
+            posted: self.now,
+            month: self.gate.zone.month(self.now),
+            usage: None,
+        };
+        (step.purse, Allowance::new(self.credit, self.now), entry)
+    }
 }
 
 /// Whether sign-up made an account. The caller's answer is the same either way (promise N12).

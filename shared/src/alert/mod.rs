@@ -33,6 +33,11 @@ pub enum Alert {
         /// Why.
         reason: FreezeReason,
     },
+    /// So much of the period's credits is used.
+    CreditsUsed {
+        /// In percent.
+        percent: u8,
+    },
     /// Events do not arrive at an endpoint: nothing is sent there any more.
     EndpointDisabled {
         /// Which.
@@ -92,6 +97,16 @@ fn parts(alert: &Alert) -> Parts {
             to_do: cause.advice(false).to_owned(),
             shown_by: "/v1/quarantine",
         },
+        Alert::SignatureFailed { cause: cause @ Cause::SelfTestFallback, .. } => Parts {
+            subject: "Your second webhook address did not pass our daily test",
+            happened: format!(
+                "once a day we call your account's webhook at both of its addresses as Twilio would. The second one, \
+                 where Twilio goes once the first has failed, did not let it through ({}).",
+                cause.code()
+            ),
+            to_do: cause.advice(false).to_owned(),
+            shown_by: "/v1/quarantine",
+        },
         Alert::SignatureFailed { cause, recently_rotated } => Parts {
             subject: "Webhooks with a signature that does not fit",
             happened: format!(
@@ -116,27 +131,7 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/credentials/twilio",
         },
-        Alert::NumberDrifted { number_sid } => {
-            let what = match number_sid.kind() {
-                TargetKind::Number => "number",
-                TargetKind::MessagingService => "messaging service",
-            };
-            Parts {
-                subject: "A connected number was changed at Twilio",
-                happened: format!(
-                    "the {what} {} has other webhook settings at Twilio than those that we set, or is gone. Texts that \
-                     arrive there may not reach us.",
-                    number_sid.as_str()
-                ),
-                to_do: format!(
-                    "If that was meant, there is nothing to do. If not, connect it again with POST \
-                     /v1/numbers/{}/connection, first with ?dry_run=true to see the difference. We change nothing by \
-                     ourselves.",
-                    number_sid.as_str()
-                ),
-                shown_by: "/v1/numbers",
-            }
-        }
+        Alert::NumberDrifted { number_sid } => number_drifted(number_sid),
         Alert::SendingFrozen { reason } => Parts {
             subject: "Sending is frozen",
             happened: format!(
@@ -151,6 +146,7 @@ fn parts(alert: &Alert) -> Parts {
                 .to_owned(),
             shown_by: "/v1/sending-policy",
         },
+        Alert::CreditsUsed { percent } => credits_used(*percent),
         Alert::EndpointDisabled { endpoint, why } => Parts {
             subject: "A webhook endpoint was disabled",
             happened: match why {
@@ -173,6 +169,45 @@ fn parts(alert: &Alert) -> Parts {
     }
 }
 
+fn number_drifted(number_sid: &Target) -> Parts {
+    let what = match number_sid.kind() {
+        TargetKind::Number => "number",
+        TargetKind::MessagingService => "messaging service",
+    };
+    Parts {
+        subject: "A connected number was changed at Twilio",
+        happened: format!(
+            "the {what} {} has other webhook settings at Twilio than those that we set, or is gone. Texts that \
+             arrive there may not reach us.",
+            number_sid.as_str()
+        ),
+        to_do: format!(
+            "If that was meant, there is nothing to do. If not, connect it again with POST \
+             /v1/numbers/{}/connection, first with ?dry_run=true to see the difference. We change nothing by \
+             ourselves.",
+            number_sid.as_str()
+        ),
+        shown_by: "/v1/numbers",
+    }
+}
+
+fn credits_used(percent: u8) -> Parts {
+    Parts {
+        subject: if percent >= 100 { "Your credits are used up" } else { "Your credits run low" },
+        happened: if percent >= 100 {
+            "the credits that your account had for this period are used up. What the credits do not cover is not \
+             accepted; what was accepted before is sent."
+                .to_owned()
+        } else {
+            format!("{percent} % of the credits that your account has for this period are used.")
+        },
+        to_do: "See what they were used for (GET /v1/usage, and GET /v1/credits/entries for each posting), and buy \
+                more if you need more."
+            .to_owned(),
+        shown_by: "/v1/credits",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +222,7 @@ mod tests {
         for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
             alerts.push(Alert::SendingFrozen { reason });
         }
+        alerts.extend([50, 80, 100].map(|percent| Alert::CreditsUsed { percent }));
         for why in [WhyDisabled::Gone, WhyDisabled::Failing] {
             alerts.push(Alert::EndpointDisabled { endpoint: EndpointId::from_bits(1), why });
         }

@@ -80,7 +80,7 @@ pub struct Change {
     pub to: String,
 }
 
-/// Names of the settings that we touch, as forms and as answers have them.
+/// Names of the settings that we always touch, as forms and as answers have them.
 pub const NUMBER_SETTINGS: [(&str, &str); 3] =
     [("SmsApplicationSid", "sms_application_sid"), ("SmsMethod", "sms_method"), ("SmsUrl", "sms_url")];
 /// The same for messaging services.
@@ -89,45 +89,80 @@ pub const SERVICE_SETTINGS: [(&str, &str); 3] = [
     ("InboundRequestUrl", "inbound_request_url"),
     ("UseInboundWebhookOnNumber", "use_inbound_webhook_on_number"),
 ];
+/// Names of the settings that we touch where a second host is configured.
+pub const NUMBER_FALLBACK: [(&str, &str); 2] =
+    [("SmsFallbackMethod", "sms_fallback_method"), ("SmsFallbackUrl", "sms_fallback_url")];
+/// The same for messaging services.
+pub const SERVICE_FALLBACK: [(&str, &str); 2] =
+    [("FallbackMethod", "fallback_method"), ("FallbackUrl", "fallback_url")];
 
 impl TargetKind {
-    /// Names of the settings that we touch, as forms and as answers have them.
-    pub fn settings(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Number => &NUMBER_SETTINGS,
-            Self::MessagingService => &SERVICE_SETTINGS,
-        }
+    /// Names of all settings that we may touch, as forms and as answers have them: these are read.
+    pub fn settings(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let (always, fallback) = match self {
+            Self::Number => (NUMBER_SETTINGS, NUMBER_FALLBACK),
+            Self::MessagingService => (SERVICE_SETTINGS, SERVICE_FALLBACK),
+        };
+        always.into_iter().chain(fallback)
     }
 }
 
 impl Settings {
     /// What has to stand at Twilio so that texts reach us. The fragment asks Twilio to repeat a failed webhook twice
     /// (connection overrides); it is not signed. An application would win over the URL, and so would a number's own
-    /// webhook over its service's.
-    pub fn ours(kind: TargetKind, origin: &str, hook: &HookId) -> Self {
-        let url = format!("{origin}/hooks/twilio/{}/messages#rc=2&rp=5xx,ct,rt", hook.reveal());
-        let pairs = match kind {
-            TargetKind::Number => [("SmsApplicationSid", ""), ("SmsMethod", "POST"), ("SmsUrl", &url)],
-            TargetKind::MessagingService => {
-                [("InboundMethod", "POST"), ("InboundRequestUrl", &url), ("UseInboundWebhookOnNumber", "false")]
-            }
+    /// webhook over its service's. `fallback`: the origin of a second host, where Twilio goes once the first has failed;
+    /// without one its settings stay the customer's.
+    pub fn ours(kind: TargetKind, origin: &str, fallback: Option<&str>, hook: &HookId) -> Self {
+        let url = |origin: &str| format!("{origin}/hooks/twilio/{}/messages#rc=2&rp=5xx,ct,rt", hook.reveal());
+        let (pairs, [(method, _), (second, _)]) = match kind {
+            TargetKind::Number => (
+                [("SmsApplicationSid", ""), ("SmsMethod", "POST"), ("SmsUrl", &*url(origin))].map(owned),
+                NUMBER_FALLBACK,
+            ),
+            TargetKind::MessagingService => (
+                [
+                    ("InboundMethod", "POST"),
+                    ("InboundRequestUrl", &*url(origin)),
+                    ("UseInboundWebhookOnNumber", "false"),
+                ]
+                .map(owned),
+                SERVICE_FALLBACK,
+            ),
         };
-        Self(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        let of_second = fallback.map(|origin| [(method, "POST"), (second, &*url(origin))].map(owned));
+        Self(pairs.into_iter().chain(of_second.into_iter().flatten()).collect())
     }
 
-    /// What differs from here to there, in order of names.
+    /// What has to change here so that all of `then` stands here, in order of names. What `then` does not name does not
+    /// count.
     pub fn changes(&self, then: &Self) -> Vec<Change> {
-        let value = |settings: &Self, name: &str| settings.0.get(name).cloned().unwrap_or_default();
-        let mut names: Vec<_> = self.0.keys().chain(then.0.keys()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let change = |name: &String| Change { setting: name.clone(), from: value(self, name), to: value(then, name) };
-        names.into_iter().map(change).filter(|change| change.from != change.to).collect()
+        let change = |(name, to): (&String, &String)| Change {
+            setting: name.clone(),
+            from: self.0.get(name).cloned().unwrap_or_default(),
+            to: to.clone(),
+        };
+        then.0.iter().map(change).filter(|change| change.from != change.to).collect()
     }
 
-    fn same(&self, other: &Self) -> bool {
-        self.changes(other).is_empty()
+    /// What of these settings is another one in `now`: from here to there.
+    pub fn changed_in(&self, now: &Self) -> Vec<Change> {
+        let turned = |change: Change| Change { from: change.to, to: change.from, ..change };
+        now.changes(self).into_iter().map(turned).collect()
     }
+
+    fn have(&self, these: &Self) -> bool {
+        self.changes(these).is_empty()
+    }
+
+    /// The settings that `names` has, as they are here.
+    fn only(&self, names: &Self) -> Self {
+        let here = |name: &String| (name.clone(), self.0.get(name).cloned().unwrap_or_default());
+        Self(names.0.keys().map(here).collect())
+    }
+}
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
 }
 
 /// What stood at Twilio before, and what we set in its place.
@@ -137,11 +172,31 @@ pub struct Snapshot {
     pub account_sid: Sid,
     /// Before.
     pub before: Settings,
-    /// Ours.
+    /// Ours, with what was there before for settings that are not ours any more.
     pub set: Settings,
+    /// What stood there when this was planned, if that was neither of the two: an earlier address of ours. It stands
+    /// until Twilio has taken the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Settings>,
 }
 
 impl Snapshot {
+    /// What is left to remember once Twilio has taken it: the settings that are ours.
+    #[must_use]
+    pub fn settled(&self, ours: &Settings) -> Self {
+        Self {
+            account_sid: self.account_sid.clone(),
+            before: self.before.only(ours),
+            set: self.set.only(ours),
+            standing: None,
+        }
+    }
+
+    /// Whether `now` is an address of ours that was to be moved.
+    fn still(&self, now: &Settings) -> bool {
+        self.standing.as_ref().is_some_and(|standing| now.have(standing))
+    }
+
     /// Seals it under the account's profile key: unlike the key of purpose send that one outlives the credential, so
     /// that a number can be given back after another credential was connected.
     pub fn seal(&self, key: &DataKey, target: &Target, nonce: [u8; 12]) -> Result<Sealed, Fault> {
@@ -217,21 +272,28 @@ pub enum Connect {
 
 /// Decides how to connect, from what stands at Twilio now, what we want there, and what is known from earlier.
 pub fn connect(now: &Settings, ours: &Settings, account_sid: &Sid, known: Option<(State, &Snapshot)>) -> Connect {
-    let again = |before: &Settings| {
-        Connect::Set(Snapshot { account_sid: account_sid.clone(), before: before.clone(), set: ours.clone() })
+    let first = || {
+        let (before, set) = (now.only(ours), ours.clone());
+        Connect::Set(Snapshot { account_sid: account_sid.clone(), before, set, standing: None })
     };
-    let Some((state, known)) = known else { return again(now) };
-    if now.same(&known.set) {
-        // Ours stands there; under another address of the site it has to move.
-        return if now.same(ours) { Connect::Stands } else { again(&known.before) };
+    let Some((state, known)) = known else { return first() };
+    if now.have(&known.set) && known.set == *ours {
+        return Connect::Stands;
     }
-    if now.same(&known.before) {
-        return again(&known.before);
+    // Ours stands there and has to move to other addresses of the site, or it does not stand there yet.
+    if now.have(&known.set) || known.still(now) || now.have(&known.before) {
+        // What we did not touch so far is as it was before us; what we do not touch any more becomes so.
+        let mut before = now.only(ours);
+        before.0.extend(known.before.0.clone());
+        let mut set = before.clone();
+        set.0.extend(ours.0.clone());
+        let standing = Some(now.only(&set)).filter(|standing| *standing != before);
+        return Connect::Set(Snapshot { account_sid: account_sid.clone(), before, set, standing });
     }
     match state {
         // What we planned never took effect, and the plan's "before" is out of date.
-        State::Connecting => again(now),
-        State::Connected | State::Changed | State::Gone | State::Restoring => Connect::Changed(known.set.changes(now)),
+        State::Connecting if known.standing.is_none() => first(),
+        _ => Connect::Changed(known.set.changed_in(now)),
     }
 }
 
@@ -260,14 +322,14 @@ pub enum Disconnect {
 /// Decides how to disconnect; `None`: Twilio does not have the number any more.
 pub fn disconnect(now: Option<&Settings>, known: &Snapshot, when_changed: WhenChanged) -> Disconnect {
     let Some(now) = now else { return Disconnect::Forget };
-    if now.same(&known.before) {
+    if now.have(&known.before) {
         return Disconnect::Forget;
     }
-    if now.same(&known.set) {
+    if now.have(&known.set) || known.still(now) {
         return Disconnect::Restore;
     }
     match when_changed {
-        WhenChanged::Ask => Disconnect::Changed(known.set.changes(now)),
+        WhenChanged::Ask => Disconnect::Changed(known.set.changed_in(now)),
         WhenChanged::Keep => Disconnect::Forget,
         WhenChanged::Restore => Disconnect::Restore,
     }
@@ -278,8 +340,8 @@ pub fn look(now: Option<&Settings>, known: &Snapshot, state: State) -> State {
     let Some(now) = now else { return State::Gone };
     match state {
         // Begun and not finished: the customer repeats the request, or it took effect after all.
-        State::Connecting | State::Restoring if now.same(&known.before) => state,
-        _ if now.same(&known.set) => State::Connected,
+        State::Connecting | State::Restoring if now.have(&known.before) => state,
+        _ if now.have(&known.set) => State::Connected,
         State::Connecting => State::Connecting,
         State::Connected | State::Changed | State::Gone | State::Restoring => State::Changed,
     }
@@ -423,6 +485,8 @@ impl From<Trouble> for Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::seal::Purpose;
     use zeroize::Zeroizing;
@@ -440,7 +504,7 @@ mod tests {
     }
 
     fn planned(before: &str, set: &str) -> Snapshot {
-        Snapshot { account_sid: account_sid(), before: settings(before), set: settings(set) }
+        Snapshot { account_sid: account_sid(), before: settings(before), set: settings(set), standing: None }
     }
 
     fn snapshot() -> Snapshot {
@@ -463,9 +527,12 @@ mod tests {
     fn ours_names_every_setting_that_is_read_back() {
         let hook = HookId::new(AccountId::from_bits(1), [1; 16]);
         for kind in [TargetKind::Number, TargetKind::MessagingService] {
-            let ours = Settings::ours(kind, "https://api.example.com", &hook);
-            let names: Vec<_> = ours.0.keys().map(String::as_str).collect();
-            assert_eq!(names, kind.settings().iter().map(|(form, _)| *form).collect::<Vec<_>>());
+            let second = Some("https://second.example.com");
+            let ours = |fallback| Settings::ours(kind, "https://api.example.com", fallback, &hook);
+            let names = |of: &Settings| of.0.keys().cloned().collect::<BTreeSet<_>>();
+            let read: Vec<_> = kind.settings().map(|(form, _)| form.to_owned()).collect();
+            assert_eq!(names(&ours(second)), read.iter().cloned().collect());
+            assert_eq!(names(&ours(None)), read[..3].iter().cloned().collect());
         }
     }
 
@@ -496,12 +563,79 @@ mod tests {
             if state == State::Connecting {
                 assert_eq!(new, Connect::Set(planned("new", "ours")));
             } else {
-                assert_eq!(new, Connect::Changed(settings("ours").changes(&settings("new"))), "{state:?}");
+                assert_eq!(new, Connect::Changed(settings("ours").changed_in(&settings("new"))), "{state:?}");
             }
             // The site moved: ours becomes the new address, and what was there before us stays known.
             let moved = connect(&settings("ours"), &settings("moved"), &account_sid(), Some((state, &known)));
-            assert_eq!(moved, Connect::Set(planned("theirs", "moved")), "{state:?}");
+            let plan = Snapshot { standing: Some(settings("ours")), ..planned("theirs", "moved") };
+            assert_eq!(moved, Connect::Set(plan.clone()), "{state:?}");
+            // Twilio did not take that: what stands there is ours still, and what was before us is not forgotten.
+            let begun = Some((State::Connecting, &plan));
+            assert_eq!(connect(&settings("ours"), &settings("moved"), &account_sid(), begun), moved);
+            assert_eq!(disconnect(Some(&settings("ours")), &plan, WhenChanged::Ask), Disconnect::Restore);
+            let new = connect(&settings("new"), &settings("moved"), &account_sid(), begun);
+            assert_eq!(new, Connect::Changed(settings("moved").changed_in(&settings("new"))));
+            assert_eq!(plan.settled(&settings("moved")), planned("theirs", "moved"));
         }
+    }
+
+    /// These settings of a number: its first host's, and with `second` its second host's.
+    fn hosts(first: &str, second: Option<&str>) -> Settings {
+        let second = second.map(|second| ("SmsFallbackUrl".to_owned(), second.to_owned()));
+        Settings(settings(first).0.into_iter().chain(second).collect())
+    }
+
+    /// Twilio answers with all settings, so `now` always has both.
+    #[test]
+    fn a_second_host_that_is_configured_later_is_added_and_one_that_is_not_any_more_is_given_back() {
+        let sid = account_sid();
+        let now = |first, second| hosts(first, Some(second));
+        let (one, two) = (hosts("ours", None), hosts("ours", Some("our second")));
+        for state in STATES {
+            // Without a second host the fallback is the customer's, whatever stands there.
+            let known = planned("theirs", "ours");
+            for second in ["", "their second", "their third"] {
+                let plan = connect(&now("ours", second), &one, &sid, Some((state, &known)));
+                assert_eq!(plan, Connect::Stands, "{state:?}");
+                assert_eq!(look(Some(&now("ours", second)), &known, state), State::Connected);
+                assert_eq!(disconnect(Some(&now("ours", second)), &known, WhenChanged::Ask), Disconnect::Restore);
+            }
+            // It is configured: what stands in its place now is what stood there before us.
+            let added = connect(&now("ours", "their second"), &two, &sid, Some((state, &known)));
+            let standing = Some(now("ours", "their second"));
+            let before = hosts("theirs", Some("their second"));
+            let plan = Snapshot { account_sid: sid.clone(), before: before.clone(), set: two.clone(), standing };
+            assert_eq!(added, Connect::Set(plan.clone()), "{state:?}");
+            let both = plan.settled(&two);
+            assert_eq!((&both.before, &both.set, &both.standing), (&before, &two, &None));
+            assert_eq!(connect(&now("ours", "our second"), &two, &sid, Some((state, &both))), Connect::Stands);
+            // Changing it is seen like any other change.
+            let changed = now("ours", "new");
+            let seen = if state == State::Connecting { state } else { State::Changed };
+            assert_eq!(look(Some(&changed), &both, state), seen);
+            assert!(matches!(disconnect(Some(&changed), &both, WhenChanged::Ask), Disconnect::Changed(_)));
+            // It is not configured any more: theirs is put back, and is none of ours after that.
+            let removed = connect(&now("ours", "our second"), &one, &sid, Some((state, &both)));
+            let Connect::Set(plan) = removed else { panic!("{removed:?}") };
+            assert_eq!((&plan.before, &plan.set), (&before, &hosts("ours", Some("their second"))));
+            assert_eq!(plan.settled(&one), planned("theirs", "ours"));
+            // The same after a crash, before and after Twilio took it.
+            for second in ["our second", "their second"] {
+                let again = connect(&now("ours", second), &one, &sid, Some((State::Connecting, &plan)));
+                let Connect::Set(again) = again else { panic!("{again:?}") };
+                assert_eq!((&again.before, &again.set), (&plan.before, &plan.set));
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_before_there_was_a_second_host_reads() {
+        let stored = format!(
+            r#"{{"account_sid":"{}","before":{{"SmsUrl":"theirs"}},"set":{{"SmsUrl":"ours"}}}}"#,
+            account_sid().as_str()
+        );
+        let snapshot: Snapshot = serde_json::from_str(&stored).unwrap();
+        assert_eq!((snapshot.standing.as_ref(), serde_json::to_string(&snapshot).unwrap()), (None, stored));
     }
 
     #[test]

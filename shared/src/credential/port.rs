@@ -72,6 +72,18 @@ pub async fn open_carrier<W: OpenKey + LoadKeys>(world: &W, stored: &StoredCrede
     Carrier::open(stored, &key)
 }
 
+/// The carrier of an account, to call Twilio with: 1 read, and its key as [`open_carrier`] has it. `None`: no Twilio
+/// account is connected.
+pub async fn load_carrier<W>(world: &W, account: AccountId) -> Result<Option<Carrier>, Fault>
+where
+    W: KeepCredential + OpenKey + LoadKeys,
+{
+    match world.load_credential(account).await? {
+        Some(stored) => open_carrier(world, &stored).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// Stores the carrier credential.
 pub trait KeepCredential {
     /// The stored one, if any.

@@ -8,7 +8,7 @@ use super::{Endpoint, Event, EventType, WhyDisabled};
 use crate::ids::{AccountId, DeliveryId, EndpointId};
 use crate::platform::Job;
 
-/// How long a claim holds. HTTP 15 s < function 30 s < lease 60 s < visibility 180 s.
+/// How long a claim holds. Content 10 s + HTTP 15 s < function 30 s < lease 60 s < visibility 180 s.
 pub const DELIVERY_LEASE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A delivery whose queue message got lost is looked at again after this long.
@@ -106,6 +106,8 @@ pub enum Trouble {
     Broken,
     /// The endpoint was disabled or removed: nothing was sent.
     Disabled,
+    /// Twilio could not be asked what the message says: nothing was sent, it is tried again.
+    TwilioUnavailable,
 }
 
 impl Answer {
@@ -156,6 +158,11 @@ impl Delivery {
         self
     }
 
+    /// Whether the try that is on is the last one.
+    pub fn is_last_try(&self, now: Timestamp) -> bool {
+        next_try(self.tries, 0, now).is_none()
+    }
+
     /// When the sweeper has to look at it: a while after its hint in the queue, or at its time if that is too far away
     /// for the queue.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
@@ -183,7 +190,7 @@ pub enum Health {
 }
 
 /// What an answer says of its endpoint: disabled are those that are gone, and those where nothing but failures came of
-/// tries for days. A test that fails is no failure.
+/// tries for days. A test that fails is no failure, and what Twilio did not answer is none of the endpoint.
 pub fn health(endpoint: &Endpoint, event: EventType, answer: Answer, now: Timestamp) -> Health {
     if endpoint.disabled.is_some() {
         return Health::Same;
@@ -192,7 +199,7 @@ pub fn health(endpoint: &Endpoint, event: EventType, answer: Answer, now: Timest
         (answer, None) if answer.is_success() => Health::Same,
         (answer, Some(_)) if answer.is_success() => Health::Recovered,
         (Answer::Http { status: 410, .. }, _) => Health::Disable(WhyDisabled::Gone),
-        (Answer::None(Trouble::Disabled), _) => Health::Same,
+        (Answer::None(Trouble::Disabled | Trouble::TwilioUnavailable), _) => Health::Same,
         _ if event == EventType::EndpointTest => Health::Same,
         (_, None) => Health::Failing,
         (_, Some(since)) if now >= since + FAILS_FOR => Health::Disable(WhyDisabled::Failing),
@@ -227,6 +234,7 @@ mod tests {
             let (mut now, mut held, mut waits) = (NOW, delivery(EventType::MessageSent), Vec::new());
             loop {
                 held.tries += 1;
+                assert_eq!(held.is_last_try(now), held.tries == 11);
                 held = held.after(attempt(http(500)), dice, now);
                 let Some(next) = held.next else { break };
                 assert_eq!(held.status, DeliveryStatus::Pending);
@@ -256,6 +264,7 @@ mod tests {
             (http(503), Pending),
             (Answer::None(Trouble::TimedOut), Pending),
             (Answer::None(Trouble::AddressRefused), Pending),
+            (Answer::None(Trouble::TwilioUnavailable), Pending),
             (Answer::None(Trouble::Disabled), Failed),
         ] {
             let held = Delivery { tries: 1, ..delivery(EventType::MessageSent) }.after(attempt(answer), 0, NOW);
@@ -287,6 +296,11 @@ mod tests {
         assert_eq!(health(&failing, sent, http(500), later), Health::Disable(WhyDisabled::Failing));
         assert_eq!(health(&failing, sent, http(200), later), Health::Recovered);
         assert_eq!(health(&well, sent, http(410), NOW), Health::Disable(WhyDisabled::Gone));
+        let unasked = Answer::None(Trouble::TwilioUnavailable);
+        assert_eq!(
+            (health(&well, sent, unasked, NOW), health(&failing, sent, unasked, later)),
+            (Health::Same, Health::Same)
+        );
         for test in [http(500), Answer::None(Trouble::TimedOut)] {
             assert_eq!(health(&failing, EventType::EndpointTest, test, later), Health::Same);
         }

@@ -1,4 +1,5 @@
 //! What endpoints are told. An event is metadata, as the API shows it: no text, no media, no number of the other party.
+//! What its message says is added when it is sent, for an endpoint that asked for it (`content.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,6 +56,9 @@ pub enum EventType {
     /// An endpoint was disabled, because nothing arrived there; told to the others.
     #[serde(rename = "endpoint.disabled")]
     EndpointDisabled,
+    /// Half, four fifths or all of the period's credits are used.
+    #[serde(rename = "credits.used")]
+    CreditsUsed,
     /// A test that somebody asked for. It is not chosen: every endpoint takes it.
     #[serde(rename = "endpoint.test")]
     EndpointTest,
@@ -62,7 +66,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type that an endpoint may choose.
-    pub const CHOICES: [Self; 12] = [
+    pub const CHOICES: [Self; 13] = [
         Self::MessageSent,
         Self::MessageDelivered,
         Self::MessageUndelivered,
@@ -75,6 +79,7 @@ impl EventType {
         Self::NumberChanged,
         Self::SignatureFailed,
         Self::EndpointDisabled,
+        Self::CreditsUsed,
     ];
 
     /// The word in requests, payloads and tables.
@@ -92,7 +97,28 @@ impl EventType {
             Self::NumberChanged => "number.changed",
             Self::SignatureFailed => "signature.failed",
             Self::EndpointDisabled => "endpoint.disabled",
+            Self::CreditsUsed => "credits.used",
             Self::EndpointTest => "endpoint.test",
+        }
+    }
+
+    /// Whether it is told of a message.
+    pub fn is_of_message(self) -> bool {
+        match self {
+            Self::MessageSent
+            | Self::MessageDelivered
+            | Self::MessageUndelivered
+            | Self::MessageFailed
+            | Self::MessageUnconfirmed
+            | Self::MessageCanceled
+            | Self::MessageReceived => true,
+            Self::SendingFrozen
+            | Self::CredentialRefused
+            | Self::NumberChanged
+            | Self::SignatureFailed
+            | Self::EndpointDisabled
+            | Self::CreditsUsed
+            | Self::EndpointTest => false,
         }
     }
 
@@ -265,6 +291,7 @@ impl Event {
             Alert::NumberDrifted { .. } => EventType::NumberChanged,
             Alert::SendingFrozen { .. } => EventType::SendingFrozen,
             Alert::EndpointDisabled { .. } => EventType::EndpointDisabled,
+            Alert::CreditsUsed { .. } => EventType::CreditsUsed,
         };
         let data = match alert {
             Alert::SignatureFailed { cause, recently_rotated } => {
@@ -275,6 +302,7 @@ impl Event {
                 serde_json::json!({ "number_sid": number_sid.as_str(), "since": since })
             }
             Alert::SendingFrozen { reason } => serde_json::json!({ "reason": reason.as_str(), "since": since }),
+            Alert::CreditsUsed { percent } => serde_json::json!({ "percent": percent, "since": since }),
             Alert::EndpointDisabled { endpoint, why } => {
                 serde_json::json!({ "endpoint_id": endpoint, "reason": why.as_str(), "since": since })
             }
@@ -290,9 +318,13 @@ impl Event {
         Self { id: EventId::new(now, dice), kind: EventType::EndpointTest, at: now, data }
     }
 
-    /// The body that is sent: the same bytes at every try.
+    /// The body that is sent, without content: the same bytes at every try.
     pub fn body(&self) -> String {
-        let Self { id, kind, at, data } = self;
+        self.body_of(&self.data)
+    }
+
+    pub(super) fn body_of(&self, data: &str) -> String {
+        let Self { id, kind, at, .. } = self;
         let kind = kind.as_str();
         format!(r#"{{"id":"{id}","type":"{kind}","version":{PAYLOAD_VERSION},"timestamp":"{at}","data":{data}}}"#)
     }
@@ -317,9 +349,10 @@ pub fn told_at_posting(message: &Message) -> Vec<Event> {
     events
 }
 
-/// What is to be told of a change of a message: nothing before it is posted, since that will tell all of it.
+/// What is to be told of a change of a message: nothing before it is posted, or when it is to be posted once more, since
+/// that will tell all of it.
 pub fn told_by_change(before: &Message, after: &Message) -> Vec<Event> {
-    if !before.settled || before.status == after.status {
+    if !before.settled || !after.settled || before.status == after.status {
         return Vec::new();
     }
     let at_carrier = |message: &Message| message.status.standing() == Standing::AtCarrier;
@@ -374,6 +407,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,

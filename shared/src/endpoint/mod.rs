@@ -4,6 +4,7 @@
 //! there (docs/decisions/0021). A delivery is tried over three days, then given up, and can be resent.
 
 mod address;
+mod content;
 mod delivery;
 mod event;
 mod port;
@@ -16,6 +17,7 @@ use crate::ids::{AccountId, EndpointId};
 use crate::seal::Sealed;
 
 pub use address::*;
+pub use content::*;
 pub use delivery::*;
 pub use event::*;
 pub use port::*;
@@ -38,6 +40,8 @@ pub struct Endpoint {
     pub url: EndpointUrl,
     /// Which.
     pub choice: Choice,
+    /// Whether events of messages have with them what the message says.
+    pub include_content: bool,
     /// What the customer calls it.
     pub description: String,
     /// Signs, sealed.
@@ -123,6 +127,7 @@ mod tests {
             id: EndpointId::from_bits(1),
             url: EndpointUrl::parse("https://example.com/hooks", Reach::Public).unwrap(),
             choice: Choice::All,
+            include_content: false,
             description: String::new(),
             secret: Sealed(vec![1]),
             previous: Vec::new(),

@@ -1,11 +1,13 @@
 //! What endpoints ask of the world.
 
+use std::fmt;
+
 use jiff::Timestamp;
 
 use super::{Answer, Delivery, Endpoint, EndpointUrl, Event, Listeners, WhyDisabled};
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
-use crate::ledger::JournalItem;
+use crate::ledger::{Entry, Zone};
 use crate::message::{Fence, Message};
 
 /// Stores endpoints. Each change also writes what the endpoint listens to into the gate, in one transaction.
@@ -77,7 +79,18 @@ pub trait LoadToTell {
         &self,
         account: AccountId,
         message: MessageId,
-    ) -> impl Future<Output = Result<Option<(Message, Listeners)>, Fault>> + Send;
+    ) -> impl Future<Output = Result<Option<ToTell>, Fault>> + Send;
+}
+
+/// What was loaded to tell of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToTell {
+    /// The message.
+    pub message: Message,
+    /// Whom to tell.
+    pub listeners: Listeners,
+    /// By which the account's days begin.
+    pub zone: Zone,
 }
 
 /// Changes a message after it was sent, and tells of it.
@@ -89,7 +102,7 @@ pub trait UpdateAndTell {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
@@ -214,8 +227,8 @@ pub trait CallEndpoint {
     fn call_endpoint(&self, url: &EndpointUrl, signed: &Signed) -> impl Future<Output = Answer> + Send;
 }
 
-/// What is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is sent. Its body does not print.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Signed {
     /// `webhook-id`.
     pub event: EventId,
@@ -225,4 +238,10 @@ pub struct Signed {
     pub signature: String,
     /// The body.
     pub body: String,
+}
+
+impl fmt::Debug for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signed({}, {} bytes)", self.event, self.body.len())
+    }
 }

@@ -136,6 +136,20 @@ pub fn verified(presented: &Presented<'_>, keys: &SigningKeys<'_>) -> Result<Ver
     Ok(Verified { value: params, which })
 }
 
+/// The same for a webhook that may have been sent to another address too, `other` (a second host's).
+///
+/// Both are checked, whichever is right; what the first one's check says is what is told.
+pub fn verified_at_either(
+    presented: &Presented<'_>,
+    other: Option<&str>,
+    keys: &SigningKeys<'_>,
+) -> Result<Verified<Params>, Rejection> {
+    let first = verified(presented, keys);
+    let Some(url) = other else { return first };
+    let second = verified(&Presented { url, ..*presented }, keys);
+    first.or_else(|rejection| second.map_err(|_| rejection))
+}
+
 /// Signs as Twilio does with an Auth Token: HMAC-SHA1 over the URL, then every name and value in order, in Base64.
 ///
 /// The URL is taken as it is; see [`as_signed`] for a configured one. For a JSON webhook `params` is empty.

@@ -1,18 +1,32 @@
 //! Credits and usage: prices, the allowance that a send reserves from, and how outcomes become usage (N7, N8).
+//!
+//! The ledger is double-entry: each [`Entry`] moves credits between [`Book`]s and its lines sum to zero. Entries are never
+//! changed; what was wrong is put right by another entry that names it. A send does not write an entry when it reserves:
+//! the `held` of its message is the reservation, and [`Allowance`] is the sum of all of them that one condition can check.
+//! Everything here is a pure function, except for [`give_credits`] and its like, which decide and write until it holds.
 
+mod entry;
+mod keep;
 mod port;
+mod prices;
+mod purse;
+mod usage;
+mod zone;
 
 use jiff::Timestamp;
-use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AccountId, EntryId, MessageId};
-use crate::message::{Direction, Format, Message, Standing, Status};
-use crate::number::Country;
+use crate::message::{Message, Standing, Status};
 
+pub use entry::*;
+pub use keep::*;
 pub use port::*;
+pub use prices::*;
+pub use purse::*;
+pub use usage::*;
+pub use zone::*;
 
-/// Credits in millionths. Never below zero: what cannot be taken is an error of the rules, not a negative balance.
+/// Credits in millionths: an amount, never below zero.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema,
 )]
@@ -20,6 +34,9 @@ pub use port::*;
 pub struct MicroCredits(pub u64);
 
 impl MicroCredits {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
     /// `n` whole credits.
     pub const fn whole(n: u64) -> Self {
         Self(n * 1_000_000)
@@ -30,51 +47,61 @@ impl MicroCredits {
     pub fn times(self, n: u32) -> Self {
         Self(self.0.saturating_mul(u64::from(n)))
     }
-}
 
-/// Credit of a new account, until plans come: 100 credits.
-pub const TRIAL_CREDIT: MicroCredits = MicroCredits::whole(100);
+    /// As a change upwards. What no account can have saturates, and then nothing sums to zero with it.
+    pub fn plus(self) -> Change {
+        Change(i64::try_from(self.0).unwrap_or(i64::MAX))
+    }
 
-/// The price list that counts now. A message keeps the version that it was priced with.
-pub const PRICES: Prices = Prices {
-    version: "2026-11-01",
-    sms_segment: MicroCredits::whole(1),
-    mms: MicroCredits::whole(3),
-    inbound: MicroCredits(0),
-};
-
-/// What TelBuddy's own work costs; Twilio bills carriage to the customer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prices {
-    /// The day that it took effect.
-    pub version: &'static str,
-    /// One segment of an outgoing SMS.
-    pub sms_segment: MicroCredits,
-    /// One outgoing MMS.
-    pub mms: MicroCredits,
-    /// One segment of a text that arrives.
-    pub inbound: MicroCredits,
-}
-
-impl Prices {
-    /// The price of one message.
-    pub fn message(&self, direction: Direction, format: Format, segments: u32) -> MicroCredits {
-        match (direction, format) {
-            (Direction::Outbound, Format::Sms) => self.sms_segment.times(segments),
-            (Direction::Outbound, Format::Mms) => self.mms,
-            (Direction::Inbound, Format::Sms | Format::Mms) => self.inbound.times(segments),
-        }
+    /// As a change downwards.
+    pub fn minus(self) -> Change {
+        Change(-self.plus().0)
     }
 }
 
-/// What an account may still spend, as stored; sends reserve from it.
+/// A change, or a balance that may be below zero, in millionths of a credit.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(transparent)]
+pub struct Change(pub i64);
+
+impl Change {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// What is above zero.
+    pub fn above(self) -> MicroCredits {
+        MicroCredits(u64::try_from(self.0).unwrap_or(0))
+    }
+
+    /// What is below zero, as an amount.
+    pub fn below(self) -> MicroCredits {
+        MicroCredits(if self.0 < 0 { self.0.unsigned_abs() } else { 0 })
+    }
+
+    /// The other way.
+    #[must_use]
+    pub fn back(self) -> Self {
+        Self(self.0.saturating_neg())
+    }
+
+    /// Both together; saturates, far above what any account can have.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+/// What an account may still spend, as stored; sends reserve from it, each with one condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowance {
-    /// Free to reserve.
-    pub available: MicroCredits,
+    /// All credit that is neither used nor reserved. Below zero after something was charged that was not reserved, or
+    /// taken back that was spent: then nothing is available, and the rest is owed.
+    pub free: Change,
     /// Reserved for messages whose outcome is not posted yet.
     pub held: MicroCredits,
-    /// Spent.
+    /// Everything that was ever charged, after corrections.
     pub used: MicroCredits,
     /// The UTC day that `day_segments` counts, as `2026-11-24`.
     pub day: String,
@@ -86,25 +113,35 @@ impl Allowance {
     /// The allowance of a new account.
     pub fn new(credit: MicroCredits, now: Timestamp) -> Self {
         Self {
-            available: credit,
+            free: credit.plus(),
             held: MicroCredits(0),
             used: MicroCredits(0),
-            day: Granularity::Day.period(now),
+            day: Granularity::utc_day(now),
             day_segments: 0,
         }
+    }
+
+    /// What new messages may reserve; never below zero.
+    pub fn available(&self) -> MicroCredits {
+        self.free.above()
+    }
+
+    /// What is owed: sending stops while it is above zero.
+    pub fn owed(&self) -> MicroCredits {
+        self.free.below()
     }
 
     /// Takes a hold, and counts its segments on the day of `now`. Whoever calls has checked that it is covered.
     pub fn reserve(&mut self, hold: MicroCredits, segments: u64, now: Timestamp) {
         self.day_segments = self.segments_on(now) + segments;
-        self.day = Granularity::Day.period(now);
-        self.available.0 = self.available.0.saturating_sub(hold.0);
+        self.day = Granularity::utc_day(now);
+        self.free = self.free.and(hold.minus());
         self.held.0 = self.held.0.saturating_add(hold.0);
     }
 
     /// Segments accepted on the day of `now`.
     pub fn segments_on(&self, now: Timestamp) -> u64 {
-        if self.day == Granularity::Day.period(now) { self.day_segments } else { 0 }
+        if self.day == Granularity::utc_day(now) { self.day_segments } else { 0 }
     }
 }
 
@@ -121,102 +158,8 @@ pub enum Settlement {
     Done,
 }
 
-/// One billable fact, unique by account, Twilio SID and kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageEvent {
-    /// The account.
-    pub account: AccountId,
-    /// Twilio's SID of the message.
-    pub sid: String,
-    /// Our message.
-    pub message: MessageId,
-    /// What kind of work.
-    pub kind: UsageKind,
-    /// Which way.
-    pub direction: Direction,
-    /// The other party's country.
-    pub country: Option<Country>,
-    /// Segments.
-    pub units: u32,
-    /// The price.
-    pub credits: MicroCredits,
-    /// Version of the price list.
-    pub price_version: String,
-    /// When Twilio took it or it arrived: decides the period.
-    pub at: Timestamp,
-    /// Twilio's error code, of what failed.
-    pub error: Option<u32>,
-}
-
-/// Kinds of usage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum UsageKind {
-    /// Segments of an SMS, or one MMS.
-    MessageSegments,
-    /// A message that Twilio refused, or that did not arrive. It costs nothing of its own: what was sent is counted, and
-    /// charged, as segments.
-    FailedMessages,
-}
-
-impl UsageKind {
-    /// The word in keys and answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MessageSegments => "message_segments",
-            Self::FailedMessages => "failed_messages",
-        }
-    }
-
-    /// Every kind.
-    pub const ALL: [Self; 2] = [Self::MessageSegments, Self::FailedMessages];
-
-    /// Which rows it is counted in.
-    pub fn about(self) -> About {
-        match self {
-            Self::MessageSegments => About::Usage,
-            Self::FailedMessages => About::Failures,
-        }
-    }
-}
-
-/// What rows are about: sums of what is paid must not have what failed among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum About {
-    /// What was used.
-    Usage,
-    /// What failed, by error.
-    Failures,
-}
-
-/// What is to be counted as failed when a message is posted: Twilio refused it, or it is known already that it did not
-/// arrive. What happens to it later is [`failure_by_change`]'s, so that each failure is counted once.
-pub fn failure_at_posting(message: &Message) -> Option<UsageEvent> {
-    let failed = matches!(message.status, Status::Rejected | Status::Undelivered | Status::Failed);
-    failed.then(|| UsageEvent {
-        account: message.account,
-        sid: message.sid.clone().unwrap_or_default(),
-        message: message.id,
-        kind: UsageKind::FailedMessages,
-        direction: message.direction,
-        country: message.country,
-        units: message.segments,
-        credits: MicroCredits(0),
-        price_version: message.price_version.clone(),
-        at: message.created,
-        error: message.error_code,
-    })
-}
-
-/// What is to be counted as failed when the status of a message changes that was posted before. One of Twilio's words
-/// for it after another does not make it fail twice.
-pub fn failure_by_change(before: &Message, after: &Message) -> Option<UsageEvent> {
-    let counted = failure_at_posting(before).is_some();
-    if before.settled && !counted { failure_at_posting(after) } else { None }
-}
-
-/// Decides what becomes of a message's hold.
-pub fn settle(message: &Message) -> Settlement {
+/// Decides what becomes of a message's hold. `zone`: the account's, by which its days begin.
+pub fn settle(message: &Message, zone: &Zone) -> Settlement {
     if message.settled {
         return Settlement::Done;
     }
@@ -224,14 +167,16 @@ pub fn settle(message: &Message) -> Settlement {
         (Standing::AtCarrier | Standing::Arrived, Some(sid)) => Settlement::Charge(UsageEvent {
             account: message.account,
             sid: sid.clone(),
-            message: message.id,
+            message: Some(message.id),
             kind: UsageKind::MessageSegments,
             direction: message.direction,
+            format: message.format,
             country: message.country,
-            units: message.segments,
-            credits: message.held,
+            units: i64::from(message.segments),
+            credits: message.held.plus(),
             price_version: message.price_version.clone(),
             at: message.created,
+            day: zone.day(message.created),
             error: None,
         }),
         (Standing::Over, _) => Settlement::Release,
@@ -239,114 +184,39 @@ pub fn settle(message: &Message) -> Settlement {
     }
 }
 
-/// A posted usage event that the roll-up has not counted yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JournalItem {
-    /// Names the item; the entry has the same id.
-    pub id: EntryId,
-    /// What was posted.
-    pub event: UsageEvent,
+/// What is to be counted as failed when a message is posted: Twilio refused it, or it is known already that it did not
+/// arrive. What happens to it later is [`failure_by_change`]'s, so that each failure is counted once.
+pub fn failure_at_posting(message: &Message, zone: &Zone) -> Option<UsageEvent> {
+    let failed = matches!(message.status, Status::Rejected | Status::Undelivered | Status::Failed);
+    failed.then(|| UsageEvent {
+        account: message.account,
+        sid: message.sid.clone().unwrap_or_default(),
+        message: Some(message.id),
+        kind: UsageKind::FailedMessages,
+        direction: message.direction,
+        format: message.format,
+        country: message.country,
+        units: i64::from(message.segments),
+        credits: Change::ZERO,
+        price_version: message.price_version.clone(),
+        at: message.created,
+        day: zone.day(message.created),
+        error: message.error_code,
+    })
 }
 
-/// How long the periods of a usage row are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Granularity {
-    /// Hours.
-    Hour,
-    /// UTC days.
-    Day,
-    /// UTC months.
-    Month,
-}
-
-impl Granularity {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Hour, Self::Day, Self::Month];
-
-    /// The word in keys and answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hour => "hour",
-            Self::Day => "day",
-            Self::Month => "month",
-        }
-    }
-
-    /// The period that `at` falls into, in UTC: `2026-11-24T06`, `2026-11-24`, `2026-11`. Sorts by time.
-    pub fn period(self, at: Timestamp) -> String {
-        let at = Offset::UTC.to_datetime(at);
-        match self {
-            Self::Hour => format!("{}T{:02}", at.date(), at.hour()),
-            Self::Day => at.date().to_string(),
-            Self::Month => format!("{:04}-{:02}", at.year(), at.month()),
-        }
-    }
-}
-
-/// What a usage row is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UsageSlot {
-    /// Length of the period.
-    pub granularity: Granularity,
-    /// The period.
-    pub period: String,
-    /// Kind of work.
-    pub kind: UsageKind,
-    /// Which way.
-    pub direction: Direction,
-    /// The other party's country.
-    pub country: Option<Country>,
-    /// Twilio's error code, of what failed.
-    pub error: Option<u32>,
-}
-
-/// Sums of a usage row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UsageSums {
-    /// Usage events: messages.
-    pub events: u64,
-    /// Segments.
-    pub units: u64,
-    /// Credits.
-    pub credits: MicroCredits,
-}
-
-impl UsageSums {
-    /// Both together.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            events: self.events.saturating_add(other.events),
-            units: self.units.saturating_add(other.units),
-            credits: MicroCredits(self.credits.0.saturating_add(other.credits.0)),
-        }
-    }
-}
-
-/// What a set of journal items adds to which rows of which accounts.
-pub fn roll_up(items: &[JournalItem]) -> std::collections::BTreeMap<(AccountId, UsageSlot), UsageSums> {
-    let mut rows = std::collections::BTreeMap::new();
-    for JournalItem { event, .. } in items {
-        for granularity in Granularity::ALL {
-            let slot = UsageSlot {
-                granularity,
-                period: granularity.period(event.at),
-                kind: event.kind,
-                direction: event.direction,
-                country: event.country,
-                error: event.error,
-            };
-            let sums: &mut UsageSums = rows.entry((event.account, slot)).or_default();
-            *sums = sums.plus(UsageSums { events: 1, units: u64::from(event.units), credits: event.credits });
-        }
-    }
-    rows
+/// What is to be counted as failed when the status of a message changes that was posted before. One of Twilio's words
+/// for it after another does not make it fail twice.
+pub fn failure_by_change(before: &Message, after: &Message, zone: &Zone) -> Option<UsageEvent> {
+    let counted = failure_at_posting(before, zone).is_some();
+    if before.settled && after.settled && !counted { failure_at_posting(after, zone) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{AccountId, EntryId, MessageId};
+    use crate::message::{Direction, Format};
 
     fn outbound() -> Message {
         Message {
@@ -368,6 +238,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,
@@ -379,7 +250,7 @@ mod tests {
     #[test]
     fn periods_are_utc_and_sort_by_time() {
         let at: Timestamp = "2026-11-24T23:59:59.999+01:00".parse().unwrap();
-        let periods = Granularity::ALL.map(|granularity| granularity.period(at));
+        let periods = Granularity::ALL.map(|granularity| granularity.period(at, &Zone::default()));
         assert_eq!(periods, ["2026-11-24T22", "2026-11-24", "2026-11"]);
     }
 
@@ -388,49 +259,90 @@ mod tests {
     fn a_message_fails_once_whether_it_is_known_at_its_posting_or_later() {
         let message = |status, settled| Message { status, settled, error_code: Some(30_003), ..outbound() };
         for failed in [Status::Undelivered, Status::Failed] {
-            let at_posting = failure_at_posting(&message(failed, false)).unwrap();
-            assert_eq!((at_posting.error, at_posting.credits), (Some(30_003), MicroCredits(0)));
+            let at_posting = failure_at_posting(&message(failed, false), &Zone::default()).unwrap();
+            assert_eq!((at_posting.error, at_posting.credits), (Some(30_003), Change::ZERO));
             // Not posted yet: the posting counts it.
-            assert_eq!(failure_by_change(&message(Status::Sent, false), &message(failed, false)), None);
-            assert!(failure_by_change(&message(Status::Sent, true), &message(failed, true)).is_some());
-            assert_eq!(failure_by_change(&message(Status::Undelivered, true), &message(failed, true)), None, "twice");
+            assert_eq!(
+                failure_by_change(&message(Status::Sent, false), &message(failed, false), &Zone::default()),
+                None
+            );
+            assert!(
+                failure_by_change(&message(Status::Sent, true), &message(failed, true), &Zone::default()).is_some()
+            );
+            assert_eq!(
+                failure_by_change(&message(Status::Undelivered, true), &message(failed, true), &Zone::default()),
+                None,
+                "twice"
+            );
         }
-        assert!(failure_at_posting(&message(Status::Rejected, false)).is_some());
+        assert!(failure_at_posting(&message(Status::Rejected, false), &Zone::default()).is_some());
         for fine in [Status::Sent, Status::Delivered, Status::Refused, Status::Expired, Status::Canceled] {
-            assert_eq!(failure_at_posting(&message(fine, false)), None, "{fine:?}");
-            assert_eq!(failure_by_change(&message(Status::Sent, true), &message(fine, true)), None, "{fine:?}");
+            assert_eq!(failure_at_posting(&message(fine, false), &Zone::default()), None, "{fine:?}");
+            assert_eq!(
+                failure_by_change(&message(Status::Sent, true), &message(fine, true), &Zone::default()),
+                None,
+                "{fine:?}"
+            );
         }
     }
 
     #[test]
-    fn each_event_counts_once_in_each_length_of_period() {
-        let event = UsageEvent {
-            account: AccountId::from_bits(1),
-            sid: "SM1".to_owned(),
-            message: MessageId::from_bits(1),
-            kind: UsageKind::MessageSegments,
-            direction: Direction::Outbound,
-            country: None,
-            units: 2,
-            credits: MicroCredits::whole(2),
-            price_version: "v".to_owned(),
-            at: Timestamp::UNIX_EPOCH,
-            error: None,
-        };
-        let later = UsageEvent { at: "1970-01-02T00:00:00Z".parse().unwrap(), ..event.clone() };
-        let items = [event.clone(), event, later].map(|event| JournalItem { id: EntryId::from_bits(0), event });
-        let rows = roll_up(&items);
+    fn each_event_counts_once_in_each_length_of_period_and_in_the_months_totals() {
+        let zone = Zone::parse("America/New_York").unwrap();
+        let at: Timestamp = "2026-12-01T03:00:00Z".parse().unwrap();
+        let message = Message { segments: 2, held: MicroCredits::whole(2), created: at, ..outbound() };
+        let Settlement::Charge(event) = settle(&message, &zone) else { panic!("not charged") };
+        let later: Timestamp = "2026-12-01T06:00:00Z".parse().unwrap();
+        let charge = |n, event: &UsageEvent, posted| Entry::charge(EntryId::from_bits(n), event.clone(), posted, &zone);
+        let next_day = UsageEvent { day: zone.day(later), at: later, ..event.clone() };
+        let entries = [charge(0, &event, at), charge(1, &event, at), charge(2, &next_day, later)];
+        let rolled = roll_up(&entries);
         let units: Vec<_> =
-            rows.iter().map(|((_, slot), sums)| (slot.period.as_str(), sums.events, sums.units)).collect();
+            rolled.usage.iter().map(|((_, slot), sums)| (slot.period.as_str(), sums.events, sums.units)).collect();
         assert_eq!(
             units,
             [
-                ("1970-01-01T00", 2, 4),
-                ("1970-01-02T00", 1, 2),
-                ("1970-01-01", 2, 4),
-                ("1970-01-02", 1, 2),
-                ("1970-01", 3, 6)
+                ("2026-12-01T03", 2, 4),
+                ("2026-12-01T06", 1, 2),
+                ("2026-11-30", 2, 4),
+                ("2026-12-01", 1, 2),
+                ("2026-11", 2, 4),
+                ("2026-12", 1, 2),
             ]
         );
+        let totals: Vec<_> =
+            rolled.totals.iter().map(|((_, month), totals)| (month.as_str(), totals.entries)).collect();
+        assert_eq!(totals, [("2026-11", 2), ("2026-12", 1)]);
+        let november = &rolled.totals[&(event.account, "2026-11".to_owned())];
+        let of = |book| november.books.get(&book).copied();
+        assert_eq!(of(Book::UsedMessageSegments), Some(MicroCredits::whole(4).plus()));
+        assert_eq!(of(Book::Clearing), Some(MicroCredits::whole(4).minus()));
+    }
+
+    /// Whatever is counted together, in whatever order, the sums are the same.
+    #[test]
+    fn a_digest_is_the_same_in_each_order_and_another_for_each_change_of_an_entry() {
+        let Settlement::Charge(event) = settle(&outbound(), &Zone::default()) else { panic!("not charged") };
+        let entry = |n: u128, credits| {
+            let event = UsageEvent { credits: Change(credits), ..event.clone() };
+            Entry::charge(EntryId::from_bits(n), event, Timestamp::UNIX_EPOCH, &Zone::default())
+        };
+        let sum = |entries: &[Entry]| {
+            let mut totals = Totals::default();
+            for entry in entries {
+                totals.add(entry);
+            }
+            totals
+        };
+        let (a, b) = (entry(1, 5), entry(2, 7));
+        assert_eq!(sum(&[a.clone(), b.clone()]), sum(&[b.clone(), a.clone()]));
+        let mut merged = sum(std::slice::from_ref(&a));
+        merged.merge(&sum(std::slice::from_ref(&b)));
+        assert_eq!(merged, sum(&[a.clone(), b]));
+        // The same sums with one and eleven: only the digest tells.
+        let (c, d) = (entry(1, 6), entry(2, 6));
+        let (left, right) = (sum(&[a, entry(2, 7)]), sum(&[c, d]));
+        assert_eq!(left.books, right.books);
+        assert_ne!(left.digest, right.digest);
     }
 }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{About, Allowance, Granularity, JournalItem, UsageSlot, UsageSums};
+use super::{About, Allowance, Entry, Granularity, Purse, RolledUp, Step, Totals, UsageSlot, UsageSums, Zone};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
@@ -10,15 +10,16 @@ use crate::message::Message;
 
 /// Posts outcomes.
 pub trait PostOutcome {
-    /// Charges: the message is marked settled, the hold becomes use, the entry and the journal item are written, all in
+    /// Charges: the message is marked settled, its hold becomes use, the entry is written and put into the journal, all in
     /// one transaction, with what endpoints are `told` of the message, and with the `failure` to be counted if it failed.
+    /// What has no hold any more is charged all the same: then credit may come to be owed.
     fn post_charge(
         &self,
         message: &Message,
-        item: JournalItem,
+        entry: Entry,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<Posted, Fault>> + Send;
 
     /// Gives the hold back and marks the message settled, in one transaction, with what endpoints are `told` of it, and
@@ -30,7 +31,7 @@ pub trait PostOutcome {
         message: &Message,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
@@ -45,21 +46,17 @@ pub enum Posted {
     SidTaken,
 }
 
-/// Counts posted usage into rows.
+/// Counts what was posted into usage rows and a month's totals.
 pub trait RollUpUsage {
-    /// Up to `limit` journal items of one shard that are not counted yet.
-    fn load_journal(&self, shard: u8, limit: u8) -> impl Future<Output = Result<Vec<JournalItem>, Fault>> + Send;
+    /// Up to `limit` entries of one shard of the journal: what is not counted yet.
+    fn load_journal(&self, shard: u8, limit: u8) -> impl Future<Output = Result<Vec<Entry>, Fault>> + Send;
 
-    /// Adds the sums and removes the items in one transaction. `false` if some item was counted meanwhile: nothing was
-    /// added, load again.
-    fn count_journal(
-        &self,
-        items: &[JournalItem],
-        sums: Vec<((AccountId, UsageSlot), UsageSums)>,
-    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// Adds to the rows and removes the entries from the journal in one transaction. `false` if some entry was counted
+    /// meanwhile: nothing was added, load again.
+    fn count_journal(&self, entries: &[Entry], rolled: &RolledUp) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
-/// Number of shards that journal items spread over.
+/// Number of shards that the journal is spread over.
 pub const JOURNAL_SHARDS: u8 = 16;
 
 /// The shard of an entry.
@@ -83,6 +80,77 @@ pub trait ReadUsage {
 
     /// What the account may still spend.
     fn load_allowance(&self, account: AccountId) -> impl Future<Output = Result<Option<Allowance>, Fault>> + Send;
+
+    /// The totals of each month, oldest first.
+    fn load_totals(&self, account: AccountId) -> impl Future<Output = Result<Vec<(String, Totals)>, Fault>> + Send;
+
+    /// The entries of a month in the order of posting, at most `limit`, after the entry `after`. One that was posted a
+    /// moment ago may be missing.
+    fn list_entries(
+        &self,
+        account: AccountId,
+        month: &str,
+        after: Option<EntryId>,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<Entry>, Fault>> + Send;
+}
+
+/// Keeps the credits of an account.
+pub trait KeepPurse {
+    /// Accounts of which credits end by now, the earliest first.
+    fn find_ending(&self, now: Timestamp, limit: u16) -> impl Future<Output = Result<Vec<AccountId>, Fault>> + Send;
+
+    /// Notes that a warning was given, if the purse is as it was read and none so high was given meanwhile. A purse of an
+    /// account from before there were purses is not noted anywhere.
+    fn note_warning(
+        &self,
+        account: AccountId,
+        purse: &Purse,
+        percent: u8,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Has it found again then, if it is as it was read.
+    fn look_at_purse_again(
+        &self,
+        account: AccountId,
+        purse: &Purse,
+        at: Timestamp,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Purse, allowance and time zone; `None`: there is no such account.
+    fn load_purse(&self, account: AccountId) -> impl Future<Output = Result<Option<PurseFacts>, Fault>> + Send;
+
+    /// Writes a step: the purse if it has still the revision before, what it changes in the allowance, and its entries,
+    /// which are those of `step.entries` in their order, into ledger and journal.
+    fn save_step(
+        &self,
+        account: AccountId,
+        step: &Step,
+        entries: &[Entry],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Stepped, Fault>> + Send;
+}
+
+/// What was loaded to change a purse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurseFacts {
+    /// The credits.
+    pub purse: Purse,
+    /// What may be spent.
+    pub allowance: Allowance,
+    /// By which days begin.
+    pub zone: Zone,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stepped {
+    /// Written.
+    Done,
+    /// There is an entry for one of its causes already: nothing was written.
+    Before,
+    /// Something changed since it was decided: load and decide again.
+    Moved,
 }
 
 /// A page of usage rows.

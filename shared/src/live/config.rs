@@ -25,9 +25,10 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 16] = [
+pub const VARIABLES: [&str; 17] = [
     STAGE,
     PUBLIC_URL,
+    FALLBACK_URL,
     APP_URL,
     ALLOWED_ORIGINS,
     TABLE_PREFIX,
@@ -48,6 +49,8 @@ pub const VARIABLES: [&str; 16] = [
 pub const STAGE: &str = "TELBUDDY_STAGE";
 /// The public origin of API and hooks, without a slash at the end.
 pub const PUBLIC_URL: &str = "TELBUDDY_PUBLIC_URL";
+/// The origin of a second host of the same hooks, without a slash at the end; may be empty.
+pub const FALLBACK_URL: &str = "TELBUDDY_FALLBACK_URL";
 /// The frontend's origin, where links in mails lead; the public origin if it is empty.
 pub const APP_URL: &str = "TELBUDDY_APP_URL";
 /// Origins of frontends on other hosts, separated by commas; may be empty.
@@ -183,16 +186,25 @@ impl Config {
     }
 
     pub(super) fn site(&self) -> Result<Site, ConfigError> {
-        let origin = self.required(PUBLIC_URL, true)?;
-        if origin.ends_with('/')
-            || !(origin.starts_with("https://") || (self.is_local() && origin.starts_with("http://")))
-        {
-            return Err(ConfigError::Wrong(PUBLIC_URL, "has to be an https origin without a slash at the end"));
+        let origin = self.origin(PUBLIC_URL, self.required(PUBLIC_URL, true)?)?;
+        let fallback =
+            self.optional(FALLBACK_URL).map(|text| self.origin(FALLBACK_URL, text.to_owned())).transpose()?;
+        if fallback.as_ref() == Some(&origin) {
+            return Err(ConfigError::Wrong(FALLBACK_URL, "has to be another host than TELBUDDY_PUBLIC_URL"));
         }
         let list = self.optional(ALLOWED_ORIGINS).unwrap_or_default().split(',');
         let allowed_origins = list.map(str::trim).filter(|origin| !origin.is_empty()).map(str::to_owned).collect();
         let app = self.optional(APP_URL).unwrap_or(&origin).to_owned();
-        Ok(Site { origin, app, allowed_origins })
+        Ok(Site { origin, fallback, app, allowed_origins })
+    }
+
+    fn origin(&self, name: &'static str, text: String) -> Result<String, ConfigError> {
+        let of_scheme = text.starts_with("https://") || (self.is_local() && text.starts_with("http://"));
+        if of_scheme && !text.ends_with('/') {
+            Ok(text)
+        } else {
+            Err(ConfigError::Wrong(name, "has to be an https origin without a slash at the end"))
+        }
     }
 
     /// Region, credentials and the one HTTP client that all AWS clients share. On Lambda the credentials in the
@@ -248,3 +260,27 @@ macro_rules! aws_config {
     }};
 }
 pub(super) use aws_config;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(stage: &str, public: &str, fallback: &str) -> Result<Site, ConfigError> {
+        let values = [(STAGE, stage), (PUBLIC_URL, public), (FALLBACK_URL, fallback)];
+        Config::from_values(values.map(|(name, value)| (name.to_owned(), value.to_owned()))).site()
+    }
+
+    #[test]
+    fn a_second_host_is_an_https_origin_of_its_own_or_nothing() {
+        let public = "https://api.example.com";
+        assert_eq!(site("dev", public, "").map(|site| site.fallback), Ok(None));
+        let second = "https://second.example.net";
+        let found = site("dev", public, second).unwrap();
+        assert_eq!(found.hook_origins().collect::<Vec<_>>(), [public, second]);
+        for wrong in ["https://second.example.net/", "http://second.example.net", "second.example.net", public] {
+            assert!(matches!(site("dev", public, wrong), Err(ConfigError::Wrong(FALLBACK_URL, _))), "{wrong}");
+        }
+        let local = site("local", "http://127.0.0.1:8787", "http://localhost:8787").unwrap();
+        assert_eq!(local.fallback.as_deref(), Some("http://localhost:8787"));
+    }
+}

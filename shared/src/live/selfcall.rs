@@ -1,4 +1,4 @@
-//! Calls our own public address, to see that Twilio could. It goes nowhere else.
+//! Calls our own public addresses, to see that Twilio could. It goes nowhere else.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl CallSelf for Live {
     async fn call_self(&self, call: &SelfCall) -> Option<u16> {
         let client = self.door.client.as_ref()?;
         let mut request = client
-            .post(format!("{}{}", self.site.origin, call.path))
+            .post(format!("{}{}", call.origin, call.path))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header("x-twilio-signature", &call.signature)
             .body(call.form.clone());

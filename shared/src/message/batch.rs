@@ -73,7 +73,7 @@ impl RowOutcome {
 impl From<&Refusal> for RowOutcome {
     fn from(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::Credit { .. } => Self::Credit,
+            Refusal::Credit { .. } | Refusal::Owed(_) => Self::Credit,
             Refusal::DailyCeiling(_) => Self::Ceiling,
             // The gate is checked for the whole request, before its first row.
             Refusal::Country(_) | Refusal::NotConnected | Refusal::Stopped(_) => Self::Country,
@@ -214,7 +214,11 @@ mod tests {
     fn row(to: E164, text: &str) -> Row {
         let segments = segments::count(text);
         let hold = MicroCredits::whole(u64::from(segments.segments));
-        Row { to, body: Arc::new(Body::parse(text.to_owned()).unwrap()), quote: Quote { segments, hold } }
+        Row {
+            to,
+            body: Arc::new(Body::parse(text.to_owned()).unwrap()),
+            quote: Quote { segments, hold, price_version: "test" },
+        }
     }
 
     fn plan(facts: &SenderFacts, rows: &[&str]) -> String {

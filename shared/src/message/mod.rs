@@ -21,7 +21,7 @@ use crate::credential::Sid;
 use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::ledger::{Allowance, MicroCredits, PRICES};
+use crate::ledger::{Allowance, MicroCredits, prices_at};
 use crate::number::{Country, E164, SenderId, zones};
 use crate::seal::{DataKey, Sealed};
 
@@ -61,6 +61,16 @@ pub enum Direction {
     Inbound,
 }
 
+impl Direction {
+    /// The word in keys, exports and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
 /// SMS or MMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +79,16 @@ pub enum Format {
     Sms,
     /// With media.
     Mms,
+}
+
+impl Format {
+    /// The word in exports and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sms => "sms",
+            Self::Mms => "mms",
+        }
+    }
 }
 
 /// Whom a message is from: the customer's own number or name, or a messaging service that chooses one.
@@ -174,15 +194,16 @@ impl Draft {
         }
     }
 
-    /// Segments and price with this text, which may be empty only beside media.
-    pub fn quote(&self, body: &Body) -> Quote {
-        let segments = segments::count(body.as_str());
-        Quote { segments, hold: PRICES.message(Direction::Outbound, self.format(), segments.segments) }
+    /// Segments and price with this text, which may be empty only beside media, by the prices of `now`.
+    pub fn quote(&self, body: &Body, now: Timestamp) -> Quote {
+        let (segments, prices) = (segments::count(body.as_str()), prices_at(now));
+        let hold = prices.message(Direction::Outbound, self.format(), segments.segments);
+        Quote { segments, hold, price_version: prices.version }
     }
 
-    /// With this text for one recipient.
-    pub fn row(&self, to: E164, body: Body) -> Row {
-        Row { to, quote: self.quote(&body), body: Arc::new(body) }
+    /// With this text for one recipient, by the prices of `now`.
+    pub fn row(&self, to: E164, body: Body, now: Timestamp) -> Row {
+        Row { to, quote: self.quote(&body, now), body: Arc::new(body) }
     }
 }
 
@@ -274,6 +295,8 @@ pub struct Message {
     pub attempts: u32,
     /// Whether its outcome is in the ledger.
     pub settled: bool,
+    /// Whether its hold was given back: if it turns out later that Twilio took it, it is charged without one.
+    pub released: bool,
     /// If it was ever not known whether Twilio took it: what was found out.
     pub settling: Option<Settling>,
     /// When it was accepted or arrived.
@@ -366,6 +389,9 @@ pub enum Refusal {
         /// What there is.
         available: MicroCredits,
     },
+    /// More was used than there was credit for: a message was charged whose hold had been given back, or credit was
+    /// taken back that was spent.
+    Owed(MicroCredits),
     /// The day's segments are used up.
     DailyCeiling(u64),
 }
@@ -394,6 +420,10 @@ impl From<Refusal> for Problem {
                 Kind::NotEnoughCredit,
                 format!("the message needs {} micro-credits and {} are left", needed.0, available.0),
             ),
+            Refusal::Owed(owed) => Self::new(
+                Kind::NotEnoughCredit,
+                format!("{} micro-credits are owed: sending goes on when new credits have paid them", owed.0),
+            ),
             Refusal::DailyCeiling(ceiling) => Self::new(
                 Kind::DailyCeiling,
                 format!("the account's {ceiling} segments of this UTC day are used up; more tomorrow"),
@@ -409,6 +439,8 @@ pub struct Quote {
     pub segments: segments::Segments,
     /// What is reserved for it.
     pub hold: MicroCredits,
+    /// The price list that this is by.
+    pub price_version: &'static str,
 }
 
 /// Whether the account may send at all.
@@ -441,8 +473,11 @@ pub fn check_allowance(
     ceiling: u64,
     now: Timestamp,
 ) -> Result<(), Refusal> {
-    if allowance.available < hold {
-        return Err(Refusal::Credit { needed: hold, available: allowance.available });
+    if allowance.owed() > MicroCredits::ZERO {
+        return Err(Refusal::Owed(allowance.owed()));
+    }
+    if allowance.available() < hold {
+        return Err(Refusal::Credit { needed: hold, available: allowance.available() });
     }
     if allowance.segments_on(now).saturating_add(u64::from(segments)) > ceiling {
         return Err(Refusal::DailyCeiling(ceiling));
@@ -454,7 +489,7 @@ pub fn check_allowance(
 mod tests {
     use super::*;
     use crate::account::FreezeReason;
-    use crate::ledger::TRIAL_CREDIT;
+    use crate::ledger::{Change, TRIAL_CREDIT};
 
     fn facts() -> SenderFacts {
         let now = Timestamp::UNIX_EPOCH;
@@ -481,7 +516,7 @@ mod tests {
     }
 
     fn decided(facts: &SenderFacts, number: &str, now: Timestamp) -> Result<(), Refusal> {
-        decide(facts, &to(number), draft().quote(&body("hi")), now)
+        decide(facts, &to(number), draft().quote(&body("hi"), now), now)
     }
 
     #[test]
@@ -504,7 +539,7 @@ mod tests {
 
     #[test]
     fn a_message_is_priced_by_its_segments() {
-        let quote = draft().quote(&body(&"a".repeat(161)));
+        let quote = draft().quote(&body(&"a".repeat(161)), Timestamp::UNIX_EPOCH);
         assert_eq!((quote.segments.segments, quote.hold), (2, MicroCredits::whole(2)));
     }
 
@@ -524,7 +559,7 @@ mod tests {
         );
         assert_eq!(refused(|f| f.gate.daily_ceiling = 0), Refusal::DailyCeiling(0));
         assert_eq!(
-            refused(|f| f.allowance.available = MicroCredits(999_999)),
+            refused(|f| f.allowance.free = Change(999_999)),
             Refusal::Credit { needed: MicroCredits::whole(1), available: MicroCredits(999_999) }
         );
         let abroad = decided(&facts(), "+442071838750", now).unwrap_err();

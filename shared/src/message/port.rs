@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    Batch, CarrierMedia, CarrierText, Chunk, FetchedMedia, Idempotency, IdempotencyKey, ListedPage, Message,
+    Batch, CarrierMedia, CarrierText, Chunk, Content, FetchedMedia, Idempotency, IdempotencyKey, ListedPage, Message,
     MessageSid, Outcome, Outgoing, Payload, Refusal, SenderFacts, Status,
 };
 use crate::account::Stop;
@@ -12,7 +12,7 @@ use crate::credential::{Carrier, Sid, StoredCredential};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::{Allowance, JournalItem};
+use crate::ledger::{Allowance, Entry};
 use crate::seal::{Purpose, Sealed, WrappedKeys};
 use crate::session::{Pass, Proof};
 use crate::template::Template;
@@ -130,6 +130,20 @@ pub trait ReadContent {
         message: &MessageSid,
         media: &Sid,
     ) -> impl Future<Output = Result<FetchedMedia, Trouble>> + Send;
+}
+
+/// What a message says: 1 GET, and 1 more if it has media. `None`: its text was removed at Twilio.
+pub async fn read_content<W: ReadContent>(
+    world: &W,
+    carrier: &Carrier,
+    message: &MessageSid,
+) -> Result<Option<Content>, Trouble> {
+    let text = world.read_text(carrier, message).await?;
+    if text.is_redacted() {
+        return Ok(None);
+    }
+    let media = if text.n_media == 0 { Vec::new() } else { world.list_media(carrier, message).await? };
+    Ok(Some(Content::new(text, media)))
 }
 
 /// Takes back what is not handed over yet.
@@ -337,7 +351,7 @@ pub trait SettleMessage {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> impl Future<Output = Result<Adopted, Fault>> + Send;
 
     /// Writes what a listing came to, and the next look, if the row still has the revision before; keeps the payload.

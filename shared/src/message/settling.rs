@@ -183,7 +183,7 @@ pub fn decidable_until(message: &Message) -> Option<Timestamp> {
 }
 
 /// What a person has sent again: the same to the same, under the rules of now.
-pub fn draft_again(message: &Message, payload: &Payload) -> Result<(Row, Draft), Fault> {
+pub fn draft_again(message: &Message, payload: &Payload, now: Timestamp) -> Result<(Row, Draft), Fault> {
     let unreadable = || Fault::permanent("a stored message cannot be sent again");
     let sender = match Sid::parse("MG", &message.own) {
         Ok(sid) => Sender::Service(sid),
@@ -199,7 +199,7 @@ pub fn draft_again(message: &Message, payload: &Payload) -> Result<(Row, Draft),
     };
     let to = E164::parse(&payload.to, None).map_err(|_| unreadable())?;
     let body = Body::parse(payload.body.clone()).map_err(|_| unreadable())?;
-    Ok((draft.row(to, body), draft))
+    Ok((draft.row(to, body, now), draft))
 }
 
 /// The earliest time at which the message can have reached Twilio, by our clock.
@@ -341,6 +341,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: Some(Settling::begin(START)),
             created: START,
             held_until: None,
@@ -521,7 +522,7 @@ mod tests {
             let message = Message { own: own.to_owned(), held_until: held, valid_until, ..unknown() };
             let (to, media_urls) = (payload().to.clone(), vec!["https://example.com/a.png".to_owned()]);
             let payload = Payload { to, body: String::new(), media_urls };
-            let (row, draft) = draft_again(&message, &payload).unwrap();
+            let (row, draft) = draft_again(&message, &payload, START).unwrap();
             assert_eq!((row.to.as_str(), draft.sender.as_str(), row.body.as_str()), ("+14155552671", own, ""));
             assert_eq!((draft.media_urls.len(), draft.send_at, draft.validity), (1, None, VALIDITY));
         }

@@ -288,6 +288,9 @@ pub fn apply_report(message: &Message, report: &Report, now: Timestamp) -> Optio
         error_code: report.error_code.or(message.error_code),
         reason: None,
         settling: message.settling.map(Settling::decided),
+        // Its hold was given back: it is charged after all.
+        settled: message.settled && message.status != Status::Unconfirmed,
+        released: message.released || (message.settled && message.status == Status::Unconfirmed),
         updated: now,
         revision: message.revision + 1,
         ..message.clone()
@@ -332,6 +335,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,

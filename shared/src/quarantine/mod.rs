@@ -36,12 +36,14 @@ pub enum Cause {
     SelfTestRefused,
     /// Our own signed test got no answer.
     SelfTestUnanswered,
+    /// Our own signed test did not pass at the second host, where Twilio goes once the first has failed.
+    SelfTestFallback,
 }
 
 impl Cause {
     /// Every cause.
     pub fn all() -> impl Iterator<Item = Self> {
-        let others = [Self::OtherAccount, Self::SelfTestRefused, Self::SelfTestUnanswered];
+        let others = [Self::OtherAccount, Self::SelfTestRefused, Self::SelfTestUnanswered, Self::SelfTestFallback];
         Rejection::ALL.into_iter().map(Self::Rejected).chain(others)
     }
 
@@ -52,6 +54,7 @@ impl Cause {
             Self::OtherAccount => "other_account",
             Self::SelfTestRefused => "self_test_refused",
             Self::SelfTestUnanswered => "self_test_unanswered",
+            Self::SelfTestFallback => "self_test_fallback",
         }
     }
 
@@ -112,6 +115,12 @@ impl Cause {
                 "We called your webhook at its public address and got no answer in time: Twilio may not get one \
                  either. Whoever runs this TelBuddy looks at the domain's DNS, its certificate and the gateway. What \
                  arrives meanwhile is found in Twilio's list within an hour."
+            }
+            Self::SelfTestFallback => {
+                "We called your webhook at its second address, signed as Twilio signs, and it did not answer or was not \
+                 believed. Nothing is lost as long as the first address works. Whoever runs this TelBuddy compares \
+                 TELBUDDY_FALLBACK_URL with that address, and looks at its DNS, its certificate and its gateway. You \
+                 have nothing to change at Twilio."
             }
         }
     }

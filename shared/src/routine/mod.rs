@@ -110,7 +110,9 @@ pub const TEST_SOON: SignedDuration = SignedDuration::from_hours(1);
 /// A call of our own to an account's webhook. It does not print: path and signature let one in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SelfCall {
-    /// Path at the public origin.
+    /// The public origin, or the second host's.
+    pub origin: String,
+    /// Path there.
     pub path: String,
     /// The form.
     pub form: String,
@@ -134,7 +136,7 @@ impl SelfCall {
                 Some(format!("key={id},algorithm=HMAC_SHA256")),
             ),
         };
-        Self { path, form, signature, settings }
+        Self { origin: origin.to_owned(), path, form, signature, settings }
     }
 }
 

@@ -146,7 +146,7 @@ impl Pass {
     }
 
     /// Whether it opens a route; a session opens each.
-    fn check(&self, access: Access) -> Result<(), Problem> {
+    pub fn check(&self, access: Access) -> Result<(), Problem> {
         let Self::ApiKey(key) = self else { return Ok(()) };
         match access {
             Access::Scope(scope) if key.may(scope) => Ok(()),
@@ -168,6 +168,8 @@ impl Pass {
 pub struct Site {
     /// The public origin, such as `https://api.example.com`, without a slash at the end.
     pub origin: String,
+    /// The origin of a second host, if there is one: Twilio goes there with a webhook that the first host failed.
+    pub fallback: Option<String>,
     /// Where links in mails lead: the frontend's origin.
     pub app: String,
     /// Further origins whose pages may call with a cookie.
@@ -175,6 +177,11 @@ pub struct Site {
 }
 
 impl Site {
+    /// Where Twilio reaches our webhooks: at the public origin, and at that of a second host if there is one.
+    pub fn hook_origins(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.origin), self.fallback.as_ref()].into_iter().flatten().map(String::as_str)
+    }
+
     fn secure(&self) -> bool {
         self.origin.starts_with("https://")
     }
@@ -364,6 +371,7 @@ mod tests {
     fn site(origin: &str) -> Site {
         Site {
             origin: origin.to_owned(),
+            fallback: None,
             app: origin.to_owned(),
             allowed_origins: vec!["https://app.example.com".to_owned()],
         }

@@ -11,7 +11,7 @@ use crate::credential::{
     StoredCredential,
 };
 use crate::ids::{AccountId, ApiKeyId, EntryId, MessageId, SessionId, UserId};
-use crate::ledger::{JournalItem, MicroCredits, Settlement, settle};
+use crate::ledger::{Entry, MicroCredits, PRICE_LISTS, Settlement, Zone, settle};
 use crate::message::segments::Encoding;
 use crate::message::{
     Claim, ClaimMessage, Claimed, Direction, Fence, Format, Idempotency, IdempotencyKey, Message, Outgoing,
@@ -221,11 +221,12 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             segments,
             encoding: Some(Encoding::Gsm7),
             held: MicroCredits::whole(u64::from(segments)),
-            price_version: "test".to_owned(),
+            price_version: PRICE_LISTS[0].version.to_owned(),
             error_code: None,
             reason: None,
             attempts: 0,
             settled: false,
+            released: false,
             settling: None,
             created: at,
             held_until: None,
@@ -276,8 +277,10 @@ pub fn heard<W: Chance>(world: &W) -> Heard {
     Heard::Text(sid(world, "SM").as_str().to_owned())
 }
 
-/// The journal item that charges a message which Twilio took.
-pub fn charge<W: Chance>(world: &W, message: &Message, at: Timestamp) -> JournalItem {
-    let Settlement::Charge(event) = settle(message) else { panic!("{:?} is not to be charged", message.status) };
-    JournalItem { id: EntryId::new(at, dice(world)), event }
+/// The entry that charges a message which Twilio took.
+pub fn charge<W: Chance>(world: &W, message: &Message, at: Timestamp) -> Entry {
+    let zone = Zone::default();
+    let settlement = settle(message, &zone);
+    let Settlement::Charge(event) = settlement else { panic!("{:?} is not to be charged", message.status) };
+    Entry::charge(EntryId::new(at, dice(world)), event, at, &zone)
 }

@@ -26,7 +26,12 @@ pub const BODY: &str = "Your table is ready.";
 /// Where the functions are reached.
 pub fn site() -> Site {
     let origin = "https://api.example.com".to_owned();
-    Site { origin, app: "https://app.example.com".to_owned(), allowed_origins: Vec::new() }
+    Site { origin, fallback: None, app: "https://app.example.com".to_owned(), allowed_origins: Vec::new() }
+}
+
+/// The same with a second host.
+pub fn site_with_fallback() -> Site {
+    Site { fallback: Some("https://second.example.net".to_owned()), ..site() }
 }
 
 /// Somebody with 100 credits, a Twilio account and a session that starts now. Making one opens no key.

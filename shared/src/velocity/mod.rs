@@ -256,6 +256,7 @@ mod tests {
             reason: None,
             attempts: 1,
             settled: false,
+            released: false,
             settling: None,
             created: Timestamp::UNIX_EPOCH,
             held_until: None,

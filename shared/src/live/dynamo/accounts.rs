@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
 
 use super::keys::{self, Table};
-use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, SessionRow, UserRow};
+use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, ProfileRow, PurseRow, SessionRow, UserRow};
 use super::{Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
@@ -12,31 +12,33 @@ use crate::account::{
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
-use crate::ledger::Allowance;
 use crate::live::Live;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
 use crate::session::{KeepSessions, Session};
 
 impl CreateAccount for Live {
-    /// 1 transaction of profile, user, gate, allowance and data keys, and a check of the e-mail index.
+    /// 1 transaction of profile, user, gate, data keys, and of purse, allowance, and the first entry with its place in the
+    /// journal; and a check of the e-mail index.
     async fn create_account(&self, new: NewAccount) -> Result<SignedUp, Fault> {
         let db = &self.dynamo;
         let account = new.account;
         let email = keys::email(&new.owner.email);
+        let (purse, allowance, entry) = new.first_credits();
         let profile = ProfileRow { sealed: new.profile.0, created: new.now.as_millisecond() };
-        let allowance = AllowanceRow::from(&Allowance::new(new.credit, new.now));
         let (user, gate) = (keys::user(account, new.owner.id), keys::gate(account));
         let mut parts = vec![db.check(&email, "attribute_not_exists(pk)")?];
         let rows = [
             (keys::profile(account), to_item(&keys::profile(account), &profile)?),
             (user.clone(), to_item(&user, &UserRow::from(&new.owner))?),
             (gate.clone(), to_item(&gate, &GateRow::from(&new.gate))?),
-            (keys::allowance(account), to_item(&keys::allowance(account), &allowance)?),
+            (keys::allowance(account), to_item(&keys::allowance(account), &AllowanceRow::from(&allowance))?),
+            (keys::purse(account), to_item(&keys::purse(account), &PurseRow::from(&purse))?),
         ];
         for (key, item) in rows {
             parts.push(db.put_new(&key, item)?);
         }
+        parts.extend([db.put_entry(&entry)?, db.put_journal(&entry)?]);
         for wrapped in &new.keys {
             let key = keys::data_keys(account, wrapped.purpose);
             parts.push(db.put_new(&key, to_item(&key, &KeysRow::from(wrapped))?)?);

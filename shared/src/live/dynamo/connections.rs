@@ -154,7 +154,7 @@ impl KeepConnections for Live {
 impl FindDueConnections for Live {
     /// 1 query.
     async fn find_due_connections(&self, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, Target)>, Fault> {
-        self.dynamo.query_due(s(DUE), now, limit, keys::parse_connection).await
+        self.dynamo.query_due(Table::Messages, s(DUE), now, limit, keys::parse_connection).await
     }
 
     async fn look_at_connection_again(&self, account: AccountId, target: &Target, at: Timestamp) -> Result<(), Fault> {

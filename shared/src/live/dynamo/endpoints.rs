@@ -13,13 +13,13 @@ use super::{Dynamo, Item, Transacted, blocker, fault, from_item, millis, n, s, t
 use crate::account::Gate;
 use crate::endpoint::{
     Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, Delivery, DeliveryClaim, DeliveryStatus, Disabled, Endpoint,
-    EndpointUrl, Event, EventType, FindDueDeliveries, KEPT, KeepDeliveries, KeepEndpoints, Listeners, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Resent, TellEndpoints, UpdateAndTell, WhyDisabled, WorkDeliveries,
+    EndpointUrl, Event, EventType, FindDueDeliveries, KEPT, KeepDeliveries, KeepEndpoints, LoadToTell, MOST_ENDPOINTS,
+    NoteHealth, PreviousSecret, Resent, TellEndpoints, ToTell, UpdateAndTell, WhyDisabled, WorkDeliveries,
     delivery_shard,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId, MessageId};
-use crate::ledger::JournalItem;
+use crate::ledger::Entry;
 use crate::live::Live;
 use crate::message::{Fence, Message};
 use crate::seal::Sealed;
@@ -28,6 +28,8 @@ use crate::seal::Sealed;
 struct EndpointRow {
     url: EndpointUrl,
     choice: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    include_content: bool,
     description: String,
     #[serde(with = "super::rows::binary")]
     secret: Vec<u8>,
@@ -62,6 +64,7 @@ impl From<&Endpoint> for EndpointRow {
         Self {
             url: endpoint.url.clone(),
             choice: words(&endpoint.choice),
+            include_content: endpoint.include_content,
             description: endpoint.description.clone(),
             secret: endpoint.secret.0.clone(),
             previous: endpoint.previous.iter().map(previous).collect(),
@@ -95,6 +98,7 @@ fn endpoint(item: Item) -> Result<Endpoint, Fault> {
         id,
         url: row.url,
         choice: Choice::parse(&row.choice).map_err(|_| damaged())?,
+        include_content: row.include_content,
         description: row.description,
         secret: Sealed(row.secret),
         previous: row.previous.into_iter().map(previous).collect::<Result<_, Fault>>()?,
@@ -283,12 +287,12 @@ impl NoteHealth for Live {
 }
 
 impl LoadToTell for Live {
-    async fn load_to_tell(&self, account: AccountId, id: MessageId) -> Result<Option<(Message, Listeners)>, Fault> {
+    async fn load_to_tell(&self, account: AccountId, id: MessageId) -> Result<Option<ToTell>, Fault> {
         let (row, gate) = (keys::message(account, id), keys::gate(account));
         let mut found = self.dynamo.batch_get(&[row.clone(), gate.clone()]).await?;
         let gate = found.remove(&gate).map(|item| Gate::try_from(from_item::<GateRow>(item)?)).transpose()?;
-        let listeners = gate.map(|gate| gate.listeners).unwrap_or_default();
-        Ok(found.remove(&row).map(message).transpose()?.map(|message| (message, listeners)))
+        let (listeners, zone) = gate.map(|gate| (gate.listeners, gate.zone)).unwrap_or_default();
+        Ok(found.remove(&row).map(message).transpose()?.map(|message| ToTell { message, listeners, zone }))
     }
 }
 
@@ -299,7 +303,7 @@ impl UpdateAndTell for Live {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
         if told.is_empty() && failure.is_none() {
             return self.write_unchanged(message, due, false).await;
@@ -573,7 +577,7 @@ impl FindDueDeliveries for Live {
         now: Timestamp,
         limit: u16,
     ) -> Result<Vec<(AccountId, EndpointId, DeliveryId)>, Fault> {
-        self.dynamo.query_due(shard_word(shard), now, limit, keys::parse_delivery).await
+        self.dynamo.query_due(Table::Messages, shard_word(shard), now, limit, keys::parse_delivery).await
     }
 
     async fn look_at_delivery_again(
@@ -586,5 +590,35 @@ impl FindDueDeliveries for Live {
         let (key, values) = (keys::delivery(account, endpoint, id), [(":at", millis(at))]);
         // What moved on meanwhile has a later time already, or none.
         self.dynamo.update_one(&key, "SET due_at = :at", "due_at < :at", &values).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoint::Reach;
+
+    #[test]
+    fn an_endpoint_from_before_content_could_be_included_includes_none() {
+        let stored = Endpoint {
+            account: AccountId::from_bits(1),
+            id: EndpointId::from_bits(1),
+            url: EndpointUrl::parse("https://example.com/hooks", Reach::Public).unwrap(),
+            choice: Choice::All,
+            include_content: true,
+            description: String::new(),
+            secret: Sealed(vec![1]),
+            previous: Vec::new(),
+            disabled: None,
+            failing_since: None,
+            revision: 0,
+            created: Timestamp::UNIX_EPOCH,
+            updated: Timestamp::UNIX_EPOCH,
+        };
+        let item = endpoint_item(&keys::endpoint(stored.account, stored.id), &stored).unwrap();
+        assert_eq!(endpoint(item.clone()), Ok(stored.clone()));
+        let mut before = item;
+        assert!(before.remove("include_content").is_some());
+        assert_eq!(endpoint(before), Ok(Endpoint { include_content: false, ..stored }));
     }
 }

@@ -10,7 +10,7 @@ use crate::account::EmailIndex;
 use crate::billing::StripeId;
 use crate::connection::Target;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, TemplateId, UserId};
-use crate::ledger::{About, Granularity, UsageKind, UsageSlot};
+use crate::ledger::{About, Granularity, Occasion, UsageKind, UsageSlot};
 use crate::message::{Direction, IdempotencyKey};
 use crate::quarantine::Cause;
 use crate::routine::Routine;
@@ -61,7 +61,7 @@ impl Table {
     }
 }
 
-/// The sparse index of table `messages` by which due work is found: `due_shard`, `due_at`, keys only.
+/// The sparse index of tables `messages` and `ledger` by which due work is found: `due_shard`, `due_at`, keys only.
 pub const DUE_INDEX: &str = "due";
 
 /// Where an item is.
@@ -330,9 +330,35 @@ pub fn allowance(account: AccountId) -> Key {
     Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
 }
 
-/// A ledger entry: one per SID and kind.
-pub fn entry(account: AccountId, sid: &str, kind: UsageKind) -> Key {
-    Key::new(Table::Ledger, account.to_string(), format!("ENTRY#{sid}#{}", kind.as_str()))
+/// A ledger entry: one for each occasion.
+pub fn entry(account: AccountId, occasion: &Occasion) -> Key {
+    Key::new(Table::Ledger, account.to_string(), format!("ENTRY#{}", occasion.word()))
+}
+
+/// The index of table `ledger` by which a month's entries are listed: `statement`, `entry`, everything.
+pub const ENTRIES_INDEX: &str = "entries";
+
+/// The partition of one month's entries in the index.
+pub fn statement(account: AccountId, month: &str) -> String {
+    format!("{account}#{month}")
+}
+
+/// An account's credits.
+pub fn purse(account: AccountId) -> Key {
+    Key::new(Table::Ledger, account.to_string(), "PURSE")
+}
+
+/// Reads a purse's key back.
+pub fn parse_purse(pk: &str, sk: &str) -> Option<AccountId> {
+    pk.parse().ok().filter(|_| sk == "PURSE")
+}
+
+/// What sort keys of a month's totals start with.
+pub const TOTALS: &str = "TOTALS#";
+
+/// The totals of a month.
+pub fn totals(account: AccountId, month: &str) -> Key {
+    Key::new(Table::Ledger, account.to_string(), format!("{TOTALS}{month}"))
 }
 
 /// The partition of one shard's journal.
@@ -340,7 +366,7 @@ pub fn journal_shard(shard: u8) -> String {
     format!("JOURNAL#{shard:02}")
 }
 
-/// A posted event that waits to be counted.
+/// An entry that waits to be counted.
 pub fn journal(shard: u8, entry: EntryId) -> Key {
     Key::new(Table::Ledger, journal_shard(shard), entry.to_string())
 }
@@ -348,7 +374,7 @@ pub fn journal(shard: u8, entry: EntryId) -> Key {
 /// The sort key of a usage row.
 fn usage_sort(slot: &UsageSlot) -> String {
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.to_string());
-    let direction = direction_word(slot.direction);
+    let direction = slot.direction.as_str();
     let error = slot.error.map_or_else(String::new, |error| format!("#{error}"));
     let prefix = usage_prefix(slot.kind.about(), slot.granularity);
     format!("{prefix}{}#{}#{direction}#{country}{error}", slot.period, slot.kind.as_str())
@@ -377,17 +403,10 @@ pub fn parse_usage(sort: &str) -> Option<UsageSlot> {
         granularity: Granularity::ALL.into_iter().find(|g| g.as_str() == granularity)?,
         period: period.to_owned(),
         kind: UsageKind::ALL.into_iter().find(|k| k.as_str() == kind)?,
-        direction: [Direction::Outbound, Direction::Inbound].into_iter().find(|d| direction_word(*d) == direction)?,
+        direction: [Direction::Outbound, Direction::Inbound].into_iter().find(|d| d.as_str() == direction)?,
         country: if country == "-" { None } else { Some(crate::number::Country::parse(country).ok()?) },
         error: parts.next().map(str::parse).transpose().ok()?,
     })
-}
-
-fn direction_word(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Outbound => "outbound",
-        Direction::Inbound => "inbound",
-    }
 }
 
 /// The partition of one shard's openings that are not in a chain yet.
@@ -471,7 +490,22 @@ mod tests {
             passing(minute, Some("hash")),
             line(account, "+14155550100"),
             allowance(account),
-            entry(account, "SM1", UsageKind::MessageSegments),
+            entry(account, &Occasion::Usage { sid: "SM1".to_owned(), kind: UsageKind::MessageSegments }),
+            entry(account, &Occasion::Grant { source: "trial".to_owned() }),
+            entry(account, &Occasion::Draw { revision: 7 }),
+            entry(account, &Occasion::Expiry { source: "in_1".to_owned(), revision: 7 }),
+            entry(account, &Occasion::ClawBack { by: "re_1".to_owned() }),
+            entry(account, &Occasion::Overage { hour: "2026-11-24T06".to_owned() }),
+            entry(
+                account,
+                &Occasion::Correction {
+                    by: "2026-11-24".to_owned(),
+                    sid: "SM1".to_owned(),
+                    kind: UsageKind::MessageSegments,
+                },
+            ),
+            purse(account),
+            totals(account, "2026-11"),
             journal(3, EntryId::from_bits(4)),
             usage(account, &slot),
             usage(account, &failed),

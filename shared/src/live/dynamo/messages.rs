@@ -130,7 +130,7 @@ impl Live {
             {
                 return Ok(Some(Recorded::Refused(refusal)));
             }
-            same_day = allowance.day == Granularity::Day.period(now);
+            same_day = allowance.day == Granularity::utc_day(now);
         }
         Err(Fault::transient("the allowance kept changing"))
     }
@@ -237,9 +237,9 @@ impl RecordBatch for Live {
             let allowance = blocker(&reasons, 1).filter(|item| !item.is_empty());
             let allowance = allowance.ok_or(Fault::permanent("a new message's id was taken"))?;
             let allowance = Allowance::from(from_item::<AllowanceRow>(allowance)?);
-            let today = Granularity::Day.period(chunk.now);
+            let today = Granularity::utc_day(chunk.now);
             let (credits, segments) = (hold.credits, hold.segments);
-            let covered = allowance.available.0 >= credits
+            let covered = allowance.available().0 >= credits
                 && allowance.segments_on(chunk.now).saturating_add(segments) <= chunk.daily_ceiling;
             if !covered {
                 return Ok(ChunkRecorded::Refused(allowance));
@@ -253,7 +253,7 @@ impl RecordBatch for Live {
 impl Live {
     /// The hold on the allowance, which also counts the day's segments: on the day that is stored, or on a new day.
     fn hold(&self, hold: &Hold, same_day: bool) -> Result<TransactWriteItem, Fault> {
-        let today = Granularity::Day.period(hold.now);
+        let today = Granularity::utc_day(hold.now);
         let mut values = vec![(":hold", n(hold.credits)), (":today", s(today)), (":segments", n(hold.segments))];
         let (expression, condition) = if same_day {
             values.push((":room", n(hold.daily_ceiling.saturating_sub(hold.segments))));
@@ -476,7 +476,11 @@ impl RecordOutcome for Live {
             values.push((name, value));
         };
         match outcome {
-            Outcome::Sent { sid } => assign(", sid = :sid", ":sid", s(sid)),
+            Outcome::Sent { sid } => {
+                assign(", sid = :sid", ":sid", s(sid));
+                // If its hold was given back meanwhile it is to be charged after all.
+                assign(", settled = :no", ":no", AttributeValue::Bool(false));
+            }
             Outcome::Rejected { code: Some(code) } => assign(", error_code = :code", ":code", n(code)),
             Outcome::Refused(reason) => assign(", reason = :reason", ":reason", word(reason)?),
             Outcome::Expired => assign(", reason = :reason", ":reason", word(Reason::TooOld)?),
@@ -526,12 +530,13 @@ pub(super) fn rewrite(
     due: Option<Timestamp>,
     keep_payload: bool,
 ) -> Result<(String, Values), Fault> {
-    let mut set = "SET #status = :status, revision = :revision, updated = :updated".to_owned();
+    let mut set = "SET #status = :status, revision = :revision, updated = :updated, settled = :settled".to_owned();
     let mut values = vec![
         (":status", word(message.status)?),
         (":revision", n(message.revision)),
         (":before", n(message.revision.saturating_sub(1))),
         (":updated", millis(message.updated)),
+        (":settled", AttributeValue::Bool(message.settled)),
     ];
     let mut assign = |name: &'static str, placeholder: &'static str, value: AttributeValue| {
         set.extend([", ", name, " = ", placeholder]);
@@ -633,7 +638,7 @@ impl RecordInbound for Live {
 
 impl FindDue for Live {
     async fn find_due(&self, shard: u8, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, MessageId)>, Fault> {
-        self.dynamo.query_due(shard_word(shard), now, limit, keys::parse_message).await
+        self.dynamo.query_due(Table::Messages, shard_word(shard), now, limit, keys::parse_message).await
     }
 
     async fn end_lease(&self, message: &Message, now: Timestamp) -> Result<bool, Fault> {

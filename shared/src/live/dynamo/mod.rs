@@ -145,9 +145,10 @@ impl Dynamo {
         Err(Fault::transient("transaction: other writers kept changing the same items"))
     }
 
-    /// What is due by now on one shard of the index `due`, by its key: 1 query.
+    /// What is due by now on one shard of a table's index `due`, by its key: 1 query.
     async fn query_due<T>(
         &self,
+        table: Table,
         shard: AttributeValue,
         now: Timestamp,
         limit: u16,
@@ -156,7 +157,7 @@ impl Dynamo {
         let answer = self
             .client()?
             .query()
-            .table_name(self.name(Table::Messages))
+            .table_name(self.name(table))
             .index_name(DUE_INDEX)
             .key_condition_expression("due_shard = :shard AND due_at <= :now")
             .expression_attribute_values(":shard", shard)

@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::keys;
+use super::keys::{self, Table};
 use super::{Dynamo, millis, n, s};
 use crate::connection::PageMark;
 use crate::credential::StoredCredential;
@@ -85,7 +85,7 @@ fn progress(row: ProgressRow) -> Result<Progress, Fault> {
 impl FindDueRoutines for Live {
     /// 1 query.
     async fn find_due_routines(&self, now: Timestamp, limit: u16) -> Result<Vec<(AccountId, Routine)>, Fault> {
-        self.dynamo.query_due(s(DUE), now, limit, keys::parse_routine).await
+        self.dynamo.query_due(Table::Messages, s(DUE), now, limit, keys::parse_routine).await
     }
 
     async fn do_routine_at(&self, account: AccountId, routine: Routine, at: Timestamp) -> Result<(), Fault> {

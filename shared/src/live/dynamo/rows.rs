@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Key;
@@ -14,7 +15,9 @@ use crate::credential::{CredentialKind, Previous, Region, Sid, StoredCredential}
 use crate::endpoint::{Choice, Listeners};
 use crate::fault::Fault;
 use crate::ids::{AccountId, ApiKeyId, BatchId, EntryId, MessageId, SessionId, UserId};
-use crate::ledger::{Allowance, JournalItem, MicroCredits, UsageEvent, UsageKind};
+use crate::ledger::{
+    Allowance, Change, Entry, Line, Lot, MicroCredits, Occasion, Period, Purse, UsageEvent, UsageKind, Zone,
+};
 use crate::message::segments::Encoding;
 use crate::message::{
     Batch, Direction, Format, Idempotency, IdempotencyKey, Message, Reason, RowOutcome, Settling, Status, VALIDITY,
@@ -140,6 +143,8 @@ pub(super) struct GateRow {
     listeners: BTreeMap<String, Vec<String>>,
     #[serde(default, skip_serializing_if = "SenderRates::is_empty")]
     sender_rates: SenderRates,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<Zone>,
 }
 
 impl From<&Gate> for GateRow {
@@ -163,6 +168,7 @@ impl From<&Gate> for GateRow {
             quiet_hours: gate.quiet_hours,
             listeners: gate.listeners.0.iter().map(|(id, choice)| (id.to_string(), words(choice))).collect(),
             sender_rates: gate.sender_rates.clone(),
+            zone: Some(gate.zone.clone()).filter(|zone| *zone != Zone::default()),
         }
     }
 }
@@ -207,6 +213,7 @@ impl TryFrom<GateRow> for Gate {
                     .collect::<Result<_, Fault>>()?,
             ),
             sender_rates: row.sender_rates,
+            zone: row.zone.unwrap_or_default(),
         })
     }
 }
@@ -451,6 +458,8 @@ pub(super) struct MessageRow {
     reason: Option<Reason>,
     attempts: u32,
     settled: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    released: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unknown_since: Option<i64>,
     #[serde(default)]
@@ -487,6 +496,7 @@ impl From<&Message> for MessageRow {
             reason: message.reason,
             attempts: message.attempts,
             settled: message.settled,
+            released: message.released,
             unknown_since: message.settling.map(|settling| settling.since.as_millisecond()),
             clean_listings: message.settling.map_or(0, |settling| settling.clean),
             decide_until: message.settling.and_then(|settling| settling.decide_until).map(Timestamp::as_millisecond),
@@ -531,6 +541,7 @@ pub(super) fn message(item: Item) -> Result<Message, Fault> {
         reason: row.reason,
         attempts: row.attempts,
         settled: row.settled,
+        released: row.released,
         settling: settling.transpose()?,
         created: at(row.created)?,
         held_until: row.held_until.map(at).transpose()?,
@@ -596,7 +607,8 @@ impl IdempotencyRow {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct AllowanceRow {
-    available: MicroCredits,
+    /// Below zero: owed.
+    available: Change,
     held: MicroCredits,
     used: MicroCredits,
     day_utc: String,
@@ -606,7 +618,7 @@ pub(super) struct AllowanceRow {
 impl From<&Allowance> for AllowanceRow {
     fn from(allowance: &Allowance) -> Self {
         Self {
-            available: allowance.available,
+            available: allowance.free,
             held: allowance.held,
             used: allowance.used,
             day_utc: allowance.day.clone(),
@@ -617,81 +629,146 @@ impl From<&Allowance> for AllowanceRow {
 
 impl From<AllowanceRow> for Allowance {
     fn from(row: AllowanceRow) -> Self {
-        Self {
-            available: row.available,
-            held: row.held,
-            used: row.used,
-            day: row.day_utc,
-            day_segments: row.day_segments,
-        }
+        Self { free: row.available, held: row.held, used: row.used, day: row.day_utc, day_segments: row.day_segments }
     }
 }
 
-/// A usage event, as an entry and as a journal item.
 #[derive(Serialize, Deserialize)]
-pub(super) struct UsageEventRow {
+pub(super) struct PurseRow {
+    lots: Vec<Lot>,
+    cleared: Change,
+    began: i64,
+    credit: MicroCredits,
+    used_before: MicroCredits,
+    warned: u8,
+    revision: u32,
+}
+
+impl From<&Purse> for PurseRow {
+    fn from(purse: &Purse) -> Self {
+        let Period { began, credit, used_before, warned } = purse.period;
+        let (lots, cleared, revision) = (purse.lots.clone(), purse.cleared, purse.revision);
+        Self { lots, cleared, began: began.as_millisecond(), credit, used_before, warned, revision }
+    }
+}
+
+impl TryFrom<PurseRow> for Purse {
+    type Error = Fault;
+
+    fn try_from(row: PurseRow) -> Result<Self, Fault> {
+        let PurseRow { lots, cleared, began, credit, used_before, warned, revision } = row;
+        Ok(Self { lots, cleared, period: Period { began: at(began)?, credit, used_before, warned }, revision })
+    }
+}
+
+/// An entry, in the ledger and in the journal.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EntryRow {
     id: EntryId,
     account: AccountId,
+    occasion: Occasion,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    lines: Vec<Line>,
+    posted: i64,
+    month: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usage: Option<UsageEventRow>,
+}
+
+impl EntryRow {
+    /// The message that was charged.
+    pub fn message(&self) -> Option<MessageId> {
+        self.usage.as_ref().and_then(|usage| usage.message)
+    }
+}
+
+/// The work of an entry.
+#[derive(Serialize, Deserialize)]
+struct UsageEventRow {
     sid: String,
-    pub message: MessageId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<MessageId>,
     kind: UsageKind,
     direction: Direction,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Format,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     country: Option<Country>,
-    units: u32,
-    credits: MicroCredits,
+    units: i64,
+    credits: Change,
     price_version: String,
     at: i64,
+    day: Date,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<u32>,
 }
 
-impl From<&JournalItem> for UsageEventRow {
-    fn from(item: &JournalItem) -> Self {
-        let event = &item.event;
-        Self {
-            id: item.id,
-            account: event.account,
+impl From<&Entry> for EntryRow {
+    fn from(entry: &Entry) -> Self {
+        let usage = entry.usage.as_ref().map(|event| UsageEventRow {
             sid: event.sid.clone(),
             message: event.message,
             kind: event.kind,
             direction: event.direction,
+            format: event.format,
             country: event.country,
             units: event.units,
             credits: event.credits,
             price_version: event.price_version.clone(),
             at: event.at.as_millisecond(),
+            day: event.day,
             error: event.error,
+        });
+        Self {
+            id: entry.id,
+            account: entry.account,
+            occasion: entry.occasion.clone(),
+            lines: entry.lines.clone(),
+            posted: entry.posted.as_millisecond(),
+            month: entry.month.clone(),
+            usage,
         }
     }
 }
 
-impl TryFrom<UsageEventRow> for JournalItem {
+impl TryFrom<EntryRow> for Entry {
     type Error = Fault;
 
-    fn try_from(row: UsageEventRow) -> Result<Self, Fault> {
-        let event = UsageEvent {
-            account: row.account,
-            sid: row.sid,
-            message: row.message,
-            kind: row.kind,
-            direction: row.direction,
-            country: row.country,
-            units: row.units,
-            credits: row.credits,
-            price_version: row.price_version,
-            at: at(row.at)?,
-            error: row.error,
-        };
-        Ok(Self { id: row.id, event })
+    fn try_from(row: EntryRow) -> Result<Self, Fault> {
+        let account = row.account;
+        let usage = row.usage.map(|row| {
+            Ok::<_, Fault>(UsageEvent {
+                account,
+                sid: row.sid,
+                message: row.message,
+                kind: row.kind,
+                direction: row.direction,
+                format: row.format,
+                country: row.country,
+                units: row.units,
+                credits: row.credits,
+                price_version: row.price_version,
+                at: at(row.at)?,
+                day: row.day,
+                error: row.error,
+            })
+        });
+        Ok(Self {
+            id: row.id,
+            account,
+            occasion: row.occasion,
+            lines: row.lines,
+            posted: at(row.posted)?,
+            month: row.month,
+            usage: usage.transpose()?,
+        })
     }
 }
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct UsageRow {
-    pub events: u64,
-    pub units: u64,
-    pub credits: MicroCredits,
+    pub events: i64,
+    pub units: i64,
+    pub credits: Change,
 }
 
 /// Puts a message's row together.

@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType, TimeToLiveSpecification,
 };
 
-use super::keys::{DUE_INDEX, Table};
+use super::keys::{DUE_INDEX, ENTRIES_INDEX, Table};
 use super::{Fault, fault};
 use crate::live::config::{Config, ConfigError, TABLE_PREFIX, aws_config};
 
@@ -32,7 +32,18 @@ async fn create_table(client: &Client, name: &str, table: Table) -> Result<(), F
         .attribute_definitions(attribute("sk", text.clone())?)
         .key_schema(element("pk", KeyType::Hash)?)
         .key_schema(element("sk", KeyType::Range)?);
-    if table == Table::Messages {
+    if table == Table::Ledger {
+        let index = GlobalSecondaryIndex::builder()
+            .index_name(ENTRIES_INDEX)
+            .key_schema(element("statement", KeyType::Hash)?)
+            .key_schema(element("entry", KeyType::Range)?)
+            .projection(Projection::builder().projection_type(ProjectionType::All).build());
+        create = create
+            .attribute_definitions(attribute("statement", text.clone())?)
+            .attribute_definitions(attribute("entry", text.clone())?)
+            .global_secondary_indexes(index.build().map_err(incomplete)?);
+    }
+    if matches!(table, Table::Messages | Table::Ledger) {
         let index = GlobalSecondaryIndex::builder()
             .index_name(DUE_INDEX)
             .key_schema(element("due_shard", KeyType::Hash)?)

@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use super::keys::{self, Key};
 use super::messages::{SidRow, UNCHANGED, rewrite};
-use super::rows::{UsageEventRow, message};
+use super::rows::{EntryRow, message};
 use super::{Item, Transacted, blocker, from_item, to_item};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId};
-use crate::ledger::{JournalItem, UsageKind};
+use crate::ledger::{Entry, Occasion, UsageKind};
 use crate::live::Live;
 use crate::message::{Adopted, FindUnseen, Message, Outgoing, RecordResend, Resent, SettleMessage, due_after_decision};
 use crate::seal::Sealed;
@@ -19,9 +19,14 @@ use crate::seal::Sealed;
 /// SIDs of one batch read: two keys for each, and DynamoDB takes a hundred.
 const SIDS_AT_ONCE: usize = 50;
 
+/// What a message's charge is filed under.
+fn charge_of(sid: &str) -> Occasion {
+    Occasion::Usage { sid: sid.to_owned(), kind: UsageKind::MessageSegments }
+}
+
 /// Where it would stand that a SID belongs to a message: as adopted or arrived, and as charged.
 fn owners(account: AccountId, sid: &str) -> [Key; 2] {
-    [keys::sid(account, sid), keys::entry(account, sid, UsageKind::MessageSegments)]
+    [keys::sid(account, sid), keys::entry(account, &charge_of(sid))]
 }
 
 impl SettleMessage for Live {
@@ -55,12 +60,12 @@ impl SettleMessage for Live {
         adopting: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<Adopted, Fault> {
         let db = &self.dynamo;
         let text = adopting.sid.as_deref().ok_or(Fault::permanent("an adoption has no SID"))?;
         let once = keys::sid(adopting.account, text);
-        let entry = keys::entry(adopting.account, text, UsageKind::MessageSegments);
+        let entry = keys::entry(adopting.account, &charge_of(text));
         let bound = SidRow { message: adopting.id, first: adopting.updated.as_millisecond() };
         let (expression, values) = rewrite(adopting, due, false)?;
         let mut parts = vec![
@@ -78,7 +83,8 @@ impl SettleMessage for Live {
             return Ok(Adopted::Taken(from_item::<SidRow>(owner)?.message));
         }
         if let Some(owner) = blocker(&reasons, 1) {
-            return Ok(Adopted::Taken(from_item::<UsageEventRow>(owner)?.message));
+            let owner = from_item::<EntryRow>(owner)?.message();
+            return Ok(Adopted::Taken(owner.ok_or(Fault::permanent("a charge of a message names none"))?));
         }
         Ok(Adopted::Moved)
     }

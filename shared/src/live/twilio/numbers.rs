@@ -63,7 +63,7 @@ fn settings(kind: TargetKind, answer: &BTreeMap<String, Value>) -> Settings {
         Some(Value::Bool(flag)) => flag.to_string(),
         Some(_) | None => String::new(),
     };
-    Settings(kind.settings().iter().map(|(form, name)| ((*form).to_owned(), text(name))).collect())
+    Settings(kind.settings().map(|(form, name)| (form.to_owned(), text(name))).collect())
 }
 
 /// The mark in `next_page_uri`; the address itself is never called.

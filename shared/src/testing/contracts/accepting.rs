@@ -18,7 +18,8 @@ use crate::testing::fresh::{self, account, outgoing, secs};
 
 /// Available, held and used, in whole credits.
 async fn credits<W: ReadUsage>(world: &W, account: AccountId) -> (u64, u64, u64) {
-    let Allowance { available, held, used, .. } = world.load_allowance(account).await.unwrap().unwrap();
+    let allowance = world.load_allowance(account).await.unwrap().unwrap();
+    let (available, Allowance { held, used, .. }) = (allowance.available(), allowance);
     (available.0 / 1_000_000, held.0 / 1_000_000, used.0 / 1_000_000)
 }
 
@@ -184,7 +185,7 @@ where
         let full = Ok(Recorded::Refused(Refusal::DailyCeiling(2)));
         assert_eq!(world.record_message(&all[2]).await, full);
         let allowance = world.load_allowance(account).await.unwrap().unwrap();
-        assert_eq!((allowance.day, allowance.day_segments), (Granularity::Day.period(at), 2));
+        assert_eq!((allowance.day, allowance.day_segments), (Granularity::utc_day(at), 2));
     }
     assert_eq!(credits(world, account).await, (96, 4, 0));
 }
@@ -199,7 +200,7 @@ where
     let accepted = count(&answers, &Ok(Recorded::Accepted));
     assert_eq!(accepted, 10, "{answers:?}");
     let allowance = world.load_allowance(account).await.unwrap().unwrap();
-    assert_eq!((allowance.day, allowance.day_segments), (Granularity::Day.period(tomorrow), 10));
+    assert_eq!((allowance.day, allowance.day_segments), (Granularity::utc_day(tomorrow), 10));
     assert_eq!(credits(world, account).await, (90, 10, 0));
 }
 

@@ -62,7 +62,7 @@ async fn begun<W: RecordBatch + Clock + Chance>(world: &W, account: AccountId) -
 /// Available and held, in whole credits, and the day's segments.
 async fn state<W: ReadUsage>(world: &W, account: AccountId) -> (u64, u64, u64) {
     let allowance = world.load_allowance(account).await.unwrap().unwrap();
-    (allowance.available.0 / 1_000_000, allowance.held.0 / 1_000_000, allowance.day_segments)
+    (allowance.available().0 / 1_000_000, allowance.held.0 / 1_000_000, allowance.day_segments)
 }
 
 pub async fn of_many_beginnings_of_a_batch_one_counts<W>(world: &W)
@@ -133,7 +133,7 @@ where
     let over_the_ceiling = Chunk { daily_ceiling: 3, ..chunk(world, account, &record, 2) };
     for chunk in [too_dear, over_the_ceiling] {
         let ChunkRecorded::Refused(allowance) = world.record_chunk(&chunk).await.unwrap() else { panic!("recorded") };
-        assert_eq!((allowance.available, allowance.held), (MicroCredits::whole(5), MicroCredits(0)));
+        assert_eq!((allowance.available(), allowance.held), (MicroCredits::whole(5), MicroCredits(0)));
     }
     assert_eq!(state(world, account).await, (5, 0, 0));
     assert_eq!(world.list_messages(account, None, 100).await, Ok(Vec::new()));

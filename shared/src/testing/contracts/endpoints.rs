@@ -9,7 +9,7 @@ use crate::account::{CreateAccount, LoadGate};
 use crate::endpoint::{
     Answer, Attempt, Choice, DELIVER_AGAIN, DELIVERY_LEASE, DELIVERY_SHARDS, Delivery, DeliveryClaim, DeliveryStatus,
     Disabled, Endpoint, EndpointUrl, Event, EventType, FindDueDeliveries, KeepDeliveries, KeepEndpoints, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, UpdateAndTell, WhyDisabled,
+    MOST_ENDPOINTS, NoteHealth, PreviousSecret, Reach, Resent, TellEndpoints, ToTell, UpdateAndTell, WhyDisabled,
     WorkDeliveries, delivery_shard,
 };
 use crate::ids::{AccountId, DeliveryId, EndpointId, EventId};
@@ -29,6 +29,7 @@ fn new<W: Clock + Chance>(world: &W, account: AccountId, words: &[&str]) -> Endp
         id: EndpointId::new(now, dice(world)),
         url: EndpointUrl::parse("https://example.com/hooks", Reach::Public).unwrap(),
         choice: Choice::parse(words).unwrap(),
+        include_content: false,
         description: "Ours".to_owned(),
         secret: Sealed(dice(world).to_be_bytes().to_vec()),
         previous: Vec::new(),
@@ -95,7 +96,7 @@ where
 {
     let account = account(world, 1).await;
     assert_eq!(listeners(world, account).await, []);
-    let first = new(world, account, &["message.sent", "message.received"]);
+    let first = Endpoint { include_content: true, ..new(world, account, &["message.sent", "message.received"]) };
     assert_eq!(world.create_endpoint(&first).await, Ok(true));
     assert_eq!(world.create_endpoint(&first).await, Ok(true), "our own, repeated");
     let second = new(world, account, &["*"]);
@@ -111,6 +112,7 @@ where
     let disabled = Disabled { at: world.now(), why: WhyDisabled::Customer, untold: false };
     let off = changed(&first, |new| {
         (new.secret, new.previous, new.disabled) = (Sealed(vec![9]), vec![before], Some(disabled));
+        new.include_content = false;
     });
     assert_eq!(world.update_endpoint(&off).await, Ok(true));
     assert_eq!(world.update_endpoint(&off).await, Ok(true), "our own, repeated");
@@ -212,11 +214,11 @@ where
 {
     let account = account(world, 10).await;
     let message = accepted(world, account, world.now()).await;
-    let (found, listeners) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { message: found, listeners, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     assert_eq!((&found, listeners.0.len()), (&message, 0));
     let endpoint = new(world, account, &["message.sent"]);
     assert_eq!(world.create_endpoint(&endpoint).await, Ok(true));
-    let (_, listeners) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { listeners, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     assert_eq!(listeners.of(EventType::MessageSent).collect::<Vec<_>>(), [endpoint.id]);
     let other = crate::ids::MessageId::from_bits(dice(world));
     assert_eq!(world.load_to_tell(account, other).await, Ok(None));
@@ -411,7 +413,7 @@ where
     let claimed = claimed(world, &message, world.now()).await;
     let outcome = Outcome::Sent { sid: sid(world, "SM").as_str().to_owned() };
     world.record_outcome(&claimed, &outcome, world.now()).await.unwrap();
-    let (message, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+    let ToTell { message, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
     let told = told(&message, EventType::MessageSent, EndpointId::from_bits(dice(world)));
     (message, told)
 }
@@ -475,7 +477,7 @@ where
     let done =
         join_all(changes.iter().map(async |change| world.update_and_tell(change, due, &tell(change), None).await));
     assert_eq!(count(&done.await, &Ok(true)), 1);
-    let (stands, _) = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
+    let ToTell { message: stands, .. } = world.load_to_tell(message.account, message.id).await.unwrap().unwrap();
     let list = world.list_deliveries(message.account, endpoint, None, 10).await.unwrap();
     assert_eq!(list.iter().map(|one| &one.event).collect::<Vec<_>>(), [&tell(&stands)[0].event]);
     assert_eq!(world.update_and_tell(&stands, due, &tell(&stands), None).await, Ok(true), "our own, repeated");
@@ -494,7 +496,7 @@ where
         let message = accepted(world, account, world.now()).await;
         let claimed = claimed(world, &message, world.now()).await;
         world.record_outcome(&claimed, &Outcome::Unknown, world.now()).await.unwrap();
-        let (unknown, _) = world.load_to_tell(account, message.id).await.unwrap().unwrap();
+        let ToTell { message: unknown, .. } = world.load_to_tell(account, message.id).await.unwrap().unwrap();
         let adopted = apply_report(&unknown, &report, world.now()).unwrap();
         let told = told(&adopted, EventType::MessageDelivered, EndpointId::from_bits(dice(world)));
         adopting.push((adopted, told));

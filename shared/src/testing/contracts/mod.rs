@@ -13,6 +13,7 @@ pub mod batches;
 pub mod billing;
 pub mod connections;
 pub mod credentials;
+pub mod credits;
 pub mod due;
 pub mod endpoints;
 pub mod keys;
@@ -271,6 +272,15 @@ macro_rules! contracts {
                 of_decisions_and_a_callback_at_once_one_counts,
                 a_resend_that_is_not_covered_leaves_the_decision_open,
                 what_was_not_known_and_waits_again_begins_anew;
+            credits:
+                a_new_account_has_its_first_credits_as_an_entry,
+                credits_are_given_once_for_each_source,
+                credits_end_once_and_what_is_reserved_ends_when_it_is_given_back,
+                of_an_end_and_a_hold_at_once_no_credit_is_lost_or_made,
+                what_is_taken_back_after_it_was_spent_is_owed_and_stops_sending_until_it_is_paid,
+                what_is_confirmed_after_its_hold_was_given_back_is_charged_once_and_may_be_owed,
+                a_late_answer_after_the_hold_was_given_back_is_to_be_charged,
+                a_warning_is_noted_once;
             posting:
                 a_charge_is_posted_once_and_no_credit_appears_or_vanishes,
                 a_release_gives_the_hold_back_once,
@@ -342,6 +352,7 @@ mod tests {
             include_str!("batches.rs"),
             include_str!("connections.rs"),
             include_str!("credentials.rs"),
+            include_str!("credits.rs"),
             include_str!("due.rs"),
             include_str!("endpoints.rs"),
             include_str!("keys.rs"),

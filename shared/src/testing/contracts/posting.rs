@@ -7,7 +7,7 @@ use futures::future::join;
 use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::AccountId;
-use crate::ledger::{JournalItem, MicroCredits, PostOutcome, ReadUsage};
+use crate::ledger::{Change, PostOutcome, ReadUsage};
 use crate::message::{
     ClaimMessage, FindDue, Message, Outcome, ReadMessages, RecordInbound, RecordMessage, RecordOutcome, due_shard,
 };
@@ -33,7 +33,7 @@ fn sent<W: Chance>(world: &W) -> Outcome {
 /// Available, held and used, in whole credits.
 async fn credits<W: ReadUsage>(world: &W, account: AccountId) -> (u64, u64, u64) {
     let allowance = world.load_allowance(account).await.unwrap().unwrap();
-    (allowance.available.0 / 1_000_000, allowance.held.0 / 1_000_000, allowance.used.0 / 1_000_000)
+    (allowance.available().0 / 1_000_000, allowance.held.0 / 1_000_000, allowance.used.0 / 1_000_000)
 }
 
 pub async fn a_charge_is_posted_once_and_no_credit_appears_or_vanishes<W>(world: &W)
@@ -137,8 +137,13 @@ where
     assert_eq!(world.post_release(&released, now + secs(1), &[], None).await, Ok(true));
     for message in [charged, released] {
         let row = world.load_message(account, message.id).await.unwrap().unwrap();
-        let settled =
-            Message { settled: true, revision: message.revision + 1, updated: now + secs(1), ..message.clone() };
+        let settled = Message {
+            settled: true,
+            released: row.released,
+            revision: message.revision + 1,
+            updated: now + secs(1),
+            ..message.clone()
+        };
         assert_eq!(row, settled);
         assert!(!is_due(&message).await);
     }
@@ -175,8 +180,8 @@ where
     let account = account(world, 10).await;
     let text = fresh::inbound(world, account, world.now());
     assert_eq!(world.record_inbound(&text, world.now()).await, Ok(Seen::First));
-    let item: JournalItem = charge(world, &text, world.now());
-    assert_eq!(item.event.credits, MicroCredits(0));
+    let item = charge(world, &text, world.now());
+    assert_eq!(item.usage.as_ref().unwrap().credits, Change::ZERO);
     assert_eq!(world.post_charge(&text, item.clone(), world.now(), &[], None).await, Ok(Posted::Charged));
     assert_eq!(world.post_charge(&text, item, world.now(), &[], None).await, Ok(Posted::Before));
     assert_eq!(credits(world, account).await, (10, 0, 0));

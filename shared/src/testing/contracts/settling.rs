@@ -30,7 +30,7 @@ async fn is_due<W: FindDue>(world: &W, message: &Message, at: Timestamp) -> bool
 
 async fn credits<W: ReadUsage>(world: &W, account: AccountId) -> (u64, u64, u64) {
     let there = world.load_allowance(account).await.unwrap().unwrap();
-    (there.available.0 / 1_000_000, there.held.0 / 1_000_000, there.used.0 / 1_000_000)
+    (there.available().0 / 1_000_000, there.held.0 / 1_000_000, there.used.0 / 1_000_000)
 }
 
 /// A message whose claim ended without a word from Twilio.

@@ -12,7 +12,6 @@ use crate::account::{
 use crate::api_key::ApiKey;
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
-use crate::ledger::Allowance;
 use crate::platform::CountTries;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
@@ -53,10 +52,13 @@ impl CreateAccount for World {
             if state.accounts.gates.contains_key(&account) {
                 return Err(Fault::permanent("a new account's id was taken"));
             }
+            let (purse, allowance, entry) = new.first_credits();
             state.accounts.profiles.insert(account, new.profile);
             state.accounts.users.insert((account, new.owner.id), new.owner);
             state.accounts.gates.insert(account, new.gate);
-            state.ledger.allowances.insert(account, Allowance::new(new.credit, new.now));
+            state.ledger.allowances.insert(account, allowance);
+            state.ledger.purses.insert(account, purse);
+            state.ledger.post(entry);
             for wrapped in new.keys {
                 state.credentials.keys.insert((account, wrapped.purpose), wrapped);
             }

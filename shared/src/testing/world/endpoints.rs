@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use super::{World, dump, not_valid};
 use crate::endpoint::{
     Answer, CallEndpoint, Choice, DELIVER_AGAIN, DELIVERY_LEASE, Delivery, DeliveryClaim, DeliveryStatus, Disabled,
-    Endpoint, EndpointUrl, Event, FindDueDeliveries, KeepDeliveries, KeepEndpoints, Listeners, LoadToTell,
-    MOST_ENDPOINTS, NoteHealth, Resent, Signed, TellEndpoints, Trouble, WhyDisabled, WorkDeliveries, delivery_shard,
+    Endpoint, EndpointUrl, Event, FindDueDeliveries, KeepDeliveries, KeepEndpoints, LoadToTell, MOST_ENDPOINTS,
+    NoteHealth, Resent, Signed, TellEndpoints, ToTell, Trouble, WhyDisabled, WorkDeliveries, delivery_shard,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId};
-use crate::message::{Fence, Message};
+use crate::message::Fence;
 
 /// A delivery with what lies beside it.
 struct Row {
@@ -198,15 +198,12 @@ impl NoteHealth for World {
 }
 
 impl LoadToTell for World {
-    async fn load_to_tell(
-        &self,
-        account: AccountId,
-        message: MessageId,
-    ) -> Result<Option<(Message, Listeners)>, Fault> {
+    async fn load_to_tell(&self, account: AccountId, message: MessageId) -> Result<Option<ToTell>, Fault> {
         self.call("load_to_tell", |state| {
-            let listeners = state.accounts.gates.get(&account).map(|gate| gate.listeners.clone()).unwrap_or_default();
+            let gate = state.accounts.gates.get(&account).cloned();
+            let (listeners, zone) = gate.map(|gate| (gate.listeners, gate.zone)).unwrap_or_default();
             let found = state.messages.of(account, None).find(|found| found.id == message);
-            Ok(found.map(|message| (message, listeners)))
+            Ok(found.map(|message| ToTell { message, listeners, zone }))
         })
         .await
     }

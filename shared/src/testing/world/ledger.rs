@@ -1,4 +1,4 @@
-//! Allowances, entries, the journal and usage rows.
+//! Allowances, purses, entries, the journal, usage rows and totals.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
-    About, Allowance, Granularity, JournalItem, PostOutcome, Posted, ReadUsage, RollUpUsage, UsageKind, UsagePage,
-    UsageSlot, UsageSums, journal_shard,
+    About, Allowance, Entry, Granularity, KeepPurse, MicroCredits, Occasion, PostOutcome, Posted, Purse, PurseFacts,
+    ReadUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind, UsagePage, UsageSlot, UsageSums, journal_shard,
 };
-use crate::message::{Direction, Message};
+use crate::message::Message;
 
 /// DynamoDB's limit of items in one transaction.
 const MOST_ITEMS: usize = 100;
@@ -20,40 +20,56 @@ const MOST_ITEMS: usize = 100;
 #[derive(Default)]
 pub(super) struct Ledger {
     pub(super) allowances: BTreeMap<AccountId, Allowance>,
-    entries: BTreeMap<(AccountId, String, UsageKind), JournalItem>,
-    journal: BTreeMap<(u8, EntryId), JournalItem>,
+    pub(super) purses: BTreeMap<AccountId, Purse>,
+    entries: BTreeMap<(AccountId, Occasion), Entry>,
+    journal: BTreeMap<(u8, EntryId), Entry>,
     /// By the text that sorts a row inside its account and granularity.
     usage: BTreeMap<(AccountId, About, Granularity, String), (UsageSlot, UsageSums)>,
+    totals: BTreeMap<(AccountId, String), Totals>,
+    /// When credits end.
+    ending: BTreeMap<AccountId, Timestamp>,
 }
 
 impl Ledger {
-    pub(super) fn entries_of(&self, account: AccountId) -> Vec<JournalItem> {
-        self.entries.values().filter(|item| item.event.account == account).cloned().collect()
+    /// In the order of posting.
+    pub(super) fn entries_of(&self, account: AccountId) -> Vec<Entry> {
+        let mut entries: Vec<_> = self.entries.values().filter(|entry| entry.account == account).cloned().collect();
+        entries.sort_by_key(|entry| entry.id);
+        entries
     }
 
     /// Puts what failed into the journal.
-    pub(super) fn count(&mut self, failure: Option<&JournalItem>) {
-        self.journal.extend(failure.map(|item| ((journal_shard(item.id), item.id), item.clone())));
+    pub(super) fn count(&mut self, failure: Option<&Entry>) {
+        self.journal.extend(failure.map(|entry| ((journal_shard(entry.id), entry.id), entry.clone())));
+    }
+
+    /// Writes an entry, once for its occasion, and puts it into the journal.
+    pub(super) fn post(&mut self, entry: Entry) {
+        self.journal.insert((journal_shard(entry.id), entry.id), entry.clone());
+        self.entries.insert((entry.account, entry.occasion.clone()), entry);
+    }
+
+    fn has(&self, account: AccountId, occasion: &Occasion) -> bool {
+        self.entries.contains_key(&(account, occasion.clone()))
     }
 
     pub(super) fn charged_for(&self, account: AccountId, sid: &str) -> Option<MessageId> {
-        let entry = self.entries.get(&(account, sid.to_owned(), UsageKind::MessageSegments));
-        entry.map(|item| item.event.message)
+        let occasion = Occasion::Usage { sid: sid.to_owned(), kind: UsageKind::MessageSegments };
+        self.entries.get(&(account, occasion))?.usage.as_ref()?.message
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
         dump(bytes, &self.allowances);
+        dump(bytes, &self.purses);
         dump(bytes, &self.entries);
         dump(bytes, &self.usage);
+        dump(bytes, &self.totals);
     }
 }
 
 /// As the store sorts usage rows, and as cursors name them.
 fn sort_text(slot: &UsageSlot) -> String {
-    let direction = match slot.direction {
-        Direction::Outbound => "outbound",
-        Direction::Inbound => "inbound",
-    };
+    let direction = slot.direction.as_str();
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.as_str().to_owned());
     let error = slot.error.map_or_else(String::new, |error| format!("#{error}"));
     format!("{}#{}#{direction}#{country}{error}", slot.period, slot.kind.as_str())
@@ -63,38 +79,43 @@ fn misfit() -> Fault {
     Fault::permanent("the ledger does not fit the message: look at it")
 }
 
+fn hold_of(message: &Message) -> MicroCredits {
+    if message.released { MicroCredits::ZERO } else { message.held }
+}
+
 impl PostOutcome for World {
     async fn post_charge(
         &self,
         message: &Message,
-        item: JournalItem,
+        entry: Entry,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<Posted, Fault> {
         self.call("post_charge", |state| {
+            if !entry.balanced() {
+                return Err(Fault::permanent("an entry does not sum to zero"));
+            }
             if !state.messages.unsettled(message) {
                 return Ok(Posted::Before);
             }
-            let event = &item.event;
-            let entry = (message.account, event.sid.clone(), event.kind);
-            let journal = (journal_shard(item.id), item.id);
-            let sid_taken = state.ledger.entries.contains_key(&entry);
-            let taken = state.ledger.journal.contains_key(&journal);
+            let charge = entry.usage.as_ref().ok_or(Fault::permanent("a charge without work"))?.credits;
+            let sid_taken = state.ledger.has(message.account, &entry.occasion);
+            let taken = state.ledger.journal.contains_key(&(journal_shard(entry.id), entry.id));
+            let hold = hold_of(message);
             let allowance = state.ledger.allowances.get_mut(&message.account);
-            let Some(allowance) = allowance.filter(|allowance| allowance.held >= message.held && !taken) else {
+            let Some(allowance) = allowance.filter(|allowance| allowance.held >= hold && !taken) else {
                 return Err(misfit());
             };
             if sid_taken {
                 return Ok(Posted::SidTaken);
             }
-            allowance.held.0 -= message.held.0;
-            allowance.used.0 += event.credits.0;
-            allowance.available.0 += message.held.0.saturating_sub(event.credits.0);
-            state.messages.settle(message, now);
+            allowance.held.0 -= hold.0;
+            allowance.used = allowance.used.plus().and(charge).above();
+            allowance.free = allowance.free.and(hold.plus()).and(charge.back());
+            state.messages.settle(message, false, now);
             state.endpoints.put(told);
-            state.ledger.entries.insert(entry, item.clone());
-            state.ledger.journal.insert(journal, item);
+            state.ledger.post(entry);
             state.ledger.count(failure);
             Ok(Posted::Charged)
         })
@@ -106,17 +127,18 @@ impl PostOutcome for World {
         message: &Message,
         now: Timestamp,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
         self.call("post_release", |state| {
             if !state.messages.unsettled(message) {
                 return Ok(false);
             }
+            let hold = hold_of(message);
             let allowance = state.ledger.allowances.get_mut(&message.account);
-            let allowance = allowance.filter(|allowance| allowance.held >= message.held).ok_or_else(misfit)?;
-            allowance.held.0 -= message.held.0;
-            allowance.available.0 += message.held.0;
-            state.messages.settle(message, now);
+            let allowance = allowance.filter(|allowance| allowance.held >= hold).ok_or_else(misfit)?;
+            allowance.held.0 -= hold.0;
+            allowance.free = allowance.free.and(hold.plus());
+            state.messages.settle(message, true, now);
             state.endpoints.put(told);
             state.ledger.count(failure);
             Ok(true)
@@ -126,39 +148,121 @@ impl PostOutcome for World {
 }
 
 impl RollUpUsage for World {
-    async fn load_journal(&self, shard: u8, limit: u8) -> Result<Vec<JournalItem>, Fault> {
+    async fn load_journal(&self, shard: u8, limit: u8) -> Result<Vec<Entry>, Fault> {
         self.call("load_journal", |state| {
             if limit == 0 {
                 return Err(not_valid("load journal"));
             }
             let all = (shard, EntryId::from_bits(0))..=(shard, EntryId::from_bits(u128::MAX));
-            Ok(state.ledger.journal.range(all).map(|(_, item)| item.clone()).take(usize::from(limit)).collect())
+            Ok(state.ledger.journal.range(all).map(|(_, entry)| entry.clone()).take(usize::from(limit)).collect())
         })
         .await
     }
 
-    async fn count_journal(
-        &self,
-        items: &[JournalItem],
-        sums: Vec<((AccountId, UsageSlot), UsageSums)>,
-    ) -> Result<bool, Fault> {
+    async fn count_journal(&self, entries: &[Entry], rolled: &RolledUp) -> Result<bool, Fault> {
         self.call("count_journal", |state| {
-            if !(1..=MOST_ITEMS).contains(&(items.len() + sums.len())) {
+            if !(1..=MOST_ITEMS).contains(&(entries.len() + rolled.rows())) {
                 return Err(not_valid("transaction"));
             }
-            let key = |item: &JournalItem| (journal_shard(item.id), item.id);
-            if !items.iter().all(|item| state.ledger.journal.contains_key(&key(item))) {
+            let key = |entry: &Entry| (journal_shard(entry.id), entry.id);
+            if !entries.iter().all(|entry| state.ledger.journal.contains_key(&key(entry))) {
                 return Ok(false);
             }
-            for item in items {
-                state.ledger.journal.remove(&key(item));
+            for entry in entries {
+                state.ledger.journal.remove(&key(entry));
             }
-            for ((account, slot), sum) in sums {
+            for ((account, slot), sum) in rolled.usage.clone() {
                 let row = (account, slot.kind.about(), slot.granularity, sort_text(&slot));
                 let (_, held) = state.ledger.usage.entry(row).or_insert((slot, UsageSums::default()));
                 *held = held.plus(sum);
             }
+            for (row, more) in &rolled.totals {
+                state.ledger.totals.entry(row.clone()).or_default().merge(more);
+            }
             Ok(true)
+        })
+        .await
+    }
+}
+
+impl KeepPurse for World {
+    async fn find_ending(&self, now: Timestamp, limit: u16) -> Result<Vec<AccountId>, Fault> {
+        self.call("find_ending", |state| {
+            if limit == 0 {
+                return Err(not_valid("find ending credits"));
+            }
+            let waiting = state.ledger.ending.iter().filter(|(_, at)| **at <= now);
+            let mut due: Vec<_> = waiting.map(|(account, at)| (*at, *account)).collect();
+            due.sort();
+            Ok(due.into_iter().map(|(_, account)| account).take(usize::from(limit)).collect())
+        })
+        .await
+    }
+
+    async fn note_warning(&self, account: AccountId, purse: &Purse, percent: u8) -> Result<bool, Fault> {
+        self.call("note_warning", |state| {
+            let there = state.ledger.purses.get_mut(&account).filter(|there| there.revision == purse.revision);
+            let Some(there) = there.filter(|there| there.period.warned < percent) else { return Ok(false) };
+            there.period.warned = percent;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn look_at_purse_again(&self, account: AccountId, purse: &Purse, at: Timestamp) -> Result<(), Fault> {
+        self.call("look_at_purse_again", |state| {
+            let stands = state.ledger.purses.get(&account).is_some_and(|there| there.revision == purse.revision);
+            if let Some(due) = state.ledger.ending.get_mut(&account).filter(|_| stands) {
+                *due = at;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn load_purse(&self, account: AccountId) -> Result<Option<PurseFacts>, Fault> {
+        self.call("load_purse", |state| {
+            let Some(allowance) = state.ledger.allowances.get(&account).cloned() else { return Ok(None) };
+            let Some(gate) = state.accounts.gates.get(&account) else { return Ok(None) };
+            let purse = state.ledger.purses.get(&account).cloned();
+            let purse = purse.unwrap_or_else(|| Purse::of_old(&allowance));
+            Ok(Some(PurseFacts { purse, allowance, zone: gate.zone.clone() }))
+        })
+        .await
+    }
+
+    async fn save_step(
+        &self,
+        account: AccountId,
+        step: &Step,
+        entries: &[Entry],
+        now: Timestamp,
+    ) -> Result<Stepped, Fault> {
+        self.call("save_step", |state| {
+            if !entries.iter().all(Entry::balanced) {
+                return Err(Fault::permanent("an entry does not sum to zero"));
+            }
+            if entries.iter().any(|entry| state.ledger.has(account, &entry.occasion)) {
+                return Ok(Stepped::Before);
+            }
+            let revision = state.ledger.purses.get(&account).map_or(0, |purse| purse.revision);
+            let Some(allowance) = state.ledger.allowances.get_mut(&account) else { return Ok(Stepped::Moved) };
+            let stands = step
+                .only_if_used
+                .is_none_or(|used| allowance.used == used && allowance.available() >= step.free.below());
+            if revision != step.purse.revision.saturating_sub(1) || !stands {
+                return Ok(Stepped::Moved);
+            }
+            allowance.free = allowance.free.and(step.free);
+            state.ledger.purses.insert(account, step.purse.clone());
+            match step.purse.due(now) {
+                Some(due) => state.ledger.ending.insert(account, due),
+                None => state.ledger.ending.remove(&account),
+            };
+            for entry in entries {
+                state.ledger.post(entry.clone());
+            }
+            Ok(Stepped::Done)
         })
         .await
     }
@@ -195,5 +299,32 @@ impl ReadUsage for World {
 
     async fn load_allowance(&self, account: AccountId) -> Result<Option<Allowance>, Fault> {
         self.call("load_allowance", |state| Ok(state.ledger.allowances.get(&account).cloned())).await
+    }
+
+    async fn load_totals(&self, account: AccountId) -> Result<Vec<(String, Totals)>, Fault> {
+        self.call("load_totals", |state| {
+            let of = state.ledger.totals.iter().filter(|((whose, _), _)| *whose == account);
+            Ok(of.map(|((_, month), totals)| (month.clone(), totals.clone())).collect())
+        })
+        .await
+    }
+
+    async fn list_entries(
+        &self,
+        account: AccountId,
+        month: &str,
+        after: Option<EntryId>,
+        limit: u16,
+    ) -> Result<Vec<Entry>, Fault> {
+        self.call("list_entries", |state| {
+            if limit == 0 {
+                return Err(not_valid("list entries"));
+            }
+            let mut entries = state.ledger.entries_of(account);
+            entries.retain(|entry| entry.month == month && after.is_none_or(|after| entry.id > after));
+            entries.truncate(usize::from(limit));
+            Ok(entries)
+        })
+        .await
     }
 }

@@ -9,7 +9,7 @@ use crate::account::Gate;
 use crate::endpoint::{Delivery, UpdateAndTell};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::{Granularity, JournalItem, MicroCredits};
+use crate::ledger::{Entry, Granularity, MicroCredits};
 use crate::message::{
     Adopted, CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence,
     FindDue, FindUnseen, Guard, Idempotency, IdempotencyKey, LEASE, LOOK_AGAIN, LoadGuards, LoadSender, Loaded,
@@ -84,9 +84,10 @@ impl Messages {
     }
 
     /// Marks a message as settled and takes it off the list of due work.
-    pub(super) fn settle(&mut self, message: &Message, now: Timestamp) {
+    pub(super) fn settle(&mut self, message: &Message, released: bool, now: Timestamp) {
         if let Some(row) = self.rows.get_mut(&(message.account, message.id)) {
             row.message.settled = true;
+            row.message.released |= released;
             let status = row.message.status;
             row.written(status, now);
             row.due = decidable_until(&row.message);
@@ -172,8 +173,8 @@ impl RecordBatch for World {
             });
             let allowance = state.ledger.allowances.get_mut(&chunk.account);
             let allowance = allowance.ok_or(Fault::permanent("the account has no allowance"))?;
-            let covered =
-                allowance.available.0 >= credits && allowance.segments_on(chunk.now) + segments <= chunk.daily_ceiling;
+            let covered = allowance.available().0 >= credits
+                && allowance.segments_on(chunk.now) + segments <= chunk.daily_ceiling;
             if !chunk.messages.is_empty() && !covered {
                 return Ok(ChunkRecorded::Refused(allowance.clone()));
             }
@@ -307,7 +308,7 @@ impl RecordOutcome for World {
                 row.message.settling = row.message.settling.map(Settling::decided);
             }
             match outcome {
-                Outcome::Sent { sid } => row.message.sid = Some(sid.clone()),
+                Outcome::Sent { sid } => (row.message.sid, row.message.settled) = (Some(sid.clone()), false),
                 Outcome::Rejected { code: Some(code) } => row.message.error_code = Some(*code),
                 Outcome::Refused(reason) => row.message.reason = Some(*reason),
                 Outcome::Expired => row.message.reason = Some(Reason::TooOld),
@@ -334,14 +335,13 @@ impl Row {
             return false;
         }
         let (sid, error_code) = (self.message.sid.take(), self.message.error_code);
-        let (settled, attempts) = (self.message.settled, self.message.attempts);
+        let attempts = self.message.attempts;
         let (since, until) = (message.settling, message.settling.and_then(|settling| settling.decide_until));
         let settling = since.or(self.message.settling).map(|settling| Settling { decide_until: until, ..settling });
         self.message = Message {
             sid: message.sid.clone().or(sid),
             error_code: message.error_code.or(error_code),
             reason: message.reason.and(self.message.reason),
-            settled,
             attempts,
             settling,
             ..message.clone()
@@ -370,7 +370,7 @@ impl UpdateAndTell for World {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
         self.call("update_and_tell", |state| {
             let Some(row) = state.messages.rows.get_mut(&(message.account, message.id)) else { return Ok(false) };
@@ -410,7 +410,7 @@ impl SettleMessage for World {
         message: &Message,
         due: Option<Timestamp>,
         told: &[Delivery],
-        failure: Option<&JournalItem>,
+        failure: Option<&Entry>,
     ) -> Result<Adopted, Fault> {
         self.call("adopt_sid", |state| {
             let sid = message.sid.clone().ok_or(Fault::permanent("an adoption has no SID"))?;
@@ -487,7 +487,7 @@ impl State {
         if let Err(refusal) = check_allowance(allowance, message.held, message.segments, *daily_ceiling, now) {
             return Ok(Recorded::Refused(refusal));
         }
-        if allowance.day > Granularity::Day.period(now) {
+        if allowance.day > Granularity::utc_day(now) {
             // A slow clock meets a day that has begun already.
             return Err(Fault::transient("the allowance kept changing"));
         }

@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 use crate::account::{Gate, Peppers, Stop};
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, RequestId};
-use crate::ledger::{Allowance, JournalItem};
+use crate::ledger::{Allowance, Entry, Purse, UsageEvent};
 use crate::message::Message;
 use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
@@ -329,9 +329,19 @@ impl World {
         self.change_gate(account, |gate| gate.stop(stop, now));
     }
 
-    /// The ledger's entries of an account.
-    pub fn entries(&self, account: AccountId) -> Vec<JournalItem> {
+    /// The ledger's entries of an account, in the order of posting.
+    pub fn entries(&self, account: AccountId) -> Vec<Entry> {
         self.state().ledger.entries_of(account)
+    }
+
+    /// What was charged of an account's work, with its entries.
+    pub fn charges(&self, account: AccountId) -> Vec<(Entry, UsageEvent)> {
+        self.entries(account).into_iter().filter_map(|entry| Some((entry.clone(), entry.usage?))).collect()
+    }
+
+    /// An account's credits.
+    pub fn purse(&self, account: AccountId) -> Option<Purse> {
+        self.state().ledger.purses.get(&account).cloned()
     }
 
     /// Gives the platform a number of its own, whose webhooks these Auth Tokens sign, the current one first.
@@ -481,7 +491,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 156] = [
+const METHODS: [&str; 163] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -522,6 +532,7 @@ const METHODS: [&str; 156] = [
     "find_due_connections",
     "find_due_deliveries",
     "find_due_routines",
+    "find_ending",
     "find_hook",
     "find_paid",
     "find_user",
@@ -536,6 +547,7 @@ const METHODS: [&str; 156] = [
     "list_connections",
     "list_deliveries",
     "list_endpoints",
+    "list_entries",
     "list_invoices",
     "list_media",
     "list_messages",
@@ -563,20 +575,24 @@ const METHODS: [&str; 156] = [
     "load_pending",
     "load_profile",
     "load_progress",
+    "load_purse",
     "load_sender",
     "load_session",
     "load_template",
     "load_to_tell",
+    "load_totals",
     "load_user",
     "load_with_payload",
     "look_again",
     "look_at_connection_again",
     "look_at_delivery_again",
+    "look_at_purse_again",
     "make_customer",
     "mint_key",
     "note_alert",
     "note_failing",
     "note_recovered",
+    "note_warning",
     "open_key",
     "open_portal",
     "opt_out_senders",
@@ -620,6 +636,7 @@ const METHODS: [&str; 156] = [
     "save_policy",
     "save_progress",
     "save_standing",
+    "save_step",
     "send_mail",
     "start_checkout",
     "start_session",

@@ -14,6 +14,7 @@ use crate::routine::{CallSelf, FindDueRoutines, KeepProgress, Progress, Routine,
 pub(super) struct Routines {
     /// Calls to our own address, and what is answered next; nothing said is 204.
     self_calls: Vec<SelfCall>,
+    self_answers_at: BTreeMap<String, VecDeque<Option<u16>>>,
     self_answers: VecDeque<Option<u16>>,
     due: BTreeMap<(AccountId, Routine), Timestamp>,
     progress: BTreeMap<AccountId, Progress>,
@@ -64,6 +65,11 @@ impl World {
         self.state().routines.self_answers.push_back(status);
     }
 
+    /// The next calls to one of our own addresses get these answers.
+    pub fn answer_self_at(&self, origin: &str, statuses: &[Option<u16>]) {
+        self.state().routines.self_answers_at.entry(origin.to_owned()).or_default().extend(statuses);
+    }
+
     /// Every call to our own address.
     pub fn self_calls(&self) -> Vec<SelfCall> {
         self.state().routines.self_calls.clone()
@@ -74,7 +80,8 @@ impl CallSelf for World {
     async fn call_self(&self, call: &SelfCall) -> Option<u16> {
         let answer = self.call("call_self", |state| {
             state.routines.self_calls.push(call.clone());
-            Ok(state.routines.self_answers.pop_front().unwrap_or(Some(204)))
+            let at = state.routines.self_answers_at.get_mut(&call.origin).and_then(VecDeque::pop_front);
+            Ok(at.or_else(|| state.routines.self_answers.pop_front()).unwrap_or(Some(204)))
         });
         answer.await.unwrap_or(None)
     }

@@ -1,0 +1,100 @@
+//! What changes a purse: decided again as long as something else comes between.
+
+use jiff::Timestamp;
+
+use super::{Entry, Grant, KeepPurse, MicroCredits, Occasion, PurseFacts, Step, Stepped, Zone};
+use crate::fault::Fault;
+use crate::ids::{AccountId, EntryId};
+use crate::platform::Chance;
+
+/// How often a step is decided before it is left to the next time.
+const TRIES: usize = 8;
+
+/// What became of a change of credits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// Done now.
+    Now,
+    /// Done before, or nothing to do.
+    Before,
+    /// There is no such account.
+    NoAccount,
+}
+
+/// Gives credits, once for each source. 1 read and 1 transaction of purse, allowance, and for each entry two.
+pub async fn give_credits<W>(world: &W, account: AccountId, grant: &Grant, now: Timestamp) -> Result<Changed, Fault>
+where
+    W: KeepPurse + Chance + Sync,
+{
+    change_credits(world, account, now, |facts| Some(facts.purse.grant(&facts.allowance, grant, now))).await
+}
+
+/// Takes back what a payment brought that was itself taken back, once for each refund or dispute `by`. Calls as
+/// [`give_credits`].
+pub async fn take_back_credits<W>(
+    world: &W,
+    account: AccountId,
+    source: &str,
+    credits: MicroCredits,
+    by: &str,
+    now: Timestamp,
+) -> Result<Changed, Fault>
+where
+    W: KeepPurse + Chance + Sync,
+{
+    change_credits(world, account, now, |facts| Some(facts.purse.claw_back(&facts.allowance, source, credits, by)))
+        .await
+}
+
+/// Ends credits whose time has come. Calls as [`give_credits`]; what is all reserved costs 2 reads and 1 write.
+pub async fn end_credits<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
+where
+    W: KeepPurse + Chance + Sync,
+{
+    let changed = change_credits(world, account, now, |facts| facts.purse.end(&facts.allowance, now)).await?;
+    if changed == Changed::Before
+        && let Some(facts) = world.load_purse(account).await?
+        && let Some(due) = facts.purse.due(now)
+    {
+        world.look_at_purse_again(account, &facts.purse, due).await?;
+    }
+    Ok(changed)
+}
+
+async fn change_credits<W>(
+    world: &W,
+    account: AccountId,
+    now: Timestamp,
+    decide: impl Fn(&PurseFacts) -> Option<Step>,
+) -> Result<Changed, Fault>
+where
+    W: KeepPurse + Chance + Sync,
+{
+    for _ in 0..TRIES {
+        let Some(facts) = world.load_purse(account).await? else { return Ok(Changed::NoAccount) };
+        let Some(step) = decide(&facts) else { return Ok(Changed::Before) };
+        let entries = entries(world, account, &step, &facts.zone, now)?;
+        match world.save_step(account, &step, &entries, now).await? {
+            Stepped::Done => return Ok(Changed::Now),
+            Stepped::Before => return Ok(Changed::Before),
+            Stepped::Moved => {}
+        }
+    }
+    Err(Fault::transient("the account's credits kept changing"))
+}
+
+/// A step's entries with their names.
+fn entries<W: Chance>(
+    world: &W,
+    account: AccountId,
+    step: &Step,
+    zone: &Zone,
+    now: Timestamp,
+) -> Result<Vec<Entry>, Fault> {
+    let entry = |(occasion, lines): &(Occasion, Vec<super::Line>)| {
+        let id = EntryId::new(now, world.dice()?);
+        let (occasion, lines) = (occasion.clone(), lines.clone());
+        Ok(Entry { id, account, occasion, lines, posted: now, month: zone.month(now), usage: None })
+    };
+    step.entries.iter().map(entry).collect()
+}
