@@ -379,3 +379,114 @@ fn no_field_of_the_api_is_for_a_card() {
         all.iter().filter(|name| name.to_lowercase().split(['_', '-']).any(|part| of_cards.contains(&part))).collect();
     assert_eq!(found, Vec::<&String>::new());
 }
+
+const MICRO: u64 = 1_000_000;
+
+async fn buy(client: &Client, path: &str, key: &str, body: Value) -> String {
+    let headers = [("idempotency-key", key)];
+    let answer = client.send(reqwest::Method::POST, path, Some(body.to_string()), &headers).await;
+    answer.expect(StatusCode::CREATED)["url"].as_str().unwrap().to_owned()
+}
+
+async fn until_credits(client: &Client, credits: u64) {
+    eventually("the credits are there", async || {
+        let available = client.get("/v1/credits").await.body["available_micro"].as_u64().unwrap();
+        (available == credits * MICRO).then_some(())
+    })
+    .await;
+}
+
+/// Pays on the page of a checkout, as a person does.
+async fn pay(running: &Running, page: &str) {
+    let path = page.strip_prefix(&format!("{}/_local/stripe/", running.url)).unwrap();
+    act(&running.client(), path, json!({ "card": "4242" })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_is_bought_topped_up_changed_not_paid_paid_given_back_and_ended() {
+    let running = start().await;
+    let (ann, double) = (running.signed_in("ann").await, running.client());
+    let plans = ann.get("/v1/billing/plans").await.expect(StatusCode::OK);
+    assert_eq!(plans["plans"][2]["available"], true);
+    until_credits(&ann, 100).await;
+    // Every event of what follows may come twice, late, or both.
+    act(&double, "faults", json!({ "kind": "event_twice", "next": 30 })).await;
+    act(&double, "faults", json!({ "kind": "event_late", "next": 10 })).await;
+
+    let page = buy(&ann, "/v1/billing/checkout", "one", json!({ "plan": "growth" })).await;
+    assert_eq!(buy(&ann, "/v1/billing/checkout", "one", json!({ "plan": "growth" })).await, page);
+    pay(&running, &page).await;
+    until_credits(&ann, 6_100).await;
+    let subscription = eventually("the plan is set", async || {
+        let shown = ann.get("/v1/billing/subscription").await.expect(StatusCode::OK);
+        (shown["plan"] == "growth" && shown["status"] == "active").then_some(shown)
+    })
+    .await;
+    assert!(subscription["current_period_end"].is_string() && subscription["ends_at"].is_null());
+    let (body, headers) = (json!({ "plan": "scale" }).to_string(), [("idempotency-key", "two")]);
+    let again = ann.send(reqwest::Method::POST, "/v1/billing/checkout", Some(body), &headers).await;
+    assert_eq!(again.problem(StatusCode::CONFLICT), "subscribed");
+
+    let page = buy(&ann, "/v1/billing/top-ups", "three", json!({ "credits_micro": 2_500 * MICRO })).await;
+    pay(&running, &page).await;
+    until_credits(&ann, 8_600).await;
+    let invoices = ann.get("/v1/billing/invoices").await.expect(StatusCode::OK);
+    let totals: Vec<_> = invoices["data"].as_array().unwrap().iter().map(|one| one["total_minor"].clone()).collect();
+    assert_eq!(totals, [json!(2500), json!(4900)]);
+    assert!(invoices["data"][0]["url"].as_str().unwrap().starts_with(&running.url), "{invoices}");
+
+    // A fifth of the top-up goes back, then the whole of it is disputed by mistake, and won.
+    let charge = double.get("/_local/stripe/journal").await.body["payments"][0]["id"].clone();
+    act(&double, "refunds", json!({ "charge": charge, "amount": 500 })).await;
+    until_credits(&ann, 8_100).await;
+    let dispute = act(&double, "disputes", json!({ "charge": charge })).await;
+    until_credits(&ann, 5_600).await;
+    act(&double, &format!("disputes/{}/close", dispute["id"].as_str().unwrap()), json!({ "won": true })).await;
+    until_credits(&ann, 8_100).await;
+
+    // Another plan for the rest of the month, in the portal.
+    let portal = ann.post("/v1/billing/portal", json!({})).await.expect(StatusCode::CREATED);
+    let portal =
+        portal["url"].as_str().unwrap().strip_prefix(&format!("{}/_local/stripe/", running.url)).unwrap().to_owned();
+    act(&double, &portal, json!({ "action": "plan", "price": SCALE })).await;
+    let shown = async |name: &str, wanted: Value| {
+        eventually("the subscription is as it should be", async || {
+            let shown = ann.get("/v1/billing/subscription").await.expect(StatusCode::OK);
+            (shown[name] == wanted).then_some(shown)
+        })
+        .await
+    };
+    shown("plan", json!("scale")).await;
+    let credits = eventually("the difference arrives", async || {
+        let available = ann.get("/v1/credits").await.body["available_micro"].as_u64().unwrap();
+        (available > 22_000 * MICRO).then_some(available)
+    })
+    .await;
+    assert!(credits <= 22_100 * MICRO, "at most the difference of a month: {credits}");
+
+    // A renewal is not paid, then it is; then nobody pays at all.
+    let overview = double.get("/_local/stripe").await.body;
+    let sub = overview["objects"]["subscription"][0]["id"].as_str().unwrap().to_owned();
+    act(&double, &format!("subscriptions/{sub}/end-period"), json!({ "card": "0002" })).await;
+    let past_due = shown("status", json!("past_due")).await;
+    assert!(past_due["grace_until"].is_string());
+    let open = ann.get("/v1/billing/invoices?limit=1").await.expect(StatusCode::OK);
+    assert_eq!(open["data"][0]["status"], "open");
+    let page = open["data"][0]["url"].as_str().unwrap().to_owned();
+    pay(&running, &page).await;
+    assert!(shown("status", json!("active")).await["grace_until"].is_null());
+    act(&double, &portal, json!({ "action": "cancel" })).await;
+    eventually("the end is known", async || {
+        let shown = ann.get("/v1/billing/subscription").await.expect(StatusCode::OK);
+        shown["ends_at"].is_string().then_some(())
+    })
+    .await;
+    act(&double, &format!("subscriptions/{sub}/end-period"), json!({})).await;
+    shown("status", json!("canceled")).await;
+    told(&double).await;
+    assert_no_violations(&running);
+    let queues = running.aws.queues().unwrap();
+    let dead = queues.iter().find(|queue| queue.name.ends_with("stripe-events-dead")).unwrap();
+    assert_eq!(dead.visible, 0);
+    running.stop().await;
+}

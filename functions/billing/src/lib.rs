@@ -1,5 +1,5 @@
-//! /v1/billing/…: plans, Stripe's pages to subscribe, to buy credits and to manage both, and invoices, read at Stripe when
-//! asked. Cards, names and addresses never come here (promise N13).
+//! /v1/billing/…: plans, Stripe's pages to subscribe, to buy credits and to manage both, and invoices, read at Stripe
+//! when asked. Cards, names and addresses never come here (promise N13).
 
 mod view;
 
@@ -45,8 +45,8 @@ pub const NEEDS: &[Need] = &[Need::Tables, Need::PlatformSecret, Need::Stripe];
 /// Answers one request.
 ///
 /// AWS calls, beside 1 read of the session or key and once a minute 1 write of its last call: 1 read; of the first
-/// purchase of an account 1 transaction; once per environment 1 read of the secret. Plans: none. Stripe: 1 request; of the
-/// first purchase 2; of what was never bought none.
+/// purchase of an account 1 transaction; once per environment 1 read of the secret. Plans: none. Stripe: 1 request; of
+/// the first purchase 2; of what was never bought none.
 pub async fn handle<W>(world: &W, site: &Site, prices: &PlanPrices, request: Request) -> Reply
 where
     W: KeepSessions + KeepBilling + KeepCustomer + StartCheckout + OpenPortal + ReadSubscription + ReadInvoices + Sync,

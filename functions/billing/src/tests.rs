@@ -176,7 +176,8 @@ async fn invoices_are_read_at_stripe_in_pages_and_kept_nowhere() {
     post(&world, &customer, CHECKOUT, "one", subscribe("growth")).await;
     for n in 1..=3 {
         let invoice = json!({
-            "id": format!("in_{n}"), "customer": "cus_1", "created": 1_795_000_000 + n, "currency": "usd", "total": 4900,
+            "id": format!("in_{n}"), "customer": "cus_1", "created": 1_795_000_000 + n, "currency": "usd",
+            "total": 4900,
             "amount_paid": 4900, "status": "paid", "number": format!("N-{n}"), "lines": { "data": [] },
             "hosted_invoice_url": format!("https://invoice.example.com/{n}"), "invoice_pdf": null,
         });

@@ -29,7 +29,8 @@ fn event(id: &str) -> Value {
         "id": "in_1", "object": "invoice", "customer": "cus_1", "customer_email": "ann@example.com",
         "metadata": { "telbuddy_account_id": AccountId::from_bits(7) },
     });
-    json!({ "id": id, "object": "event", "type": "invoice.paid", "created": 1_795_500_000, "data": { "object": invoice } })
+    let data = json!({ "object": invoice });
+    json!({ "id": id, "object": "event", "type": "invoice.paid", "created": 1_795_500_000, "data": data })
 }
 
 /// As Stripe posts it, signed at a time with a secret.

@@ -120,6 +120,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
+        queue!(stripe_events, "stripe-events", config, |live, jobs| {
+            stripe_events::handle(live, &live.prices, jobs)
+        }),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(settler, "settler", config, |live, jobs| settler::handle(live, &live.listings, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),

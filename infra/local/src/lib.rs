@@ -1,8 +1,8 @@
 //! The local system: all of TelBuddy in one process, on this machine only. No Docker, no account anywhere.
 //!
-//! An HTTP listener makes API Gateway v2 events and calls the same handlers as Lambda does; pollers receive from SQS and
-//! call consumers with SQS events, partial failures and dead letters included; a scheduler ticks. AWS is `local-aws`,
-//! Twilio is `twilio-double`, Stripe `stripe-double`: doubles, and they say so.
+//! An HTTP listener makes API Gateway v2 events and calls the same handlers as Lambda does; pollers receive from SQS
+//! and call consumers with SQS events, partial failures and dead letters included; a scheduler ticks. AWS is
+//! `local-aws`, Twilio is `twilio-double`, Stripe `stripe-double`: doubles, and they say so.
 
 pub mod functions;
 mod gateway;
@@ -27,8 +27,8 @@ pub use setup::env_file;
 /// How the local system is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port of the API; the AWS double, its DynamoDB, the doubles of Twilio and Stripe take the four ports after it. 0: any
-    /// free ones.
+    /// Port of the API; the AWS double, its DynamoDB, the doubles of Twilio and Stripe take the four ports after it. 0:
+    /// any free ones.
     pub port: u16,
     /// Where data is kept.
     pub data: PathBuf,
@@ -61,7 +61,8 @@ pub enum StartError {
     Twilio(#[from] twilio_double::StartError),
     /// The Stripe double.
     #[error(
-        "the Stripe double does not start: {0}; if its file is damaged, move stripe-double.sqlite out of the data folder"
+        "the Stripe double does not start: {0}; if its file is damaged, move stripe-double.sqlite out of the data \
+         folder"
     )]
     Stripe(#[from] stripe_double::StartError),
     /// Queues, keys or tables could not be made.

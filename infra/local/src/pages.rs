@@ -40,7 +40,8 @@ fn page(title: &str, body: &str) -> Html<String> {
          <style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}pre{{white-space:pre-wrap;\
          background:#f4f4f4;padding:1rem}}table{{border-collapse:collapse}}td,th{{border:1px solid #ccc;padding:.3rem .6rem;\
          text-align:left}}</style><nav><a href=/_local/mail>mail</a> · <a href=/_local/twilio/phone>phone (Twilio double)\
-         </a> · <a href=/_local/stripe>Stripe double</a> · <a href=/_local/queues>queues</a> · <a href=/_local/tables>tables</a> · \
+         </a> · <a href=/_local/stripe>Stripe double</a> · <a href=/_local/queues>queues</a> · \
+         <a href=/_local/tables>tables</a> · \
          <a href=/v1/openapi.json>API</a></nav><h1>{title}</h1>{body}"
     ))
 }

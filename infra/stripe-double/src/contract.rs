@@ -51,7 +51,7 @@ pub(crate) fn contract() -> Result<&'static Contract, &'static str> {
     CONTRACT.as_ref().map_err(String::as_str)
 }
 
-const RESOURCES: [(&str, &str); 9] = [
+const RESOURCES: [(&str, &str); 10] = [
     ("customer", "Customer"),
     ("checkout.session", "Checkout.Session"),
     ("subscription", "Subscription"),
@@ -60,6 +60,7 @@ const RESOURCES: [(&str, &str); 9] = [
     ("refund", "Refund"),
     ("dispute", "Dispute"),
     ("payment_intent", "PaymentIntent"),
+    ("radar.early_fraud_warning", "Radar.EarlyFraudWarning"),
     ("event", "Event"),
 ];
 

@@ -261,7 +261,10 @@ async fn set_fault(State(double): Double, headers: HeaderMap, body: Bytes) -> An
     let posted = Posted::read(&headers, &body)?;
     let kind = posted.fields.get("kind").cloned().unwrap_or_default();
     let kind: Kind = serde_json::from_value(kind).map_err(|_| {
-        wrong("\"kind\" is none, 429, lock_timeout, 500, drop, accept_then_drop, slow, event_twice, event_late or event_lost")
+        wrong(
+            "\"kind\" is none, 429, lock_timeout, 500, drop, accept_then_drop, slow, event_twice, event_late or \
+               event_lost",
+        )
     })?;
     let n_times = posted.int("next").and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
     double.faults.plan(kind, n_times.min(1000));

@@ -110,7 +110,8 @@ fn paid(tx: &Tx<'_>, of: &Value, amount: i64, metadata: &Value, card: Card) -> R
     if card == Card::Declined {
         let error = json!({ "type": "card_error", "code": "card_declined", "decline_code": "generic_decline" });
         let failed = json!({
-            "status": "requires_payment_method", "amount_received": 0, "latest_charge": null, "last_payment_error": error,
+            "status": "requires_payment_method", "amount_received": 0, "latest_charge": null,
+            "last_payment_error": error,
         });
         let intent = tx.put("payment_intent", with(intent, failed))?;
         tell(tx, "payment_intent.payment_failed", &intent, None)?;
@@ -142,7 +143,8 @@ fn invoice(tx: &Tx<'_>, of: &Value, reason: &str, lines: &[Line<'_>]) -> Result<
         let item = subscription.map(|subscription| {
             json!({
                 "invoice_item": null, "proration": line.proration, "proration_details": { "credited_items": null },
-                "subscription": subscription, "subscription_item": text(at(of, "items/data").get(0).unwrap_or(of), "id"),
+                "subscription": subscription,
+                "subscription_item": text(at(of, "items/data").get(0).unwrap_or(of), "id"),
             })
         });
         let kind = if item.is_some() { "subscription_item_details" } else { "invoice_item_details" };
@@ -150,9 +152,11 @@ fn invoice(tx: &Tx<'_>, of: &Value, reason: &str, lines: &[Line<'_>]) -> Result<
             json!({ "invoice_item": new_id("ii"), "proration": false, "proration_details": null, "subscription": null })
         });
         json!({
-            "id": new_id("il"), "object": "line_item", "amount": line.amount, "currency": "usd", "description": line.price,
+            "id": new_id("il"), "object": "line_item", "amount": line.amount, "currency": "usd",
+            "description": line.price,
             "discount_amounts": [], "discountable": true, "discounts": [], "invoice": id, "livemode": false,
-            "metadata": {}, "parent": { "type": kind, "subscription_item_details": item, "invoice_item_details": single },
+            "metadata": {},
+            "parent": { "type": kind, "subscription_item_details": item, "invoice_item_details": single },
             "period": { "start": line.period.0, "end": line.period.1 }, "pretax_credit_amounts": [],
             "pricing": {
                 "type": "price_details", "unit_amount_decimal": line.amount.to_string(),
@@ -203,7 +207,8 @@ fn settled(tx: &Tx<'_>, invoice: &Value, intent: &Value, tries: i64) -> Result<V
     if !intent.is_null() {
         let payment = json!({
             "id": new_id("inpay"), "object": "invoice_payment", "amount_paid": total, "amount_requested": total,
-            "created": now_secs(), "currency": "usd", "invoice": text(invoice, "id"), "is_default": true, "livemode": false,
+            "created": now_secs(), "currency": "usd", "invoice": text(invoice, "id"), "is_default": true,
+            "livemode": false,
             "payment": { "type": "payment_intent", "payment_intent": text(intent, "id") }, "status": "paid",
             "status_transitions": { "canceled_at": null, "paid_at": now_secs() },
         });
@@ -294,7 +299,8 @@ fn subscribe(tx: &Tx<'_>, session: &Value, card: Card) -> Result<Value, Failure>
     let active = json!({ "status": "active", "latest_invoice": text(&invoice, "id") });
     changed(tx, "customer.subscription.updated", &subscription, active)?;
     let done = json!({
-        "status": "complete", "payment_status": "paid", "url": null, "subscription": id, "invoice": text(&invoice, "id"),
+        "status": "complete", "payment_status": "paid", "url": null, "subscription": id,
+        "invoice": text(&invoice, "id"),
     });
     Ok(changed(tx, "checkout.session.completed", session, done)?)
 }

@@ -1,9 +1,9 @@
 //! A double of Stripe: a stateful stand-in for the part of its API that TelBuddy calls, on this machine. **It is not
 //! Stripe**, and no money moves.
 //!
-//! Customers, checkouts with a page that a person can click through, subscriptions, invoices, refunds, disputes, a portal,
-//! meter events; events that are signed and delivered, late and twice if that is asked for. Every request, answer and
-//! event is checked against a description of Stripe's API; what does not fit is refused and listed.
+//! Customers, checkouts with a page that a person can click through, subscriptions, invoices, refunds, disputes, a
+//! portal, meter events; events that are signed and delivered, late and twice if that is asked for. Every request,
+//! answer and event is checked against a description of Stripe's API; what does not fit is refused and listed.
 //!
 //! There is no field for a card: its pages have buttons for test cards.
 

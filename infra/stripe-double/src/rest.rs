@@ -253,6 +253,7 @@ fn work(double: &Inner, tx: &Tx<'_>, operation: &Operation, id: &str, params: &V
         }),
         ("get", "/v1/charges/{id}") => flows::existing(tx, "charge", id, "id"),
         ("get", "/v1/disputes/{id}") => flows::existing(tx, "dispute", id, "id"),
+        ("get", "/v1/radar/early_fraud_warnings/{id}") => flows::existing(tx, "radar.early_fraud_warning", id, "id"),
         ("get", "/v1/refunds/{id}") => flows::existing(tx, "refund", id, "id"),
         ("post", "/v1/refunds") => {
             let intent = text(params, "payment_intent");

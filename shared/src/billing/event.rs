@@ -82,7 +82,8 @@ pub struct StripeEvent {
     pub object: Option<ObjectRef>,
     /// Whose object it is at Stripe.
     pub customer: Option<StripeId>,
-    /// Whose it is here, if the object says so: we write it on what we make. A hint: what the customer's row says counts.
+    /// Whose it is here, if the object says so: we write it on what we make. A hint: what the customer's row says
+    /// counts.
     pub account: Option<AccountId>,
 }
 

@@ -1,6 +1,7 @@
-//! Payment by Stripe: signed events, read into ids, and what is asked of Stripe (promises N5, N6, N13). Cards, names and
-//! addresses stay at Stripe.
+//! Payment by Stripe: signed events, read into ids, and what is asked of Stripe (promises N5, N6, N13). Cards, names
+//! and addresses stay at Stripe.
 
+pub mod decide;
 pub mod object;
 pub mod signature;
 

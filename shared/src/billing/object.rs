@@ -361,6 +361,19 @@ pub struct Dispute {
     pub status: String,
 }
 
+/// A bank's warning that a charge was fraud.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct FraudWarning {
+    /// Its id.
+    pub id: StripeId,
+    /// Which charge.
+    #[serde(deserialize_with = "id")]
+    pub charge: StripeId,
+    /// Whether the charge can still be given back.
+    #[serde(default)]
+    pub actionable: bool,
+}
+
 /// What a payment was for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PaidFor {

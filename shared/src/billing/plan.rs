@@ -79,8 +79,8 @@ pub fn credits_for(cents: u64) -> MicroCredits {
 pub struct PlanPrices(BTreeMap<PlanId, StripeId>);
 
 impl PlanPrices {
-    /// Reads `starter=price_…,growth=price_…,scale=price_…`: every paid plan once, each with a price of its own. Nothing
-    /// at all: nothing is sold.
+    /// Reads `starter=price_…,growth=price_…,scale=price_…`: every paid plan once, each with a price of its own.
+    /// Nothing at all: nothing is sold.
     pub fn parse(text: &str) -> Option<Self> {
         if text.is_empty() {
             return Some(Self::default());

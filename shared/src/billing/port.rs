@@ -1,8 +1,8 @@
 //! What billing asks of the world: Stripe's deeds.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::object::{Charge, CheckoutSession, Dispute, Invoice, Listed, PaidFor, Refund, Subscription};
+use super::object::{Charge, CheckoutSession, Dispute, FraudWarning, Invoice, Listed, PaidFor, Refund, Subscription};
 use super::{Standing, StripeEvent, StripeId};
 use crate::edge::{Kind, Problem};
 use crate::fault::Fault;
@@ -111,8 +111,8 @@ pub trait KeepBilling {
     /// Nothing if the account has no customer yet.
     fn load_billing(&self, account: AccountId) -> impl Future<Output = Result<Option<Billing>, Fault>> + Send;
 
-    /// Makes a customer the account's, and the account the customer's, in one transaction; the customer that the account
-    /// has then: if it had one, that one, and the new one is nobody's.
+    /// Makes a customer the account's, and the account the customer's, in one transaction; the customer that the
+    /// account has then: if it had one, that one, and the new one is nobody's.
     fn keep_customer(
         &self,
         account: AccountId,
@@ -134,6 +134,18 @@ pub trait ApplyStanding {
         read: Timestamp,
         before: Option<Timestamp>,
     ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// How long an event is remembered that was applied: Stripe sends one again for three days, and lists them for thirty.
+pub const EVENTS_LIFE: SignedDuration = SignedDuration::from_hours(35 * 24);
+
+/// Remembers which events were applied.
+pub trait RememberEvents {
+    /// Whether it was.
+    fn is_applied(&self, event: &StripeId, now: Timestamp) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// It was, at `now`.
+    fn note_applied(&self, event: &StripeId, now: Timestamp) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// What a checkout is to sell.
@@ -289,6 +301,12 @@ pub trait ReadPayment {
 
     /// A dispute; nothing if there is none.
     fn read_dispute(&self, id: &StripeId) -> impl Future<Output = Result<Option<Dispute>, StripeError>> + Send;
+
+    /// A bank's warning; nothing if there is none.
+    fn read_fraud_warning(
+        &self,
+        id: &StripeId,
+    ) -> impl Future<Output = Result<Option<FraudWarning>, StripeError>> + Send;
 
     /// What a payment was for; nothing if it was neither a checkout nor an invoice.
     fn find_paid(&self, payment_intent: &StripeId)

@@ -1,8 +1,9 @@
 //! Stripe's webhook signatures: the only door through which an event's content comes in.
 //!
-//! Sources: Stripe's "Webhook signatures" page and its official libraries (npm `stripe` 23.1.0, `PyPI` `stripe` 16.1.0).
-//! Vectors made with both are in `tests/vectors/stripe/`. Where the two differ, and for times ahead of ours, the rule here
-//! is the stricter one: the bytes as they came, exactly one plain number `t`, and five minutes either way.
+//! Sources: Stripe's "Webhook signatures" page and its official libraries (npm `stripe` 23.1.0, `PyPI` `stripe`
+//! 16.1.0). Vectors made with both are in `tests/vectors/stripe/`. Where the two differ, and for times ahead of ours,
+//! the rule here is the stricter one: the bytes as they came, exactly one plain number `t`, and five minutes either
+//! way.
 
 use std::fmt;
 
@@ -83,9 +84,9 @@ pub enum Rejection {
 
 /// Checks an event's signature against every secret and hands out its bytes.
 ///
-/// Several secrets are held while one is rolled at Stripe, which then sends a `v1` of each. Errs when the request is too
-/// large or empty, when no secret made any `v1`, or when the signed time is further than `tolerance` from `now`. All are
-/// computed and compared in constant time, so that the time taken does not tell which one was near.
+/// Several secrets are held while one is rolled at Stripe, which then sends a `v1` of each. Errs when the request is
+/// too large or empty, when no secret made any `v1`, or when the signed time is further than `tolerance` from `now`.
+/// All are computed and compared in constant time, so that the time taken does not tell which one was near.
 pub fn verified<'a>(
     presented: &Presented<'a>,
     secrets: &[&str],
@@ -142,7 +143,8 @@ fn mac(secret: &str, time: &str, body: &[u8]) -> hmac::Tag {
     context.sign()
 }
 
-/// The values of one key: parts between commas, cut at the first `=`; nothing is trimmed, unknown parts count for nothing.
+/// The values of one key: parts between commas, cut at the first `=`; nothing is trimmed, unknown parts count for
+/// nothing.
 fn values<'a>(header: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
     header.split(',').filter_map(|part| part.split_once('=')).filter(move |(name, _)| *name == key).map(|(_, v)| v)
 }

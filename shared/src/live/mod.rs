@@ -57,8 +57,8 @@ pub enum Need {
     Endpoints,
 }
 
-/// Every port, kept by the real services. Made once per environment, in init: clients, TLS and configuration; nothing is
-/// called until a request needs it.
+/// Every port, kept by the real services. Made once per environment, in init: clients, TLS and configuration; nothing
+/// is called until a request needs it.
 pub struct Live {
     /// How the site is reached.
     pub site: Site,

@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Transacted, blocker, from_item, keys, millis, to_item};
-use crate::billing::{ApplyStanding, Billing, KeepBilling, Standing, StripeId};
+use super::{Transacted, blocker, from_item, keys, millis, n, to_item};
+use crate::billing::{ApplyStanding, Billing, EVENTS_LIFE, KeepBilling, RememberEvents, Standing, StripeId};
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::live::Live;
@@ -24,9 +24,30 @@ struct CustomerRow {
     account: AccountId,
 }
 
+#[derive(Deserialize)]
+struct AppliedRow {
+    applied_at: i64,
+}
+
+impl RememberEvents for Live {
+    async fn is_applied(&self, event: &StripeId, now: Timestamp) -> Result<bool, Fault> {
+        let row = self.dynamo.get::<AppliedRow>(&keys::stripe_event(event)).await?;
+        // TTL removes late: the time counts.
+        Ok(row.is_some_and(|row| now.as_millisecond().saturating_sub(row.applied_at) < EVENTS_LIFE.as_secs() * 1_000))
+    }
+
+    /// 1 update; who is first stays.
+    async fn note_applied(&self, event: &StripeId, now: Timestamp) -> Result<(), Fault> {
+        let values = [(":now", millis(now)), (":ends", n((now + EVENTS_LIFE).as_second())), (":v", n(1))];
+        let set = "SET applied_at = :now, #ttl = :ends, v = :v";
+        let key = keys::stripe_event(event);
+        self.dynamo.update_one(&key, set, "attribute_not_exists(pk) OR applied_at < :now", &values).await.map(|_| ())
+    }
+}
+
 impl KeepBilling for Live {
     async fn load_billing(&self, account: AccountId) -> Result<Option<Billing>, Fault> {
-        let row: Option<BillingRow> = self.dynamo.get(&keys::billing(account)).await?;
+        let row = self.dynamo.get::<BillingRow>(&keys::billing(account)).await?;
         let Some(row) = row else { return Ok(None) };
         let at = |ms| Timestamp::from_millisecond(ms).map_err(|_| Fault::permanent("a stored time does not read"));
         let read = row.read_at.map(at).transpose()?;
@@ -54,7 +75,7 @@ impl KeepBilling for Live {
 
 impl ApplyStanding for Live {
     async fn find_customer(&self, customer: &StripeId) -> Result<Option<AccountId>, Fault> {
-        let row: Option<CustomerRow> = self.dynamo.get(&keys::stripe_customer(customer)).await?;
+        let row = self.dynamo.get::<CustomerRow>(&keys::stripe_customer(customer)).await?;
         Ok(row.map(|row| row.account))
     }
 

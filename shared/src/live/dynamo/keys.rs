@@ -298,6 +298,11 @@ pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key
     Key::new(Table::Once, format!("IDEM#{account}#{route}"), key.as_str())
 }
 
+/// That an event of Stripe's was applied.
+pub fn stripe_event(event: &StripeId) -> Key {
+    Key::new(Table::Once, format!("STRIPE#{event}"), "APPLIED")
+}
+
 /// A counter of tries in one window of time.
 pub fn tries(what: &str, window: i64) -> Key {
     Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
@@ -484,6 +489,7 @@ mod tests {
             opt_out_sender(account, "+15005550006"),
             platform_word("hash", "SM1"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
+            stripe_event(&"evt_1".parse().unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),
             passing(minute, None),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Ask;
 use crate::billing::object::{
-    Charge, CheckoutSession, Dispute, Invoice, Listed, PaidFor, Refund, Subscription, TOP_UP,
+    Charge, CheckoutSession, Dispute, FraudWarning, Invoice, Listed, PaidFor, Refund, Subscription, TOP_UP,
 };
 use crate::billing::{
     ACCOUNT, Change, ChangeSubscription, Checkout, KeepCustomer, MeterEvent, OpenPortal, OperationKey, ReadInvoices,
@@ -181,6 +181,10 @@ impl ReadPayment for Live {
 
     async fn read_dispute(&self, id: &StripeId) -> Result<Option<Dispute>, StripeError> {
         self.find_at_stripe(get(format!("/v1/disputes/{id}"), Value::Null)).await
+    }
+
+    async fn read_fraud_warning(&self, id: &StripeId) -> Result<Option<FraudWarning>, StripeError> {
+        self.find_at_stripe(get(format!("/v1/radar/early_fraud_warnings/{id}"), Value::Null)).await
     }
 
     /// 1 request for a checkout, 3 for an invoice: a payment names neither, since 2025.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::{at_once, count};
 use crate::billing::object::SubscriptionStatus;
-use crate::billing::{ApplyStanding, Billing, KeepBilling, PlanId, Standing, StripeId};
+use crate::billing::{ApplyStanding, Billing, EVENTS_LIFE, KeepBilling, PlanId, RememberEvents, Standing, StripeId};
 use crate::ids::AccountId;
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, secs};
@@ -105,4 +105,19 @@ where
     let first = world.load_billing(account).await.unwrap().unwrap().read;
     let saved = at_once(20, |n| world.save_standing(account, &standing, at(n + 20), first)).await;
     assert_eq!(count(&saved, &Ok(true)), 1, "{saved:?}");
+}
+
+pub async fn an_event_that_was_applied_is_remembered_for_its_time_and_from_the_last_time<W>(world: &W)
+where
+    W: RememberEvents + Clock + Chance,
+{
+    let (event, now): (StripeId, _) = (format!("evt_{}", fresh::dice(world)).parse().unwrap(), world.now());
+    assert_eq!(world.is_applied(&event, now).await, Ok(false));
+    let noted = at_once(10, |_| world.note_applied(&event, now)).await;
+    assert_eq!(count(&noted, &Ok(())), 10);
+    assert_eq!(world.is_applied(&event, now + EVENTS_LIFE - secs(1)).await, Ok(true));
+    assert_eq!(world.is_applied(&event, now + EVENTS_LIFE).await, Ok(false));
+    world.note_applied(&event, now + secs(10)).await.unwrap();
+    world.note_applied(&event, now + secs(5)).await.unwrap();
+    assert_eq!(world.is_applied(&event, now + EVENTS_LIFE + secs(9)).await, Ok(true));
 }

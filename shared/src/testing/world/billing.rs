@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{World, dump, not_valid};
-use crate::billing::object::{Charge, CheckoutSession, Dispute, Invoice, Listed, PaidFor, Refund, Subscription};
+use crate::billing::object::{
+    Charge, CheckoutSession, Dispute, FraudWarning, Invoice, Listed, PaidFor, Refund, Subscription,
+};
 use crate::billing::{
-    ApplyStanding, Billing, Checkout, KeepBilling, KeepCustomer, OpenPortal, OperationKey, ReadInvoices, ReadPayment,
-    ReadSubscription, Sale, Standing, StartCheckout, StripeError, StripeId,
+    ApplyStanding, Billing, Checkout, EVENTS_LIFE, KeepBilling, KeepCustomer, OpenPortal, OperationKey, ReadInvoices,
+    ReadPayment, ReadSubscription, RememberEvents, Sale, Standing, StartCheckout, StripeError, StripeId,
 };
 use crate::fault::Fault;
 use crate::ids::AccountId;
@@ -26,7 +28,9 @@ pub(super) struct Stripe {
     charges: BTreeMap<StripeId, Charge>,
     refunds: BTreeMap<StripeId, Refund>,
     disputes: BTreeMap<StripeId, Dispute>,
+    warnings: BTreeMap<StripeId, FraudWarning>,
     payments: BTreeMap<StripeId, PaidFor>,
+    applied: BTreeMap<StripeId, Timestamp>,
 }
 
 impl Stripe {
@@ -34,6 +38,7 @@ impl Stripe {
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
         dump(bytes, &self.rows);
         dump(bytes, &self.customers);
+        dump(bytes, &self.applied);
     }
 
     fn new_id(&mut self, prefix: &str, key: &OperationKey) -> StripeId {
@@ -87,6 +92,11 @@ impl StripeView<'_> {
         self.world.state().stripe.disputes.insert(dispute.id.clone(), dispute);
     }
 
+    /// Puts or replaces a bank's warning.
+    pub fn put_warning(&self, warning: FraudWarning) {
+        self.world.state().stripe.warnings.insert(warning.id.clone(), warning);
+    }
+
     /// Every checkout that was made, oldest first.
     pub fn checkouts(&self) -> Vec<Checkout> {
         self.world.state().stripe.checkouts.clone()
@@ -138,6 +148,22 @@ impl ApplyStanding for World {
             };
             (row.standing, row.read) = (Some(standing.clone()), Some(read));
             Ok(true)
+        })
+        .await
+    }
+}
+
+impl RememberEvents for World {
+    async fn is_applied(&self, event: &StripeId, now: Timestamp) -> Result<bool, Fault> {
+        self.call("is_applied", |state| Ok(state.stripe.applied.get(event).is_some_and(|at| now < *at + EVENTS_LIFE)))
+            .await
+    }
+
+    async fn note_applied(&self, event: &StripeId, now: Timestamp) -> Result<(), Fault> {
+        self.call("note_applied", |state| {
+            let at = state.stripe.applied.entry(event.clone()).or_insert(now);
+            *at = now.max(*at);
+            Ok(())
         })
         .await
     }
@@ -243,6 +269,10 @@ impl ReadPayment for World {
 
     async fn read_dispute(&self, id: &StripeId) -> Result<Option<Dispute>, StripeError> {
         Ok(self.call("read_dispute", |state| Ok(state.stripe.disputes.get(id).cloned())).await?)
+    }
+
+    async fn read_fraud_warning(&self, id: &StripeId) -> Result<Option<FraudWarning>, StripeError> {
+        Ok(self.call("read_fraud_warning", |state| Ok(state.stripe.warnings.get(id).cloned())).await?)
     }
 
     async fn find_paid(&self, payment_intent: &StripeId) -> Result<Option<PaidFor>, StripeError> {

@@ -1,4 +1,5 @@
-//! The world as a small machine: tables, a vault, queues, a mailbox and a Twilio, in memory, with a clock that tests set.
+//! The world as a small machine: tables, a vault, queues, a mailbox and a Twilio, in memory, with a clock that tests
+//! set.
 //!
 //! Each port method is atomic. Before it acts it steps back up to two times (the seed says how often), so that futures
 //! that are joined meet each other in an order that differs by seed and is the same every time.
@@ -491,7 +492,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 163] = [
+const METHODS: [&str; 166] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -538,6 +539,7 @@ const METHODS: [&str; 163] = [
     "find_user",
     "free_sids",
     "has_stopped",
+    "is_applied",
     "keep_customer",
     "keep_mail_token",
     "lift_freeze",
@@ -590,6 +592,7 @@ const METHODS: [&str; 163] = [
     "make_customer",
     "mint_key",
     "note_alert",
+    "note_applied",
     "note_failing",
     "note_recovered",
     "note_warning",
@@ -605,6 +608,7 @@ const METHODS: [&str; 163] = [
     "read_charge",
     "read_checkout",
     "read_dispute",
+    "read_fraud_warning",
     "read_invoice",
     "read_quarantine",
     "read_refund",
