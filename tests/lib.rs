@@ -13,6 +13,7 @@ mod credentials;
 mod freeze;
 mod inbound;
 mod keys;
+mod ledger;
 mod main_job;
 mod numbers;
 mod opt_outs;

@@ -106,6 +106,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         }),
         http!(stripe_webhook, "stripe-webhook", config, |live, request| stripe_webhook::handle(live, request)),
         http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
+        http!(overage, "overage", config, |live, request| overage::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
             sending_policy::handle(live, &live.site, request)
         }),
@@ -152,6 +153,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (signup::openapi(), signup::ROUTES),
         (sessions::openapi(), sessions::ROUTES),
         (account::openapi(), account::ROUTES),
+        (overage::openapi(), overage::ROUTES),
         (credentials::openapi(), credentials::ROUTES),
         (send_sms::openapi(), send_sms::ROUTES),
         (messages::openapi(), messages::ROUTES),

@@ -492,7 +492,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 166] = [
+const METHODS: [&str; 170] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -556,6 +556,7 @@ const METHODS: [&str; 166] = [
     "list_numbers",
     "list_opt_outs",
     "list_pool",
+    "list_posted",
     "list_services",
     "list_sessions",
     "list_templates",
@@ -563,6 +564,7 @@ const METHODS: [&str; 166] = [
     "load_api_key",
     "load_billing",
     "load_connection",
+    "load_counted",
     "load_credential",
     "load_delivery",
     "load_endpoint",
@@ -602,6 +604,7 @@ const METHODS: [&str; 166] = [
     "platform",
     "post_charge",
     "post_release",
+    "put_right",
     "quarantine",
     "random",
     "read_access",
@@ -657,6 +660,7 @@ const METHODS: [&str; 166] = [
     "update_endpoint",
     "update_message",
     "update_template",
+    "waiting",
     "walk_keys",
     "write_settings",
 ];
