@@ -492,7 +492,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 170] = [
+const METHODS: [&str; 171] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -644,6 +644,7 @@ const METHODS: [&str; 170] = [
     "save_progress",
     "save_standing",
     "save_step",
+    "save_zone",
     "send_mail",
     "start_checkout",
     "start_session",
