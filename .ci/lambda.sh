@@ -179,7 +179,14 @@ POST /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/recover 401
 GET /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries 401
 GET /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries/wdel_01KAV0ZC8P3S6T9V2W5X7Y0Z1A 401
 POST /v1/webhook-endpoints/whep_01KAV0ZB7N2R5S8T1V4W6X9Y0Z/deliveries/wdel_01KAV0ZC8P3S6T9V2W5X7Y0Z1A/resend 401
+GET /v1/billing/plans 200
+POST /v1/billing/checkout 401
+POST /v1/billing/top-ups 401
+POST /v1/billing/portal 401
+GET /v1/billing/subscription 401
+GET /v1/billing/invoices?limit=5 401
 POST /hooks/platform/messages 404
+POST /hooks/stripe 400
 POST /hooks/twilio/guess/messages 404
 POST /hooks/twilio/guess/status/msg_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 404
 POST /hooks/twilio/guess/voice 404

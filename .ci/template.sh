@@ -125,7 +125,7 @@ variables = {
     "Tables": {"TABLE_PREFIX"},
     "Keys": {"KMS_KEY", "KMS_KEY_BEFORE", "KEY_CACHE_SECONDS", "KEY_CACHE_ACCOUNTS", "TABLE_PREFIX"},
     "PlatformSecret": {"PLATFORM_SECRET"},
-    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(), "Endpoints": set(), "Site": set(),
+    "Queues": {"QUEUE_URL_PREFIX"}, "Mail": {"MAIL_FROM"}, "Twilio": set(), "Stripe": set(), "Endpoints": set(), "Site": set(),
 }
 config = read("shared/src/live/config.rs")
 names = {name: const(config, name).strip('"') for name in re.findall(r"\w+", const(config, "VARIABLES").strip("[]"))}
@@ -145,6 +145,7 @@ for name in sorted(set(of_name) & set(functions)):
     own = set(properties.get("Environment", {}).get("Variables", {})) | always
     wanted = {"STAGE", "PUBLIC_URL"}.union(*(variables[need] for need in code["needs"]))
     wanted |= ({"APP_URL"} if code["mail"] else set()) | ({"ALLOWED_ORIGINS"} if code["cookie"] else set())
+    wanted |= {"STRIPE_PRICES"} if "live.prices" in read(f"functions/{name}/src/main.rs") else set()
     wanted |= {"FALLBACK_URL"} if code["fallback"] else set()
     wanted |= {"LISTINGS_MINUTES"} if "live.listings" in read(f"functions/{name}/src/main.rs") else set()
     same(f"{name}, variables", own, {names[variable] for variable in wanted})
@@ -155,7 +156,7 @@ for name in sorted(set(of_name) & set(functions)):
     services = {"dynamodb": "Tables", "kms": "Keys", "secretsmanager": "PlatformSecret", "ses": "Mail"}
     has = {services[a.split(":")[0]] for a in actions if a.split(":")[0] in services}
     has |= {"Queues"} if "sqs:SendMessage" in actions else set()
-    same(f"{name}, services", has, code["needs"] - {"Twilio", "Endpoints", "Site"})
+    same(f"{name}, services", has, code["needs"] - {"Twilio", "Stripe", "Endpoints", "Site"})
     if any("*" in action for action in actions) or any(s["Resource"] == "*" for s in statements):
         wrong.append(f"{name}: its role has a star")
     # Opening a key is written down first.

@@ -77,7 +77,7 @@ foreign=$(grep -ohE 'https?://[^ "$]+' "${blocks[@]}" | grep -vE '^http://127\.0
 sed -i "s/127\.0\.0\.1:8787/127.0.0.1:$port/g" "${blocks[@]}"
 
 promised() {
-  for word in '"delivered"' message_segments; do
+  for word in '"delivered"' message_segments '"included","granted_micro":6000000000'; do
     grep -q "$word" "$work/answers" || fail "no $word in the answers $1"
   done
 }

@@ -27,6 +27,7 @@ mod sending;
 mod settling;
 mod sign_in;
 mod simulation;
+mod stripe;
 mod support;
 mod templates;
 mod vectors;

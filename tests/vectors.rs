@@ -1,8 +1,10 @@
-//! Twilio's vectors: every row of every file in `vectors/twilio/`, whatever rows they hold.
+//! Twilio's vectors: every row of every file in `vectors/twilio/`, whatever rows they hold. Stripe's signatures.
 
 use std::fs;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use telbuddy::billing::signature as of_stripe;
 use telbuddy::inbound::signature::{self, KeyUsed, Presented, Rejection, SigningKeys};
 use telbuddy::message::segments;
 use telbuddy::number::{self, Channel};
@@ -205,4 +207,51 @@ fn vectors_twilio_addresses_in_signed_forms_are_numbers_we_accept() {
         }
     }
     assert_all_pass(n_addresses, &failures);
+}
+
+#[test]
+fn vectors_stripe_signatures_open_an_event_exactly_when_they_should() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/stripe/signature-vectors.json");
+    let file: Value = serde_json::from_str(&fs::read_to_string(path).expect("the vectors are there")).expect("JSON");
+    let rows = file["vectors"].as_array().expect("a list of vectors");
+    let (mut failures, mut n_decided) = (vec![], 0);
+    for row in rows {
+        let body = data_encoding::HEXLOWER.decode(text(row, "body_hex").unwrap_or_default().as_bytes()).expect("hex");
+        let presented = of_stripe::Presented { signature: text(row, "header"), body: &body };
+        let now = Timestamp::from_second(row["now"].as_i64().expect("a time")).expect("a time");
+        let tolerance = SignedDuration::from_secs(row["tolerance"].as_i64().expect("seconds"));
+        let secret = text(row, "secret").unwrap_or_default();
+        // The secret is the second of two, as it is while one rolls; ours is never the one that anybody has.
+        let result = of_stripe::verified(&presented, &["whsec_of_another", secret], now, tolerance);
+        // Where either verdict is right, there is none to hold to.
+        let Some(expected) = row["expected"]["recommended"].as_bool() else { continue };
+        n_decided += 1;
+        if result.is_ok() != expected || result.is_ok_and(|good| good.body() != body || good.secret() != 1) {
+            failures.push(format!("{} {}: {result:?}", row["name"], row["note"]));
+        }
+    }
+    assert!(n_decided >= 70, "only {n_decided} of {} vectors are decided", rows.len());
+    assert_all_pass(n_decided, &failures);
+}
+
+#[test]
+fn vectors_stripe_plain_signatures_are_what_we_sign_ourselves() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/vectors/stripe/signature-vectors.json");
+    let file: Value = serde_json::from_str(&fs::read_to_string(path).expect("the vectors are there")).expect("JSON");
+    let (mut failures, mut n_rows) = (vec![], 0);
+    let rows = file["vectors"].as_array().expect("a list of vectors").iter();
+    for row in rows.filter(|row| row["name"].as_str().is_some_and(|name| name.starts_with("valid_"))) {
+        let header = text(row, "header").unwrap_or_default();
+        let Some(secs) = header.strip_prefix("t=").and_then(|rest| rest.split(',').next()?.parse().ok()) else {
+            continue;
+        };
+        let body = data_encoding::HEXLOWER.decode(text(row, "body_hex").unwrap_or_default().as_bytes()).expect("hex");
+        let at = Timestamp::from_second(secs).expect("a time");
+        let ours = of_stripe::sign(text(row, "secret").unwrap_or_default(), at, &body);
+        n_rows += 1;
+        if !header.starts_with(&ours) {
+            failures.push(format!("{}: {ours}", row["name"]));
+        }
+    }
+    assert_all_pass(n_rows, &failures);
 }

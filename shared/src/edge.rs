@@ -426,6 +426,14 @@ pub enum Kind {
     CountryNotAllowed,
     /// The webhook's signature does not fit.
     BadSignature,
+    /// The signature of an event of Stripe's does not fit; 400, as Stripe expects it.
+    BadEventSignature,
+    /// The account has a subscription.
+    Subscribed,
+    /// The account never bought anything.
+    NothingBought,
+    /// The checkout was paid, or its time is over.
+    CheckoutOver,
     /// The account has as many endpoints as it may have.
     TooManyEndpoints,
     /// The endpoint is disabled.
@@ -515,6 +523,12 @@ impl Kind {
                 ("country-not-allowed", StatusCode::FORBIDDEN, "This destination is not allowed")
             }
             Self::BadSignature => ("bad-signature", StatusCode::FORBIDDEN, "The signature does not fit"),
+            Self::BadEventSignature => {
+                ("bad-event-signature", StatusCode::BAD_REQUEST, "The event's signature does not fit")
+            }
+            Self::Subscribed => ("subscribed", StatusCode::CONFLICT, "The account has a subscription"),
+            Self::NothingBought => ("nothing-bought", StatusCode::CONFLICT, "Nothing was bought yet"),
+            Self::CheckoutOver => ("checkout-over", StatusCode::CONFLICT, "The checkout is over"),
             Self::TooManyEndpoints => {
                 ("too-many-endpoints", StatusCode::CONFLICT, "The account has as many endpoints as it may have")
             }

@@ -6,9 +6,9 @@
 //!
 //! Invariants (docs/ARCHITECTURE.md says how each is checked):
 //!
-//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`credential`], [`connection`],
-//!   [`message`], [`inbound`], [`endpoint`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`], [`rotation`],
-//!   [`template`], [`velocity`]) import no `live`, no clock, no randomness and no client;
+//! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`billing`], [`credential`],
+//!   [`connection`], [`message`], [`inbound`], [`endpoint`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`],
+//!   [`rotation`], [`template`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
 //! - only `main.rs` and `live::config` read the environment;
@@ -18,6 +18,7 @@ pub mod access_log;
 pub mod account;
 pub mod alert;
 pub mod api_key;
+pub mod billing;
 pub mod connection;
 pub mod credential;
 pub mod edge;

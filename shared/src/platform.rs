@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::account::{Email, EmailIndex, Peppers};
 use crate::alert::Alert;
+use crate::billing::StripeEvent;
 use crate::connection::Target;
 use crate::fault::Fault;
 use crate::ids::{AccountId, DeliveryId, EndpointId, MessageId, UserId};
@@ -27,6 +28,11 @@ pub struct Platform {
     /// Auth Tokens of the platform's own Twilio account, which sign what its number hears: the current one, then in a
     /// rotation the one before. None if it has no number.
     pub twilio_auth_tokens: Vec<SecretString>,
+    /// What Stripe signs its events with: a secret for each of our destinations there, and while one is rolled the one
+    /// before. None if nothing is sold here.
+    pub stripe_webhook_secrets: Vec<SecretString>,
+    /// The key of Stripe's API. None if nothing is sold here.
+    pub stripe_key: Option<SecretString>,
 }
 
 impl Platform {
@@ -119,6 +125,8 @@ pub enum Job {
     },
     /// Apply what Twilio told us (queue `twilio-events`).
     Twilio(TwilioEvent),
+    /// Apply what Stripe told us (queue `stripe-events`).
+    Stripe(StripeEvent),
     /// Look whether Twilio still has what we set for a connected number (queue `numbers`).
     CheckNumber {
         /// Whose.
@@ -185,6 +193,8 @@ pub enum Queue {
     Mail,
     /// Twilio's events.
     TwilioEvents,
+    /// Stripe's events.
+    StripeEvents,
     /// Connected numbers to look at.
     Numbers,
     /// Accounts whose texts that arrived are looked for.
@@ -199,12 +209,13 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Send,
         Self::Settle,
         Self::Post,
         Self::Mail,
         Self::TwilioEvents,
+        Self::StripeEvents,
         Self::Numbers,
         Self::CatchUp,
         Self::SelfTest,
@@ -220,6 +231,7 @@ impl Queue {
             Self::Post => "post",
             Self::Mail => "mail",
             Self::TwilioEvents => "twilio-events",
+            Self::StripeEvents => "stripe-events",
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
             Self::SelfTest => "self-test",
@@ -238,6 +250,7 @@ impl Job {
             Self::Post { .. } => Queue::Post,
             Self::Mail { .. } | Self::Alert { .. } => Queue::Mail,
             Self::Twilio(_) => Queue::TwilioEvents,
+            Self::Stripe(_) => Queue::StripeEvents,
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
             Self::SelfTest { .. } => Queue::SelfTest,
@@ -260,7 +273,8 @@ impl Job {
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,
-            // All accounts' work: a group of its own.
+            // What says nothing of an account, and all accounts' work: a group of its own.
+            Self::Stripe(event) => event.account.unwrap_or(AccountId::from_bits(0)),
             Self::RotateKeys { .. } => AccountId::from_bits(0),
         }
     }

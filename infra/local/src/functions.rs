@@ -104,6 +104,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(platform_webhook, "platform-webhook", config, |live, request| {
             platform_webhook::handle(live, &live.site, request)
         }),
+        http!(stripe_webhook, "stripe-webhook", config, |live, request| stripe_webhook::handle(live, request)),
         http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
         http!(overage, "overage", config, |live, request| overage::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
@@ -111,6 +112,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
+        http!(billing, "billing", config, |live, request| { billing::handle(live, &live.site, &live.prices, request) }),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
         http!(opt_outs, "opt-outs", config, |live, request| opt_outs::handle(live, &live.site, request)),
         http!(webhook_endpoints, "webhook-endpoints", config, |live, request| {
@@ -119,6 +121,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         http!(meta, "meta", config, |_live, request| meta::handle(request)),
         queue!(sender, "sender", config, |live, jobs| sender::handle(live, &live.site, jobs)),
         queue!(twilio_events, "twilio-events", config, |live, jobs| twilio_events::handle(live, jobs)),
+        queue!(stripe_events, "stripe-events", config, |live, jobs| {
+            stripe_events::handle(live, &live.prices, jobs)
+        }),
         queue!(mailer, "mailer", config, |live, jobs| mailer::handle(live, &live.site, jobs)),
         queue!(settler, "settler", config, |live, jobs| settler::handle(live, &live.listings, jobs)),
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
@@ -156,6 +161,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (sending_policy::openapi(), sending_policy::ROUTES),
         (usage::openapi(), usage::ROUTES),
         (access_log::openapi(), access_log::ROUTES),
+        (billing::openapi(), billing::ROUTES),
         (numbers::openapi(), numbers::ROUTES),
         (opt_outs::openapi(), opt_outs::ROUTES),
         (webhook_endpoints::openapi(), webhook_endpoints::ROUTES),

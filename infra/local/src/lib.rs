@@ -1,8 +1,8 @@
 //! The local system: all of TelBuddy in one process, on this machine only. No Docker, no account anywhere.
 //!
-//! An HTTP listener makes API Gateway v2 events and calls the same handlers as Lambda does; pollers receive from SQS and
-//! call consumers with SQS events, partial failures and dead letters included; a scheduler ticks. AWS is `local-aws`,
-//! Twilio is `twilio-double`: doubles, and they say so.
+//! An HTTP listener makes API Gateway v2 events and calls the same handlers as Lambda does; pollers receive from SQS
+//! and call consumers with SQS events, partial failures and dead letters included; a scheduler ticks. AWS is
+//! `local-aws`, Twilio is `twilio-double`, Stripe `stripe-double`: doubles, and they say so.
 
 pub mod functions;
 mod gateway;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use local_aws::LocalAws;
+use stripe_double::StripeDouble;
 use telbuddy::live::{Config, config};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +27,8 @@ pub use setup::env_file;
 /// How the local system is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Port of the API; the AWS double, its DynamoDB and the Twilio double take the three ports after it. 0: any free ones.
+    /// Port of the API; the AWS double, its DynamoDB, the doubles of Twilio and Stripe take the four ports after it. 0:
+    /// any free ones.
     pub port: u16,
     /// Where data is kept.
     pub data: PathBuf,
@@ -34,7 +36,7 @@ pub struct Options {
     pub fallback: bool,
     /// Whether faults can be injected into AWS (tests): costs a hop in front of DynamoDB.
     pub faults: bool,
-    /// Time between two steps of a message at the Twilio double.
+    /// Time between two steps of a message at the Twilio double, and before an event of the Stripe double.
     pub callback_delay: Duration,
 }
 
@@ -57,6 +59,12 @@ pub enum StartError {
         "the Twilio double does not start: {0}; if its file is damaged, move twilio-double.sqlite out of the data folder"
     )]
     Twilio(#[from] twilio_double::StartError),
+    /// The Stripe double.
+    #[error(
+        "the Stripe double does not start: {0}; if its file is damaged, move stripe-double.sqlite out of the data \
+         folder"
+    )]
+    Stripe(#[from] stripe_double::StartError),
     /// Queues, keys or tables could not be made.
     #[error("the local AWS could not be set up: {0}")]
     SetUp(String),
@@ -75,6 +83,8 @@ pub struct LocalSystem {
     pub aws: LocalAws,
     /// The Twilio double.
     pub twilio: TwilioDouble,
+    /// The Stripe double.
+    pub stripe: StripeDouble,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -87,6 +97,8 @@ pub struct LocalAwsOnly {
     pub aws: LocalAws,
     /// The Twilio double.
     pub twilio: TwilioDouble,
+    /// The Stripe double.
+    pub stripe: StripeDouble,
 }
 
 async fn bind(port: u16) -> Result<TcpListener, StartError> {
@@ -103,7 +115,7 @@ fn after(port: u16, n: u16) -> u16 {
     if port == 0 { 0 } else { port.saturating_add(n) }
 }
 
-/// Starts the doubles of AWS and Twilio and what the functions need in them. `site`: where the API will be.
+/// Starts the doubles of AWS, Twilio and Stripe and what the functions need in them. `site`: where the API will be.
 pub async fn start_aws(options: &Options, site: &str) -> Result<LocalAwsOnly, StartError> {
     let aws = LocalAws::start(local_aws::Options {
         data: options.data.clone(),
@@ -118,9 +130,15 @@ pub async fn start_aws(options: &Options, site: &str) -> Result<LocalAwsOnly, St
         ..twilio_double::Options::default()
     };
     let twilio = TwilioDouble::start(bind(after(options.port, 3)).await?, twilio_options).await?;
-    let config = setup::config(&aws, &twilio, site, options.fallback);
-    setup::create_resources(&aws, &config).await.map_err(StartError::SetUp)?;
-    Ok(LocalAwsOnly { config, aws, twilio })
+    let stripe_options = stripe_double::Options {
+        data: Some(options.data.clone()),
+        site: site.to_owned(),
+        event_delay: options.callback_delay,
+    };
+    let stripe = StripeDouble::start(bind(after(options.port, 4)).await?, stripe_options).await?;
+    let config = setup::config(&aws, &twilio, &stripe, site, options.fallback);
+    setup::create_resources(&aws, &config, &stripe.ready()).await.map_err(StartError::SetUp)?;
+    Ok(LocalAwsOnly { config, aws, twilio, stripe })
 }
 
 impl LocalSystem {
@@ -133,12 +151,12 @@ impl LocalSystem {
     pub async fn start_with(options: Options, change: impl FnOnce(Config) -> Config) -> Result<Self, StartError> {
         let listener = bind(options.port).await?;
         let url = format!("http://127.0.0.1:{}", port_of(&listener));
-        let LocalAwsOnly { config, aws, twilio } = start_aws(&options, &url).await?;
+        let LocalAwsOnly { config, aws, twilio, stripe } = start_aws(&options, &url).await?;
         let config = change(config);
         let functions = Arc::new(functions::all(&config)?);
         let (stop, stopped) = watch::channel(false);
         let mut tasks = pollers::start(&functions, &config, &stopped)?;
-        let router = pages::router(aws.clone(), &config).merge(twilio.control());
+        let router = pages::router(aws.clone(), &config).merge(twilio.control()).merge(stripe.control());
         let router = gateway::router(functions, router);
         let mut until = stopped.clone();
         tasks.push(tokio::spawn(async move {
@@ -150,7 +168,7 @@ impl LocalSystem {
                 tracing::error!(%error, "the HTTP listener ended");
             }
         }));
-        Ok(Self { url, config, aws, twilio, stop, tasks })
+        Ok(Self { url, config, aws, twilio, stripe, stop, tasks })
     }
 
     /// Stops everything; what was accepted is on disk.
@@ -158,6 +176,7 @@ impl LocalSystem {
         let _ = self.stop.send(true);
         // Long polls end when the queues do.
         self.twilio.stop().await;
+        self.stripe.stop().await;
         self.aws.stop().await;
         for task in self.tasks {
             let abort = task.abort_handle();

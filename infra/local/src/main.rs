@@ -8,11 +8,11 @@ use clap::{Parser, Subcommand};
 use telbuddy::access_log::{Export, verify};
 use telbuddy_local::{LocalSystem, Options, StartError, env_file, functions, start_aws};
 
-/// TelBuddy on this machine: the API, every function, queues, schedules, and doubles of AWS and Twilio.
+/// TelBuddy on this machine: the API, every function, queues, schedules, and doubles of AWS, Twilio and Stripe.
 #[derive(Parser)]
 #[command(name = "cargo run --", version, about, after_help = "The README shows a first message with curl.")]
 struct Arguments {
-    /// Port of the API; the three ports after it are for the doubles of AWS and Twilio. 0 takes any free ones.
+    /// Port of the API; the four ports after it are for the doubles of AWS, Twilio and Stripe. 0 takes any free ones.
     #[arg(long, global = true, default_value_t = 8787, value_parser = clap::value_parser!(u16).range(0..=65_000))]
     port: u16,
     /// Folder for all data; it survives restarts and kill -9.
@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Only the doubles of AWS and Twilio, for `cargo lambda watch` to work against.
+    /// Only the doubles of AWS, Twilio and Stripe, for `cargo lambda watch` to work against.
     Aws,
     /// Prints the API's description (OpenAPI 3.1).
     Openapi,
@@ -112,6 +112,7 @@ async fn run(arguments: Arguments) -> Result<(), StartError> {
         "TelBuddy is at {url} (data in {})\n\
          mails that would be sent: {url}/_local/mail\n\
          Twilio double, a phone:   {url}/_local/twilio/phone\n\
+         Stripe double:            {url}/_local/stripe\n\
          the API's description:    {url}/v1/openapi.json\n\n\
          Sign up next:\n\
          curl -s {url}/v1/signup -H 'content-type: application/json' -d '{{\"name\":\"Ann Example\",\
@@ -132,15 +133,17 @@ async fn run_aws(options: &Options) -> Result<(), StartError> {
     let file = options.data.join("lambda.env");
     std::fs::write(&file, env_file(&started.config)).map_err(|error| StartError::SetUp(error.to_string()))?;
     println!(
-        "AWS is at {} and DynamoDB at {}, doubles both; Twilio's double is at {}\n\n\
+        "AWS is at {} and DynamoDB at {}, doubles both; Twilio's double is at {}, Stripe's at {}\n\n\
          cargo lambda watch --env-file {}\n\nCtrl-C stops it.",
         started.aws.aws_url(),
         started.aws.dynamodb_url(),
         started.twilio.base_url(),
+        started.stripe.base_url(),
         file.display()
     );
     stop_signal().await;
     started.twilio.stop().await;
+    started.stripe.stop().await;
     started.aws.stop().await;
     Ok(())
 }

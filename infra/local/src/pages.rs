@@ -20,7 +20,7 @@ struct Local {
     prefix: String,
 }
 
-/// The pages under `/_local/`, and `/verify-email`, where the link of a mail leads.
+/// The pages under `/_local/`, `/verify-email`, where the link of a mail leads, and `/billing`, where Stripe's do.
 pub fn router(aws: LocalAws, config: &Config) -> Router {
     let local = Local { aws, prefix: crate::table_prefix(config) };
     Router::new()
@@ -30,6 +30,7 @@ pub fn router(aws: LocalAws, config: &Config) -> Router {
         .route("/_local/queues", get(queues))
         .route("/_local/tables", get(tables))
         .route("/verify-email", get(verify_email))
+        .route("/billing", get(billing))
         .with_state(local)
 }
 
@@ -39,7 +40,8 @@ fn page(title: &str, body: &str) -> Html<String> {
          <style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}pre{{white-space:pre-wrap;\
          background:#f4f4f4;padding:1rem}}table{{border-collapse:collapse}}td,th{{border:1px solid #ccc;padding:.3rem .6rem;\
          text-align:left}}</style><nav><a href=/_local/mail>mail</a> · <a href=/_local/twilio/phone>phone (Twilio double)\
-         </a> · <a href=/_local/queues>queues</a> · <a href=/_local/tables>tables</a> · \
+         </a> · <a href=/_local/stripe>Stripe double</a> · <a href=/_local/queues>queues</a> · \
+         <a href=/_local/tables>tables</a> · \
          <a href=/v1/openapi.json>API</a></nav><h1>{title}</h1>{body}"
     ))
 }
@@ -48,10 +50,19 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Where Stripe's pages lead back to: a frontend of one's own would be here.
+async fn billing() -> Html<String> {
+    page(
+        "Billing",
+        "<p>Stripe's page led back here. <code>GET /v1/billing/subscription</code>, <code>GET /v1/credits</code> and \
+         <code>GET /v1/billing/invoices</code> say what came of it.</p>",
+    )
+}
+
 async fn index() -> Html<String> {
     page(
         "TelBuddy on this machine",
-        "<p>The local system. Nothing here leaves this machine; Twilio and AWS are doubles.</p>",
+        "<p>The local system. Nothing here leaves this machine; AWS, Twilio and Stripe are doubles.</p>",
     )
 }
 

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use aws_sdk_kms::error::DisplayErrorContext;
 use local_aws::LocalAws;
+use stripe_double::{PRICES, Ready, StripeDouble};
 use telbuddy::live::config::{
-    FALLBACK_URL, KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, TABLE_PREFIX, TWILIO_URL,
+    FALLBACK_URL, KMS_KEY, MAIL_FROM, PLATFORM_SECRET, PUBLIC_URL, QUEUE_URL_PREFIX, STAGE, STRIPE_PRICES, STRIPE_URL,
+    TABLE_PREFIX, TWILIO_URL,
 };
 use telbuddy::live::dynamo::schema;
 use telbuddy::live::secrets::new_platform_secret;
@@ -23,7 +25,7 @@ const VISIBILITY_SECS: u32 = 180;
 const MAX_RECEIVES: u32 = 5;
 
 /// The functions' configuration. With `fallback` the same port is a second host under another name.
-pub fn config(aws: &LocalAws, twilio: &TwilioDouble, site: &str, fallback: bool) -> Config {
+pub fn config(aws: &LocalAws, twilio: &TwilioDouble, stripe: &StripeDouble, site: &str, fallback: bool) -> Config {
     let queue_prefix = format!("{}/000000000000/{PREFIX}", aws.aws_url());
     let values = [
         (STAGE, "local".to_owned()),
@@ -35,6 +37,8 @@ pub fn config(aws: &LocalAws, twilio: &TwilioDouble, site: &str, fallback: bool)
         (PLATFORM_SECRET, SECRET.to_owned()),
         (MAIL_FROM, "no-reply@telbuddy.example".to_owned()),
         (TWILIO_URL, twilio.base_url()),
+        (STRIPE_URL, stripe.base_url()),
+        (STRIPE_PRICES, PRICES.map(|price| format!("{}={}", price.name.to_lowercase(), price.id)).join(",")),
         ("AWS_ENDPOINT_URL", aws.aws_url()),
         ("AWS_ENDPOINT_URL_DYNAMODB", aws.dynamodb_url()),
         ("AWS_REGION", "us-east-1".to_owned()),
@@ -53,11 +57,11 @@ pub fn env_file(config: &Config) -> String {
 }
 
 /// Creates what is missing; says what failed.
-pub async fn create_resources(aws: &LocalAws, config: &Config) -> Result<(), String> {
+pub async fn create_resources(aws: &LocalAws, config: &Config, stripe: &Ready) -> Result<(), String> {
     schema::create_tables(config).await.map_err(|fault| fault.to_string())?;
     create_queues(aws, config).await?;
     create_key(config).await?;
-    create_secret(config).await
+    create_secret(config, stripe).await
 }
 
 async fn create_queues(aws: &LocalAws, config: &Config) -> Result<(), String> {
@@ -98,12 +102,22 @@ async fn create_key(config: &Config) -> Result<(), String> {
     alias.map(|_| ()).map_err(|e| DisplayErrorContext(e).to_string())
 }
 
-async fn create_secret(config: &Config) -> Result<(), String> {
+/// The platform's secret, with what belongs to the Stripe double: it is put in if it is not there.
+async fn create_secret(config: &Config, stripe: &Ready) -> Result<(), String> {
     let client = local::secrets_manager(config).map_err(|error| error.to_string())?;
-    if client.describe_secret().secret_id(SECRET).send().await.is_ok() {
-        return Ok(());
+    let (stored, is_new) = match client.get_secret_value().secret_id(SECRET).send().await {
+        Ok(answer) => (answer.secret_string.unwrap_or_default(), false),
+        Err(_) => (new_platform_secret().map_err(|fault| fault.to_string())?, true),
+    };
+    let mut secret: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&stored).map_err(|_| "the platform's secret does not read".to_owned())?;
+    secret.insert("stripe_key".to_owned(), stripe.secret_key.clone().into());
+    secret.insert("stripe_webhook_secrets".to_owned(), vec![stripe.signing_secret.clone()].into());
+    let secret = serde_json::Value::Object(secret).to_string();
+    if is_new {
+        let made = client.create_secret().name(SECRET).secret_string(secret).send().await;
+        return made.map(|_| ()).map_err(|e| DisplayErrorContext(e).to_string());
     }
-    let secret = new_platform_secret().map_err(|fault| fault.to_string())?;
-    let made = client.create_secret().name(SECRET).secret_string(secret).send().await;
-    made.map(|_| ()).map_err(|e| DisplayErrorContext(e).to_string())
+    let put = client.put_secret_value().secret_id(SECRET).secret_string(secret).send().await;
+    put.map(|_| ()).map_err(|e| DisplayErrorContext(e).to_string())
 }

@@ -206,6 +206,8 @@ pub enum FreezeReason {
     Pumping,
     /// More messages within a minute than the account sends, to one prefix or in all.
     Velocity,
+    /// A bank says that a payment of the account was fraud.
+    PaymentFraud,
     /// Frozen before reasons were stored.
     Unnamed,
 }
@@ -216,6 +218,7 @@ impl FreezeReason {
         match self {
             Self::Pumping => "pumping",
             Self::Velocity => "velocity",
+            Self::PaymentFraud => "payment_fraud",
             Self::Unnamed => "unnamed",
         }
     }
@@ -225,6 +228,7 @@ impl FreezeReason {
         match self {
             Self::Pumping => "messages went to many neighbouring numbers within a minute",
             Self::Velocity => "far more messages went out within a minute than the daily ceiling leads to expect",
+            Self::PaymentFraud => "a bank reported a payment of the account as fraud",
             Self::Unnamed => "an unusual pattern was seen",
         }
     }

@@ -219,7 +219,8 @@ mod tests {
         let mut alerts: Vec<_> = Cause::all().flat_map(failed).collect();
         alerts.push(Alert::CredentialRefused);
         alerts.push(Alert::NumberDrifted { number_sid });
-        for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::Unnamed] {
+        for reason in [FreezeReason::Pumping, FreezeReason::Velocity, FreezeReason::PaymentFraud, FreezeReason::Unnamed]
+        {
             alerts.push(Alert::SendingFrozen { reason });
         }
         alerts.extend([50, 80, 100].map(|percent| Alert::CreditsUsed { percent }));

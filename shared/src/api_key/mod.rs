@@ -59,7 +59,8 @@ pub enum Scope {
     /// Add, change and remove webhook endpoints, with their secrets; send tests, and events again.
     #[serde(rename = "webhooks:write")]
     WebhooksWrite,
-    /// Read the account and what was recorded about it: the access log, and webhooks that were refused.
+    /// Read the account and what was recorded about it: the access log, webhooks that were refused, subscription and
+    /// invoices.
     #[serde(rename = "account:read")]
     AccountRead,
 }

@@ -3,6 +3,7 @@
 use aws_credential_types::Credentials;
 use aws_smithy_http_client::tls;
 
+use crate::billing::PlanPrices;
 use crate::message::Listings;
 use crate::session::Site;
 
@@ -24,7 +25,7 @@ pub enum ConfigError {
 }
 
 /// Every variable that functions read; a test compares them with the template.
-pub const VARIABLES: [&str; 15] = [
+pub const VARIABLES: [&str; 17] = [
     STAGE,
     PUBLIC_URL,
     FALLBACK_URL,
@@ -40,6 +41,8 @@ pub const VARIABLES: [&str; 15] = [
     MAIL_FROM,
     LISTINGS_MINUTES,
     TWILIO_URL,
+    STRIPE_URL,
+    STRIPE_PRICES,
 ];
 
 /// `local`, or the name of the deployment.
@@ -73,6 +76,11 @@ pub const MAIL_FROM: &str = "TELBUDDY_MAIL_FROM";
 pub const LISTINGS_MINUTES: &str = "TELBUDDY_LISTINGS_MINUTES";
 /// Where Twilio's API is, if not at Twilio: a loopback address, at stage `local` only.
 pub const TWILIO_URL: &str = "TELBUDDY_TWILIO_URL";
+/// Where Stripe's API is, if not at Stripe: a loopback address, at stage `local` only.
+pub const STRIPE_URL: &str = "TELBUDDY_STRIPE_URL";
+
+/// Which price at Stripe is which plan, see [`PlanPrices::parse`]; empty: nothing is sold.
+pub const STRIPE_PRICES: &str = "TELBUDDY_STRIPE_PRICES";
 
 /// Set by Lambda.
 const FUNCTION_NAME: &str = "AWS_LAMBDA_FUNCTION_NAME";
@@ -137,6 +145,13 @@ impl Config {
             Some(text) => Listings::parse(text).ok_or(ConfigError::Wrong(LISTINGS_MINUTES, wrong)),
             None => Ok(Listings::default()),
         }
+    }
+
+    pub(super) fn prices(&self) -> Result<PlanPrices, ConfigError> {
+        let wrong =
+            "has to name a price of its own for each paid plan, as in starter=price_…,growth=price_…,scale=price_…";
+        let prices = PlanPrices::parse(self.optional(STRIPE_PRICES).unwrap_or_default());
+        prices.ok_or(ConfigError::Wrong(STRIPE_PRICES, wrong))
     }
 
     /// The same with another value.

@@ -22,7 +22,7 @@ pub(super) struct Secrets {
     platform: OnceCell<Arc<Platform>>,
 }
 
-/// The secret's JSON: base64 of 32 random bytes each, and Twilio's Auth Tokens as Twilio shows them.
+/// The secret's JSON: base64 of 32 random bytes each, and what Twilio and Stripe gave as they show it.
 #[derive(Serialize, Deserialize)]
 struct PlatformSecret {
     index_key: String,
@@ -31,6 +31,10 @@ struct PlatformSecret {
     twilio_auth_token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     twilio_auth_token_before: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stripe_webhook_secrets: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stripe_key: Option<String>,
 }
 
 impl Drop for PlatformSecret {
@@ -39,6 +43,8 @@ impl Drop for PlatformSecret {
         self.peppers.values_mut().for_each(Zeroize::zeroize);
         self.twilio_auth_token.zeroize();
         self.twilio_auth_token_before.zeroize();
+        self.stripe_webhook_secrets.zeroize();
+        self.stripe_key.zeroize();
     }
 }
 
@@ -50,6 +56,8 @@ pub fn new_platform_secret() -> Result<String, Fault> {
         peppers: BTreeMap::from([(1, random()?)]),
         twilio_auth_token: None,
         twilio_auth_token_before: None,
+        stripe_webhook_secrets: Vec::new(),
+        stripe_key: None,
     };
     serde_json::to_string(&secret).map_err(|_| Fault::permanent("the platform secret did not serialize"))
 }
@@ -81,11 +89,16 @@ fn platform(text: &str) -> Option<Platform> {
     };
     let peppers: Option<_> = secret.peppers.iter().map(|(version, text)| Some((*version, bytes(text)?))).collect();
     // An empty one would be a token that everybody knows.
-    let tokens = [&secret.twilio_auth_token, &secret.twilio_auth_token_before].into_iter().flatten();
+    let known = |texts: &mut dyn Iterator<Item = &String>| {
+        texts.filter(|text| !text.is_empty()).map(|text| text.as_str().into()).collect()
+    };
+    let mut tokens = [&secret.twilio_auth_token, &secret.twilio_auth_token_before].into_iter().flatten();
     Some(Platform {
         index_key: bytes(&secret.index_key)?,
         peppers: Peppers(peppers?),
-        twilio_auth_tokens: tokens.filter(|token| !token.is_empty()).map(|token| token.as_str().into()).collect(),
+        twilio_auth_tokens: known(&mut tokens),
+        stripe_webhook_secrets: known(&mut secret.stripe_webhook_secrets.iter()),
+        stripe_key: secret.stripe_key.as_deref().filter(|key| !key.is_empty()).map(Into::into),
     })
 }
 
@@ -99,6 +112,20 @@ impl PlatformKeys for Live {
 mod tests {
     use super::*;
     use crate::secret::ExposeSecret;
+
+    #[test]
+    fn stripes_signing_secrets_are_a_list_and_an_empty_one_is_none() {
+        let plain = new_platform_secret().unwrap();
+        for (more, secrets) in [
+            ("", vec![]),
+            (r#","stripe_webhook_secrets":["whsec_now","","whsec_then"]"#, vec!["whsec_now", "whsec_then"]),
+        ] {
+            let read = platform(&plain.replace("}}", &format!("}}{more}}}"))).unwrap();
+            let found: Vec<_> = read.stripe_webhook_secrets.iter().map(ExposeSecret::expose_secret).collect();
+            assert_eq!(found, secrets);
+        }
+        assert!(platform(&plain.replace("}}", r#"},"stripe_webhook_secrets":"whsec_one"}"#)).is_none());
+    }
 
     #[test]
     fn a_secret_reads_with_tokens_of_twilio_and_without_and_an_empty_token_is_none() {

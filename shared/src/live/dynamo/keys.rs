@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use crate::account::EmailIndex;
+use crate::billing::StripeId;
 use crate::connection::Target;
 use crate::ids::{AccountId, DeliveryId, EndpointId, EntryId, MessageId, TemplateId, UserId};
 use crate::ledger::{About, Granularity, Occasion, UsageKind, UsageSlot};
@@ -109,6 +110,16 @@ pub fn user(account: AccountId, user: UserId) -> Key {
 /// What every send checks.
 pub fn gate(account: AccountId) -> Key {
     Key::new(Table::Accounts, account.to_string(), "GATE")
+}
+
+/// What an account has at Stripe.
+pub fn billing(account: AccountId) -> Key {
+    Key::new(Table::Accounts, account.to_string(), "BILLING")
+}
+
+/// Whose a customer of Stripe's is.
+pub fn stripe_customer(customer: &StripeId) -> Key {
+    Key::new(Table::Accounts, format!("STRIPE#{customer}"), "ACCOUNT")
 }
 
 /// What sort keys of sessions start with.
@@ -287,6 +298,11 @@ pub fn idempotency(account: AccountId, route: &str, key: &IdempotencyKey) -> Key
     Key::new(Table::Once, format!("IDEM#{account}#{route}"), key.as_str())
 }
 
+/// That an event of Stripe's was applied.
+pub fn stripe_event(event: &StripeId) -> Key {
+    Key::new(Table::Once, format!("STRIPE#{event}"), "APPLIED")
+}
+
 /// A counter of tries in one window of time.
 pub fn tries(what: &str, window: i64) -> Key {
     Key::new(Table::Once, format!("TRIES#{what}"), window.to_string())
@@ -459,6 +475,8 @@ mod tests {
             profile(account),
             user(account, UserId::from_bits(3)),
             gate(account),
+            billing(account),
+            stripe_customer(&"cus_1".parse().unwrap()),
             session(account, &TokenHash("hash".to_owned())),
             api_key(account, &TokenHash("hash".to_owned())),
             api_key_count(account),
@@ -480,6 +498,7 @@ mod tests {
             opt_out_sender(account, "+15005550006"),
             platform_word("hash", "SM1"),
             idempotency(account, "POST /v1/messages", &IdempotencyKey::parse(Some("key")).unwrap()),
+            stripe_event(&"evt_1".parse().unwrap()),
             tries("login#hash", 7),
             quarantine(account, Cause::OtherAccount),
             passing(minute, None),

@@ -3,6 +3,7 @@
 mod access_log;
 mod accounts;
 mod api_keys;
+mod billing;
 mod connections;
 mod credentials;
 mod endpoints;

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod arriving;
 pub mod batches;
+pub mod billing;
 pub mod connections;
 pub mod credentials;
 pub mod credits;
@@ -77,6 +78,13 @@ macro_rules! contracts {
                 of_thirty_keys_made_at_once_twenty_are_kept,
                 of_many_revocations_at_once_one_counts,
                 the_list_shows_every_key_newest_first;
+            billing:
+                a_customer_is_kept_and_found_from_either_side,
+                of_many_customers_made_at_once_the_account_has_one_and_the_others_are_nobodys,
+                a_customer_is_one_accounts,
+                what_was_read_is_stored_over_what_was_loaded_only,
+                of_many_readings_at_once_one_is_stored,
+                an_event_that_was_applied_is_remembered_for_its_time_and_from_the_last_time;
             keys:
                 a_minted_key_opens_again,
                 another_accounts_wrapped_key_does_not_open,

@@ -1,4 +1,5 @@
-//! The world as a small machine: tables, a vault, queues, a mailbox and a Twilio, in memory, with a clock that tests set.
+//! The world as a small machine: tables, a vault, queues, a mailbox and a Twilio, in memory, with a clock that tests
+//! set.
 //!
 //! Each port method is atomic. Before it acts it steps back up to two times (the seed says how often), so that futures
 //! that are joined meet each other in an order that differs by seed and is the same every time.
@@ -6,6 +7,7 @@
 mod access_log;
 mod accounts;
 mod api_keys;
+mod billing;
 mod connections;
 mod credentials;
 mod endpoints;
@@ -36,6 +38,7 @@ use crate::opt_out::OptOut;
 use crate::platform::{Chance, Clock, EnqueueJob, Job, Letter, Platform, PlatformKeys, Queue, SendMail};
 use crate::seal::{Purpose, Sealed};
 
+pub use billing::StripeView;
 pub use credentials::Opening;
 pub use twilio::{CameIn, Checked, Taken, TwilioView};
 
@@ -96,6 +99,7 @@ struct State {
     opt_outs: opt_outs::OptOuts,
     templates: templates::Templates,
     ledger: ledger::Ledger,
+    stripe: billing::Stripe,
     twilio: twilio::Twilio,
     platform: Arc<Platform>,
     jobs: Vec<Queued>,
@@ -151,6 +155,8 @@ impl World {
             index_key: Zeroizing::new(vec![7; 32]),
             peppers: Peppers(BTreeMap::from([(1, Zeroizing::new(vec![9; 32]))])),
             twilio_auth_tokens: Vec::new(),
+            stripe_webhook_secrets: Vec::new(),
+            stripe_key: None,
         };
         let mut state = State {
             seed,
@@ -169,6 +175,7 @@ impl World {
             opt_outs: opt_outs::OptOuts::default(),
             templates: templates::Templates::default(),
             ledger: ledger::Ledger::default(),
+            stripe: billing::Stripe::default(),
             twilio: twilio::Twilio::default(),
             platform: Arc::new(platform),
             jobs: Vec::new(),
@@ -282,6 +289,11 @@ impl World {
         TwilioView { world: self }
     }
 
+    /// Stripe's side.
+    pub fn stripe(&self) -> StripeView<'_> {
+        StripeView { world: self }
+    }
+
     /// An account's messages, newest first.
     pub fn messages_of(&self, account: AccountId) -> Vec<Message> {
         self.state().messages.of(account, None).collect()
@@ -340,6 +352,20 @@ impl World {
             index_key: state.platform.index_key.clone(),
             peppers: Peppers(state.platform.peppers.0.clone()),
             twilio_auth_tokens: tokens.iter().map(|token| (*token).into()).collect(),
+            stripe_webhook_secrets: state.platform.stripe_webhook_secrets.clone(),
+            stripe_key: state.platform.stripe_key.clone(),
+        });
+    }
+
+    /// Gives the platform the secrets that Stripe signs its events with.
+    pub fn set_stripe_secrets(&self, secrets: &[&str]) {
+        let mut state = self.state();
+        state.platform = Arc::new(Platform {
+            index_key: state.platform.index_key.clone(),
+            peppers: Peppers(state.platform.peppers.0.clone()),
+            twilio_auth_tokens: state.platform.twilio_auth_tokens.clone(),
+            stripe_webhook_secrets: secrets.iter().map(|secret| (*secret).into()).collect(),
+            stripe_key: state.platform.stripe_key.clone(),
         });
     }
 
@@ -385,6 +411,7 @@ impl World {
         state.opt_outs.dump(&mut bytes);
         state.templates.dump(&mut bytes);
         state.ledger.dump(&mut bytes);
+        state.stripe.dump(&mut bytes);
         dump(&mut bytes, &state.jobs);
         bytes
     }
@@ -465,7 +492,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 152] = [
+const METHODS: [&str; 171] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -488,6 +515,7 @@ const METHODS: [&str; 152] = [
     "create_message",
     "create_template",
     "credential_history",
+    "delete_customer",
     "delete_endpoint",
     "deliveries_since",
     "disable_endpoint",
@@ -500,15 +528,19 @@ const METHODS: [&str; 152] = [
     "enqueue_all",
     "enter_opt_outs",
     "fetch_media",
+    "find_customer",
     "find_due",
     "find_due_connections",
     "find_due_deliveries",
     "find_due_routines",
     "find_ending",
     "find_hook",
+    "find_paid",
     "find_user",
     "free_sids",
     "has_stopped",
+    "is_applied",
+    "keep_customer",
     "keep_mail_token",
     "lift_freeze",
     "list_api_keys",
@@ -518,6 +550,7 @@ const METHODS: [&str; 152] = [
     "list_deliveries",
     "list_endpoints",
     "list_entries",
+    "list_invoices",
     "list_media",
     "list_messages",
     "list_numbers",
@@ -529,6 +562,7 @@ const METHODS: [&str; 152] = [
     "list_templates",
     "load_allowance",
     "load_api_key",
+    "load_billing",
     "load_connection",
     "load_counted",
     "load_credential",
@@ -557,12 +591,15 @@ const METHODS: [&str; 152] = [
     "look_at_connection_again",
     "look_at_delivery_again",
     "look_at_purse_again",
+    "make_customer",
     "mint_key",
     "note_alert",
+    "note_applied",
     "note_failing",
     "note_recovered",
     "note_warning",
     "open_key",
+    "open_portal",
     "opt_out_senders",
     "platform",
     "post_charge",
@@ -571,8 +608,15 @@ const METHODS: [&str; 152] = [
     "quarantine",
     "random",
     "read_access",
+    "read_charge",
+    "read_checkout",
+    "read_dispute",
+    "read_fraud_warning",
+    "read_invoice",
     "read_quarantine",
+    "read_refund",
     "read_settings",
+    "read_subscription",
     "read_text",
     "read_usage",
     "record_attempt",
@@ -598,9 +642,11 @@ const METHODS: [&str; 152] = [
     "save_credential",
     "save_policy",
     "save_progress",
+    "save_standing",
     "save_step",
     "save_zone",
     "send_mail",
+    "start_checkout",
     "start_session",
     "stop_looking",
     "stop_sending",
