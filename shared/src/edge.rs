@@ -175,13 +175,26 @@ impl Request {
     /// Which of the content types that are offered, such as `text/csv`, the caller likes best by the header `Accept`; the
     /// first if all are as good, or if none would do.
     pub fn prefers<'t>(&self, offered: &[&'t str]) -> &'t str {
-        let accept: Vec<&str> =
-            self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
-        let mut best = (offered.first().copied().unwrap_or_default(), 0.0);
+        self.best_of(offered).or(offered.first().copied()).unwrap_or_default()
+    }
+
+    /// The same, but 406 if none would do.
+    pub fn accepts<'t>(&self, offered: &[&'t str]) -> Result<&'t str, Problem> {
+        let refused = || Problem::new(Kind::NotAcceptable, format!("this is offered as {}", offered.join(" or ")));
+        self.best_of(offered).ok_or_else(refused)
+    }
+
+    fn best_of<'t>(&self, offered: &[&'t str]) -> Option<&'t str> {
+        let lines = self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+        let accept: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
+        if accept.is_empty() {
+            return offered.first().copied();
+        }
+        let mut best = (None, 0.0);
         for kind in offered {
             let quality = quality(&accept, kind);
             if quality > best.1 {
-                best = (kind, quality);
+                best = (Some(*kind), quality);
             }
         }
         best.0
@@ -365,6 +378,8 @@ pub enum Kind {
     BodyTooLarge,
     /// Not JSON by its content type.
     UnsupportedMediaType,
+    /// None of the content types that are offered is wanted.
+    NotAcceptable,
     /// The header `Idempotency-Key` is missing or malformed.
     IdempotencyKeyMissing,
     /// The same `Idempotency-Key` came with another body.
@@ -449,6 +464,9 @@ impl Kind {
             Self::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Only JSON is taken here")
+            }
+            Self::NotAcceptable => {
+                ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "It is not offered as what is accepted")
             }
             Self::IdempotencyKeyMissing => {
                 ("idempotency-key-missing", StatusCode::BAD_REQUEST, "An Idempotency-Key is needed")
@@ -785,6 +803,21 @@ mod tests {
             assert_eq!(chosen(accept), expected, "{accept}");
         }
         assert_eq!(request("").prefers(&offered), "application/json");
+    }
+
+    #[test]
+    fn what_is_not_offered_is_not_acceptable_and_without_a_wish_there_is_the_first() {
+        let accepts = |accept: &'static str| {
+            let mut request = request("");
+            request.headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            request.accepts(&["application/json", "text/csv"]).map_err(|problem| problem.kind())
+        };
+        assert_eq!(request("").accepts(&["application/json"]).ok(), Some("application/json"));
+        assert_eq!((accepts(""), accepts("*/*")), (Ok("application/json"), Ok("application/json")));
+        assert_eq!(accepts("text/*, image/png"), Ok("text/csv"));
+        for none in ["application/xml", "text/csv;q=0", "image/*, text/html", "nonsense"] {
+            assert_eq!(accepts(none), Err(Kind::NotAcceptable), "{none}");
+        }
     }
 
     #[test]

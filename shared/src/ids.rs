@@ -35,7 +35,7 @@ macro_rules! prefixed_id {
                 Self(Ulid::from_parts(ulid_millis(now), dice))
             }
 
-            /// When it was made, as it says itself.
+            /// When it was made, to the millisecond.
             pub fn made(self) -> Timestamp {
                 let millis = i64::try_from(self.0.timestamp_ms()).unwrap_or(0);
                 Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)

@@ -465,7 +465,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 151] = [
+const METHODS: [&str; 152] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -599,6 +599,7 @@ const METHODS: [&str; 151] = [
     "save_policy",
     "save_progress",
     "save_step",
+    "save_zone",
     "send_mail",
     "start_session",
     "stop_looking",
