@@ -155,6 +155,9 @@ GET /v1/sending-policy 401
 PUT /v1/sending-policy 401
 POST /v1/account/sending/unfreeze 401
 GET /v1/usage?granularity=day 401
+GET /v1/reconciliations?limit=5 401
+GET /v1/reconciliations/2026-11-22 401
+POST /v1/reconciliations/2026-11-22/decision 401
 GET /v1/credits 401
 GET /v1/access-log 401
 GET /v1/quarantine 401

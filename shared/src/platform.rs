@@ -136,6 +136,11 @@ pub enum Job {
         /// Whose.
         account: AccountId,
     },
+    /// Set what was charged against what Twilio has (queue `reconcile`).
+    Reconcile {
+        /// Whose.
+        account: AccountId,
+    },
     /// Send this event to this endpoint (queue `deliver`).
     Deliver {
         /// Whose.
@@ -191,6 +196,8 @@ pub enum Queue {
     CatchUp,
     /// Accounts whose webhook is tested.
     SelfTest,
+    /// Accounts whose charges are set against Twilio's lists.
+    Reconcile,
     /// Keys to replace.
     KeyRotation,
     /// Events to deliver.
@@ -199,7 +206,7 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Send,
         Self::Settle,
         Self::Post,
@@ -208,6 +215,7 @@ impl Queue {
         Self::Numbers,
         Self::CatchUp,
         Self::SelfTest,
+        Self::Reconcile,
         Self::KeyRotation,
         Self::Deliver,
     ];
@@ -223,6 +231,7 @@ impl Queue {
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
             Self::SelfTest => "self-test",
+            Self::Reconcile => "reconcile",
             Self::KeyRotation => "key-rotation",
             Self::Deliver => "deliver",
         }
@@ -241,6 +250,7 @@ impl Job {
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
             Self::SelfTest { .. } => Queue::SelfTest,
+            Self::Reconcile { .. } => Queue::Reconcile,
             Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
@@ -257,6 +267,7 @@ impl Job {
             | Self::CheckNumber { account, .. }
             | Self::CatchUp { account }
             | Self::SelfTest { account }
+            | Self::Reconcile { account }
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,

@@ -9,6 +9,7 @@ use telbuddy::fault::Fault;
 use telbuddy::live::serve::{self, apigw, sqs};
 use telbuddy::live::{Config, ConfigError, Live, Need};
 use telbuddy::platform::Queue;
+use telbuddy::reconciliation::SETTLED_AFTER;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
@@ -109,6 +110,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
             sending_policy::handle(live, &live.site, request)
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
+        http!(reconciliations, "reconciliations", config, |live, request| {
+            reconciliations::handle(live, &live.site, request)
+        }),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
         http!(opt_outs, "opt-outs", config, |live, request| opt_outs::handle(live, &live.site, request)),
@@ -123,6 +127,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(catch_up, "catch-up", config, |live, jobs| catch_up::handle(live, jobs)),
         queue!(self_test, "self-test", config, |live, jobs| self_test::handle(live, &live.site, jobs)),
+        queue!(reconciler, "reconciler", config, |live, jobs| reconciler::handle(live, SETTLED_AFTER, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
         queue!(deliverer, "deliverer", config, |live, jobs| deliverer::handle(live, jobs)),
@@ -153,6 +158,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (templates::openapi(), templates::ROUTES),
         (sending_policy::openapi(), sending_policy::ROUTES),
         (usage::openapi(), usage::ROUTES),
+        (reconciliations::openapi(), reconciliations::ROUTES),
         (access_log::openapi(), access_log::ROUTES),
         (numbers::openapi(), numbers::ROUTES),
         (opt_outs::openapi(), opt_outs::ROUTES),

@@ -13,6 +13,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod reconciliations;
 mod routines;
 mod templates;
 mod twilio;
@@ -91,6 +92,7 @@ struct State {
     endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
+    reconciliations: reconciliations::Reconciliations,
     routines: routines::Routines,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
@@ -164,6 +166,7 @@ impl World {
             endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
+            reconciliations: reconciliations::Reconciliations::default(),
             routines: routines::Routines::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
@@ -380,6 +383,7 @@ impl World {
         state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
+        state.reconciliations.dump(&mut bytes);
         state.routines.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
@@ -465,7 +469,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 147] = [
+const METHODS: [&str; 162] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -509,26 +513,34 @@ const METHODS: [&str; 147] = [
     "find_user",
     "free_sids",
     "has_stopped",
+    "keep_differences",
     "keep_mail_token",
+    "keep_seen",
     "lift_freeze",
     "list_api_keys",
     "list_arrived",
     "list_at_carrier",
     "list_connections",
+    "list_day",
     "list_deliveries",
+    "list_differences",
     "list_endpoints",
     "list_entries",
+    "list_made",
     "list_media",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
     "list_pool",
+    "list_reports",
     "list_services",
     "list_sessions",
     "list_templates",
     "load_allowance",
     "load_api_key",
+    "load_charges",
     "load_connection",
+    "load_course",
     "load_credential",
     "load_delivery",
     "load_endpoint",
@@ -544,6 +556,8 @@ const METHODS: [&str; 147] = [
     "load_profile",
     "load_progress",
     "load_purse",
+    "load_report",
+    "load_seen",
     "load_sender",
     "load_session",
     "load_template",
@@ -555,6 +569,7 @@ const METHODS: [&str; 147] = [
     "look_at_connection_again",
     "look_at_delivery_again",
     "look_at_purse_again",
+    "look_up",
     "mint_key",
     "note_alert",
     "note_failing",
@@ -564,11 +579,13 @@ const METHODS: [&str; 147] = [
     "opt_out_senders",
     "platform",
     "post_charge",
+    "post_correction",
     "post_release",
     "quarantine",
     "random",
     "read_access",
     "read_quarantine",
+    "read_record",
     "read_settings",
     "read_text",
     "read_usage",
@@ -592,9 +609,11 @@ const METHODS: [&str; 147] = [
     "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
+    "save_course",
     "save_credential",
     "save_policy",
     "save_progress",
+    "save_report",
     "save_step",
     "send_mail",
     "start_session",
