@@ -150,6 +150,7 @@ POST /v1/numbers/PN0123456789abcdef0123456789abcdef/connection?dry_run=true 401
 DELETE /v1/numbers/PN0123456789abcdef0123456789abcdef/connection 401
 GET /v1/account/api-keys 401
 POST /v1/account/api-keys 401
+PUT /v1/credits/overage 401
 DELETE /v1/account/api-keys/key_01KAV0ZA0B1C2D3E4F5G6H7J8K 401
 GET /v1/sending-policy 401
 PUT /v1/sending-policy 401

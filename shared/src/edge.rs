@@ -307,6 +307,8 @@ pub enum Kind {
     SessionNeeded,
     /// The account has as many API keys as it may.
     TooManyApiKeys,
+    /// The plan cannot be billed for what is used beyond all credit.
+    NoOverage,
     /// E-mail address or password is wrong.
     WrongCredentials,
     /// A mail's link is used up, too old or wrong.
@@ -391,6 +393,7 @@ impl Kind {
             }
             Self::ScopeMissing => ("scope-missing", StatusCode::FORBIDDEN, "The API key may not do this"),
             Self::SessionNeeded => ("session-needed", StatusCode::FORBIDDEN, "No API key may do this"),
+            Self::NoOverage => ("no-overage", StatusCode::CONFLICT, "The plan has no overage"),
             Self::TooManyApiKeys => ("too-many-api-keys", StatusCode::CONFLICT, "The account has all its API keys"),
             Self::WrongCredentials => {
                 ("wrong-credentials", StatusCode::UNAUTHORIZED, "The e-mail address or the password is wrong")

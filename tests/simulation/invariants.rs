@@ -328,9 +328,9 @@ fn check_texts(state: &mut State, rows: &Rows) {
 /// Each hold became one entry or went back, and nothing else was charged.
 fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Rows) {
     let allowance = world.allowance(account).unwrap();
-    let charges = world.charges(account);
+    let posted = world.charges(account);
     let mut charged: BTreeMap<MessageId, usize> = BTreeMap::new();
-    for (entry, event) in &charges {
+    for (entry, event) in &posted {
         let Some(row) = event.message.and_then(|message| rows.get(&message)) else {
             state.violated(Invariant::EachHoldEnds, event.message, format!("charged for nothing: {event:?}"));
             continue;
@@ -364,7 +364,7 @@ fn check_ledger(state: &mut State, world: &World, account: AccountId, rows: &Row
             state.violated(Invariant::EachHoldEnds, Some(row.id), format!("{:?} is charged {n} times", row.status));
         }
     }
-    let used = charges.iter().fold(Change::ZERO, |sum, (_, event)| sum.and(event.credits));
+    let used = posted.iter().fold(Change::ZERO, |sum, (_, event)| sum.and(event.credits));
     let credit = MicroCredits(state.watch.credit[&account]).plus();
     let right = (credit.and(used.back()), MicroCredits(0), used.above());
     if (allowance.free, allowance.held, allowance.used) != right {

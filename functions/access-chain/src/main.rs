@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::ticks(access_chain::NEEDS, &async |live| access_chain::handle(live).await)
+    serve::ticks(access_chain::NEEDS, &async |live, _| access_chain::handle(live).await)
 }

@@ -301,7 +301,8 @@ impl Accepting {
         let answer = serde_json::to_string(&accepted(id, row.quote, held));
         let answer = answer.map_err(|_| Fault::permanent("an answer did not serialize"))?;
         let idempotency = self.record(answer, None);
-        Ok(Outgoing { message, payload, idempotency, daily_ceiling: self.facts.gate.daily_ceiling })
+        let (daily_ceiling, room) = (self.facts.gate.daily_ceiling, self.facts.allowance.room);
+        Ok(Outgoing { message, payload, idempotency, daily_ceiling, room })
     }
 
     /// It is recorded: wakes the sender and answers.
@@ -440,6 +441,7 @@ impl Accepting {
             outcomes,
             messages,
             daily_ceiling: self.facts.gate.daily_ceiling,
+            room: self.facts.allowance.room,
             now: self.now,
         })
     }

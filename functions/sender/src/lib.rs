@@ -409,6 +409,10 @@ fn last_check<'g>(claimed: &Claimed, guard: &'g Guard, now: Timestamp) -> Result
     if let Some(stop) = guard.stopped {
         return Err(Outcome::Refused(stop.into()));
     }
+    // Its hold goes back, and pays.
+    if guard.owed {
+        return Err(Outcome::Refused(Reason::Owed));
+    }
     if now >= claimed.message.valid_until {
         return Err(Outcome::Expired);
     }

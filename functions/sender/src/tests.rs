@@ -469,6 +469,18 @@ async fn what_was_stored_between_acceptance_and_sending_wins() {
     }
 }
 
+/// A payment was taken back after the message was accepted: its hold goes back, and pays.
+#[tokio::test]
+async fn while_credit_is_owed_nothing_is_sent() {
+    let world = World::new(1);
+    let (customer, message) = customer_with_message(&world).await;
+    world.change_allowance(customer.account, |allowance| allowance.free = MicroCredits(1).minus());
+    assert_eq!(handled(&world, &[&message]).await, [Handled::Done]);
+    let after = row(&world, &message);
+    assert_eq!((after.status, after.reason), (Status::Refused, Some(Reason::Owed)));
+    assert_eq!((has_payload(&world, &message), world.twilio().posts()), (false, 0));
+}
+
 #[tokio::test]
 async fn a_message_is_sent_in_its_last_second_and_expires_after_it() {
     for (late, status, reason) in [(-1, Status::Sent, None), (0, Status::Expired, Some(Reason::TooOld))] {

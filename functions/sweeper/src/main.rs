@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::ticks(sweeper::NEEDS, &async |live| sweeper::handle(live).await)
+    serve::ticks(sweeper::NEEDS, &async |live, _| sweeper::handle(live).await)
 }

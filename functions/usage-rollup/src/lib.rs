@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
 use telbuddy::alert::Alert;
 use telbuddy::fault::Fault;
 use telbuddy::ids::AccountId;
-use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RollUpUsage, end_credits, roll_up};
+use telbuddy::ledger::{Entry, JOURNAL_SHARDS, KeepPurse, RecountUsage, RollUpUsage, recount, roll_up, tend_credits};
 use telbuddy::live::Need;
 use telbuddy::platform::{Chance, Clock, EnqueueJob, Job};
 
@@ -19,6 +20,23 @@ const ENTRIES: u8 = 20;
 const ROUNDS: u32 = 200;
 /// Accounts whose credits end in one run.
 const ENDING: u16 = 100;
+
+/// What an operator asks for by hand: `{"recount": "acct_…"}`.
+const RECOUNT: &str = "recount";
+
+/// A tick; or, asked by hand, one account's rows and totals are counted again from its entries and put right where they
+/// say something else. It can be done at any time and as often as one likes.
+pub async fn run<W>(world: &W, event: &Value) -> Result<(), Fault>
+where
+    W: RollUpUsage + RecountUsage + KeepPurse + EnqueueJob + Clock + Chance + Sync,
+{
+    let Some(account) = event.get(RECOUNT) else { return handle(world).await };
+    let account = account.as_str().and_then(|account| account.parse::<AccountId>().ok());
+    let account = account.ok_or(Fault::permanent("give the id of an account to recount: {\"recount\": \"acct_…\"}"))?;
+    let wrong = recount(world, account).await?;
+    tracing::info!(account.id = %account, wrong, "counted the usage of {account} again: {wrong} rows were wrong");
+    Ok(())
+}
 
 /// One run. AWS calls: 1 query for each of 16 shards and 1 for credits that end; for each 20 new entries 1 query, 1
 /// transaction, and 1 read for each account among them; for a warning 1 queue message and 1 write; for credits that end
@@ -68,7 +86,7 @@ async fn end_due_credits<W: KeepPurse + Clock + Chance + Sync>(world: &W) -> Res
     let now = world.now();
     let mut first_fault = Ok(());
     for account in world.find_ending(now, ENDING).await? {
-        let ended = end_credits(world, account, now).await;
+        let ended = tend_credits(world, account, now).await;
         if let Ok(changed) = &ended {
             tracing::info!(account.id = %account, ?changed, "the time of some credits is over");
         }

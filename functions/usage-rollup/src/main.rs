@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use telbuddy::live::serve;
 
 fn main() -> ExitCode {
-    serve::ticks(usage_rollup::NEEDS, &async |live| usage_rollup::handle(live).await)
+    serve::ticks(usage_rollup::NEEDS, &async |live, event| usage_rollup::run(live, &event).await)
 }

@@ -3,7 +3,9 @@
 use futures::future::join3;
 use telbuddy::ids::{AccountId, EntryId};
 use telbuddy::ledger::Posted;
-use telbuddy::ledger::{About, Entry, Granularity, PostOutcome, ReadUsage, UsageSums};
+use telbuddy::ledger::{
+    About, Entry, Granularity, PostOutcome, ReadUsage, RecountUsage, UsageSums, Zone, failure_at_posting,
+};
 use telbuddy::message::{Message, Outcome, RecordOutcome};
 use telbuddy::platform::Clock;
 use telbuddy::testing::World;
@@ -163,4 +165,76 @@ async fn a_fault_in_one_shard_keeps_no_other_from_being_counted_and_the_run_says
         assert_eq!(handle(&world).await, Err(Fault::permanent("a damaged item")));
         assert_eq!(messages(&world, account).await, 15, "{method}");
     }
+}
+
+/// An account with messages that were counted, some that failed, and some that wait to be counted.
+async fn with_everything(world: &World) -> AccountId {
+    let account = fresh::account(world, 100).await;
+    posted(world, account, 7).await;
+    for code in [Some(21_211), None] {
+        let message = fresh::accepted(world, account, world.now()).await;
+        let claimed = fresh::claimed(world, &message, world.now()).await;
+        world.record_outcome(&claimed, &Outcome::Rejected { code }, world.now()).await.unwrap();
+        let message = row(world, &message);
+        let event = failure_at_posting(&message, &Zone::default()).unwrap();
+        let failure =
+            Entry::failure(EntryId::new(world.now(), fresh::dice(world)), event, world.now(), &Zone::default());
+        assert_eq!(world.post_release(&message, world.now(), &[], Some(&failure)).await, Ok(true));
+    }
+    handle(world).await.unwrap();
+    posted(world, account, 2).await;
+    account
+}
+
+fn ask(account: AccountId) -> Value {
+    serde_json::json!({ "recount": account.to_string() })
+}
+
+#[tokio::test]
+async fn counted_again_what_is_right_stays_and_what_is_wrong_becomes_as_it_was() {
+    let world = World::new(1);
+    let account = with_everything(&world).await;
+    let before = world.load_counted(account).await.unwrap();
+    run(&world, &ask(account)).await.unwrap();
+    assert_eq!(called(&world).get("put_right"), None, "nothing was wrong");
+    world.spoil_counts(account);
+    assert_ne!(world.load_counted(account).await.unwrap(), before);
+    run(&world, &ask(account)).await.unwrap();
+    assert_eq!(world.load_counted(account).await.unwrap(), before);
+    // What waited is still to be counted, once.
+    handle(&world).await.unwrap();
+    assert_eq!(messages(&world, account).await, 9);
+    assert_eq!(recount(&world, account).await, Ok(0));
+}
+
+#[tokio::test]
+async fn counting_again_while_more_is_posted_and_counted_neither_loses_nor_doubles_anything() {
+    for seed in 0..40 {
+        let world = World::new(seed);
+        let account = with_everything(&world).await;
+        world.spoil_counts(account);
+        let late = [sent(&world, account).await, sent(&world, account).await, sent(&world, account).await];
+        let going_on = async {
+            for message in &late {
+                post(&world, message).await;
+                handle(&world).await.unwrap();
+            }
+        };
+        let ask = ask(account);
+        let (_, (), _) = join3(run(&world, &ask), going_on, run(&world, &ask)).await;
+        // In the end, when all is quiet.
+        handle(&world).await.unwrap();
+        run(&world, &ask).await.unwrap();
+        assert_eq!(messages(&world, account).await, 12, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_account_is_said_and_nothing_is_counted() {
+    let world = World::new(1);
+    for wrong in [serde_json::json!({ "recount": "acct_" }), serde_json::json!({ "recount": 7 })] {
+        let fault = run(&world, &wrong).await.unwrap_err();
+        assert!(fault.to_string().contains("give the id of an account"), "{fault}");
+    }
+    assert_eq!(called(&world), [].into_iter().collect());
 }

@@ -106,6 +106,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
             platform_webhook::handle(live, &live.site, request)
         }),
         http!(account, "account", config, |live, request| account::handle(live, &live.site, request)),
+        http!(overage, "overage", config, |live, request| overage::handle(live, &live.site, request)),
         http!(sending_policy, "sending-policy", config, |live, request| {
             sending_policy::handle(live, &live.site, request)
         }),
@@ -148,10 +149,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
                 .build(),
         )
         .build();
-    let parts = [
+    let parts = vec![
         (signup::openapi(), signup::ROUTES),
         (sessions::openapi(), sessions::ROUTES),
         (account::openapi(), account::ROUTES),
+        (overage::openapi(), overage::ROUTES),
         (credentials::openapi(), credentials::ROUTES),
         (send_sms::openapi(), send_sms::ROUTES),
         (messages::openapi(), messages::ROUTES),

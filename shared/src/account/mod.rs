@@ -128,6 +128,10 @@ pub struct User {
 
 /// What every send has to check, in one small item.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and any of them may be true beside any other"
+)]
 pub struct Gate {
     /// The webhook path; made with the first credential and the same ever after, since numbers are configured with it.
     pub hook: Option<HookId>,
@@ -162,6 +166,8 @@ pub struct Gate {
     pub sender_rates: SenderRates,
     /// By which its days and months begin.
     pub zone: Zone,
+    /// Whether the plan can be billed afterwards for what is used beyond all credit.
+    pub overage_allowed: bool,
 }
 
 /// Why an account may not send.
@@ -282,6 +288,7 @@ impl Gate {
             listeners: Listeners::default(),
             sender_rates: SenderRates::new(),
             zone: Zone::default(),
+            overage_allowed: false,
         }
     }
 

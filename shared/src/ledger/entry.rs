@@ -130,10 +130,10 @@ pub enum Occasion {
         /// Of what.
         by: String,
     },
-    /// What was used beyond all credit is to be billed, by the hour.
+    /// What was used beyond all credit is to be billed.
     Overage {
-        /// The UTC hour, as `2026-11-24T06`.
-        hour: String,
+        /// Counts the changes of the purse.
+        revision: u32,
     },
     /// Puts another entry right.
     Correction {
@@ -155,7 +155,7 @@ impl Occasion {
             Self::Draw { revision } => format!("DRAW#{revision}"),
             Self::Expiry { source, revision } => format!("EXPIRY#{source}#{revision}"),
             Self::ClawBack { by } => format!("CLAWBACK#{by}"),
-            Self::Overage { hour } => format!("OVERAGE#{hour}"),
+            Self::Overage { revision } => format!("OVERAGE#{revision}"),
             Self::Correction { by, sid, kind } => format!("CORRECTION#{by}#{sid}#{}", kind.as_str()),
         }
     }
@@ -198,9 +198,12 @@ impl Entry {
         }
     }
 
-    /// Counts something that failed.
+    /// Counts a message that failed, once for each message.
     pub fn failure(id: EntryId, event: UsageEvent, posted: Timestamp, zone: &Zone) -> Self {
-        Self { lines: Vec::new(), ..Self::charge(id, event, posted, zone) }
+        // What Twilio refused has no SID.
+        let sid = event.message.map_or_else(|| event.sid.clone(), |message| message.to_string());
+        let occasion = Occasion::Usage { sid, kind: event.kind };
+        Self { lines: Vec::new(), occasion, ..Self::charge(id, event, posted, zone) }
     }
 
     /// What it adds to usage rows. A correction changes what an event costs and how many units it has, not how many
@@ -234,6 +237,13 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Whether they say the same; a book that sums to nothing is as good as none.
+    pub fn same_as(&self, other: &Self) -> bool {
+        let of = |totals: &Self, book: Book| totals.books.get(&book).copied().unwrap_or_default();
+        let books = Book::ALL.into_iter().all(|book| of(self, book) == of(other, book));
+        books && (self.entries, self.digest) == (other.entries, other.digest)
+    }
+
     /// Both together.
     pub fn merge(&mut self, other: &Self) {
         for (book, amount) in &other.books {

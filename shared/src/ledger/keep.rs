@@ -46,12 +46,31 @@ where
         .await
 }
 
-/// Ends credits whose time has come. Calls as [`give_credits`]; what is all reserved costs 2 reads and 1 write.
-pub async fn end_credits<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
+/// Has what is used beyond all credit billed afterwards, up to a limit each month; or not any more. Calls as
+/// [`give_credits`].
+pub async fn set_overage<W>(
+    world: &W,
+    account: AccountId,
+    limit: Option<MicroCredits>,
+    now: Timestamp,
+) -> Result<Changed, Fault>
 where
     W: KeepPurse + Chance + Sync,
 {
-    let changed = change_credits(world, account, now, |facts| facts.purse.end(&facts.allowance, now)).await?;
+    let decide = |facts: &PurseFacts| Some(facts.purse.with_overage(&facts.allowance, limit, &facts.zone.month(now)));
+    change_credits(world, account, now, decide).await
+}
+
+/// Ends credits whose time has come, and bills what was used beyond all credit. Calls as [`give_credits`], for each of
+/// both; if there is nothing to do, or all is reserved, 2 reads and 1 write.
+pub async fn tend_credits<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
+where
+    W: KeepPurse + Chance + Sync,
+{
+    let ended = change_credits(world, account, now, |facts| facts.purse.end(&facts.allowance, now)).await?;
+    let bill = |facts: &PurseFacts| facts.purse.billed(&facts.allowance, &facts.zone.month(now));
+    let billed = change_credits(world, account, now, bill).await?;
+    let changed = if ended == Changed::Now { ended } else { billed };
     if changed == Changed::Before
         && let Some(facts) = world.load_purse(account).await?
         && let Some(due) = facts.purse.due(now)

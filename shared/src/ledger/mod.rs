@@ -10,6 +10,7 @@ mod keep;
 mod port;
 mod prices;
 mod purse;
+mod recount;
 mod usage;
 mod zone;
 
@@ -23,6 +24,7 @@ pub use keep::*;
 pub use port::*;
 pub use prices::*;
 pub use purse::*;
+pub use recount::*;
 pub use usage::*;
 pub use zone::*;
 
@@ -107,6 +109,8 @@ pub struct Allowance {
     pub day: String,
     /// Segments accepted on that day.
     pub day_segments: u64,
+    /// What may be used beyond all credit, to be billed afterwards; nothing unless the customer wished it.
+    pub room: MicroCredits,
 }
 
 impl Allowance {
@@ -118,17 +122,28 @@ impl Allowance {
             used: MicroCredits(0),
             day: Granularity::utc_day(now),
             day_segments: 0,
+            room: MicroCredits::ZERO,
         }
     }
 
-    /// What new messages may reserve; never below zero.
-    pub fn available(&self) -> MicroCredits {
+    /// Credit that is neither used nor reserved; never below zero.
+    pub fn credit(&self) -> MicroCredits {
         self.free.above()
+    }
+
+    /// What new messages may reserve: credit, and what may be used beyond it. Never below zero.
+    pub fn available(&self) -> MicroCredits {
+        self.free.and(self.room.plus()).above()
     }
 
     /// What is owed: sending stops while it is above zero.
     pub fn owed(&self) -> MicroCredits {
-        self.free.below()
+        self.free.and(self.room.plus()).below()
+    }
+
+    /// What was used beyond all credit and not billed yet. What is only reserved is not used.
+    pub fn beyond(&self) -> MicroCredits {
+        self.free.and(self.held.plus()).below()
     }
 
     /// Takes a hold, and counts its segments on the day of `now`. Whoever calls has checked that it is covered.

@@ -1,8 +1,12 @@
 //! What the ledger asks of the world.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
-use super::{About, Allowance, Entry, Granularity, Purse, RolledUp, Step, Totals, UsageSlot, UsageSums, Zone};
+use super::{
+    About, Allowance, Counted, Entry, Granularity, Purse, RolledUp, Step, Totals, UsageSlot, UsageSums, Wrong, Zone,
+};
 use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
@@ -54,6 +58,27 @@ pub trait RollUpUsage {
     /// Adds to the rows and removes the entries from the journal in one transaction. `false` if some entry was counted
     /// meanwhile: nothing was added, load again.
     fn count_journal(&self, entries: &[Entry], rolled: &RolledUp) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// Counts usage again.
+pub trait RecountUsage {
+    /// Every row of the account, strongly consistent.
+    fn load_counted(&self, account: AccountId) -> impl Future<Output = Result<Counted, Fault>> + Send;
+
+    /// Everything that was ever posted, in no order that means anything, strongly consistent: at most `limit` of it,
+    /// behind the mark `after`, with the mark of the next page.
+    fn list_posted(
+        &self,
+        account: AccountId,
+        after: Option<&str>,
+        limit: u16,
+    ) -> impl Future<Output = Result<(Vec<Entry>, Option<String>), Fault>> + Send;
+
+    /// What of it is in the journal, strongly consistent.
+    fn waiting(&self, account: AccountId) -> impl Future<Output = Result<BTreeSet<EntryId>, Fault>> + Send;
+
+    /// Writes what a row should be, if it is still as it was read.
+    fn put_right(&self, account: AccountId, wrong: &Wrong) -> impl Future<Output = Result<bool, Fault>> + Send;
 }
 
 /// Number of shards that the journal is spread over.

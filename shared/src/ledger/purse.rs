@@ -96,8 +96,29 @@ pub struct Purse {
     pub cleared: Change,
     /// The warnings' period.
     pub period: Period,
+    /// What may be used beyond all credit, if the customer wished it.
+    pub overage: Option<Overage>,
     /// Counts the changes.
     pub revision: u32,
+}
+
+/// What may be used beyond all credit and is billed afterwards. It is a customer's wish; without it sending stops hard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overage {
+    /// The most of one month.
+    pub monthly_limit: MicroCredits,
+    /// The month that `billed` counts, by the account's time zone: `2026-11`.
+    pub month: String,
+    /// Billed of it.
+    pub billed: MicroCredits,
+}
+
+impl Overage {
+    /// What of the limit is left in a month, for what is not billed yet.
+    fn room(&self, month: &str) -> MicroCredits {
+        let billed = if self.month == month { self.billed.0 } else { 0 };
+        MicroCredits(self.monthly_limit.0.saturating_sub(billed))
+    }
 }
 
 /// A change of a purse: all of it or nothing.
@@ -109,12 +130,39 @@ pub struct Step {
     pub entries: Vec<(Occasion, Vec<Line>)>,
     /// What the allowance changes by.
     pub free: Change,
+    /// What may be used beyond all credit from then on, if that changes.
+    pub room: Option<MicroCredits>,
     /// Only if the allowance has still this much used, and enough free.
     pub only_if_used: Option<MicroCredits>,
 }
 
+/// How often what was used beyond all credit is billed.
+pub const BILL_EVERY: SignedDuration = SignedDuration::from_hours(1);
+
 /// How long until the end of credits is tried again that are reserved at their end.
 pub const END_AGAIN: SignedDuration = SignedDuration::from_hours(1);
+
+impl Step {
+    /// Bills what was used beyond all credit, if the customer's wish covers it. What it does not cover stays owed.
+    fn bill(&mut self, beyond: MicroCredits, month: &str) {
+        let Some(overage) = &mut self.purse.overage else { return };
+        let covered = MicroCredits(beyond.0.min(overage.room(month).0));
+        if covered.0 == 0 {
+            return;
+        }
+        if overage.month != month {
+            (overage.month, overage.billed) = (month.to_owned(), MicroCredits::ZERO);
+        }
+        overage.billed.0 = overage.billed.0.saturating_add(covered.0);
+        let lines = vec![
+            Line { book: Book::Clearing, amount: covered.plus() },
+            Line { book: Book::Billed, amount: covered.minus() },
+        ];
+        self.purse.cleared = self.purse.cleared.and(covered.plus());
+        self.entries.push((Occasion::Overage { revision: self.purse.revision }, lines));
+        self.free = self.free.and(covered.plus());
+    }
+}
 
 impl Purse {
     /// Of an account from before there were purses: all it ever had is the trial's.
@@ -168,7 +216,7 @@ impl Purse {
         let drawn = purse.draw(used);
         let draw = Occasion::Draw { revision: purse.revision };
         let entries = if drawn.is_empty() { Vec::new() } else { vec![(draw, drawn)] };
-        Step { purse, entries, free: Change::ZERO, only_if_used: None }
+        Step { purse, entries, free: Change::ZERO, room: None, only_if_used: None }
     }
 
     fn sort(&mut self) {
@@ -207,8 +255,11 @@ impl Purse {
     /// Without what has ended by now, as far as it is not reserved; `None` if nothing has.
     pub fn end(&self, allowance: &Allowance, now: Timestamp) -> Option<Step> {
         let ended = |lot: &Lot| lot.expires.is_some_and(|expires| expires <= now);
+        if !self.lots.iter().any(ended) {
+            return None;
+        }
         let mut step = self.step(allowance.used);
-        let mut room = allowance.available().0;
+        let mut room = allowance.credit().0;
         let revision = step.purse.revision;
         for lot in step.purse.lots.iter_mut().filter(|lot| ended(lot)) {
             let gone = MicroCredits(room.min(lot.left.0));
@@ -227,8 +278,7 @@ impl Purse {
         step.purse.lots.retain(|lot| lot.left.0 > 0);
         // A charge in between would have come out of the lot that ends.
         step.only_if_used = Some(allowance.used);
-        let moved = step.purse.lots != self.lots;
-        moved.then_some(step)
+        (step.purse.lots != self.lots).then_some(step)
     }
 
     /// Without what a payment brought that was taken back: what is left of it goes, what was spent of it is owed. `by`:
@@ -256,10 +306,39 @@ impl Purse {
         step
     }
 
-    /// When it has to be looked at again: credits end then.
+    /// With this wish about what may be used beyond all credit: the most of a month, or nothing. What was used of it up
+    /// to now is billed. `month`: the current one.
+    pub fn with_overage(&self, allowance: &Allowance, limit: Option<MicroCredits>, month: &str) -> Step {
+        let mut step = self.step(allowance.used);
+        step.bill(allowance.beyond(), month);
+        let purse = &mut step.purse;
+        let billed = match &purse.overage {
+            Some(overage) if overage.month == month => overage.billed,
+            Some(_) | None => MicroCredits::ZERO,
+        };
+        purse.overage = limit.map(|monthly_limit| Overage { monthly_limit, month: month.to_owned(), billed });
+        step.room = Some(purse.overage.as_ref().map_or(MicroCredits::ZERO, |overage| overage.room(month)));
+        step
+    }
+
+    /// With what was used beyond all credit billed, and the room of this month; `None` if there is nothing to do.
+    pub fn billed(&self, allowance: &Allowance, month: &str) -> Option<Step> {
+        let overage = self.overage.as_ref()?;
+        if allowance.beyond() == MicroCredits::ZERO && allowance.room == overage.room(month) {
+            return None;
+        }
+        let mut step = self.step(allowance.used);
+        step.bill(allowance.beyond(), month);
+        step.room = step.purse.overage.as_ref().map(|overage| overage.room(month));
+        Some(step)
+    }
+
+    /// When it has to be looked at again: credits end then, or an hour of what is used beyond all credit.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
-        let first = self.lots.iter().filter_map(|lot| lot.expires).min()?;
-        Some(if first > now { first } else { now + END_AGAIN })
+        let ends = self.lots.iter().filter_map(|lot| lot.expires).min();
+        let ends = ends.map(|first| if first > now { first } else { now + END_AGAIN });
+        let hour = self.overage.as_ref().map(|_| now + BILL_EVERY);
+        ends.into_iter().chain(hour).min()
     }
 
     /// The warning to give now: the highest that the use has reached, if it was not given in this period.

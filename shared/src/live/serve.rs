@@ -75,15 +75,17 @@ where
     })
 }
 
-/// Serves ticks of EventBridge Scheduler; the event's content does not matter.
+/// Serves ticks of EventBridge Scheduler, and what an operator invokes by hand: the handler gets the event.
 pub fn ticks<H>(needs: &[Need], handle: &H) -> ExitCode
 where
-    H: AsyncFn(&Live) -> Result<(), Fault>,
+    H: AsyncFn(&Live, Value) -> Result<(), Fault>,
 {
     start(needs, async |live| {
         let live = &live;
-        lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| async move {
-            tick_event(live, handle).await.map_err(lambda_runtime::Error::from)
+        lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| async move {
+            let event = &event.payload;
+            let handled = tick_event(live, async |live| handle(live, event.clone()).await).await;
+            handled.map_err(lambda_runtime::Error::from)
         }))
         .await
     })

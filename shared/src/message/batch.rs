@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Body, Message, Quote, Refusal, SenderFacts, check_allowance, check_country};
 use crate::account::QuietHours;
 use crate::ids::{AccountId, BatchId, MessageId};
+use crate::ledger::MicroCredits;
 use crate::number::{Country, E164, NumberError};
 use crate::seal::Sealed;
 use crate::template::Unfilled;
@@ -191,6 +192,8 @@ pub struct Chunk {
     pub messages: Vec<(Message, Sealed)>,
     /// The account's segments per day.
     pub daily_ceiling: u64,
+    /// What may be used beyond all credit, as it was read.
+    pub room: MicroCredits,
     /// When.
     pub now: Timestamp,
 }
@@ -199,7 +202,7 @@ pub struct Chunk {
 mod tests {
     use super::*;
     use crate::account::Gate;
-    use crate::ledger::{Allowance, MicroCredits};
+    use crate::ledger::Allowance;
     use crate::message::segments;
 
     fn us() -> Country {

@@ -320,6 +320,8 @@ pub struct Outgoing {
     pub idempotency: Idempotency,
     /// The account's segments per day.
     pub daily_ceiling: u64,
+    /// What may be used beyond all credit, as it was read.
+    pub room: MicroCredits,
 }
 
 /// The record behind an `Idempotency-Key`: as in the IETF draft, kept for 24 h.

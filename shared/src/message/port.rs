@@ -230,6 +230,8 @@ pub struct Guard {
     pub opted_out: bool,
     /// Why sending is stopped, if it is.
     pub stopped: Option<Stop>,
+    /// Whether credit is owed: what was accepted is not covered by what was paid.
+    pub owed: bool,
     /// The account's segments per day: how fast it may send follows from it.
     pub daily_ceiling: u64,
     /// What is sent is counted from here on.

@@ -145,6 +145,8 @@ pub enum Reason {
     CredentialRefused,
     /// No Twilio account is connected any more.
     NotConnected,
+    /// Credit is owed: a payment was taken back, or more was used than was known.
+    Owed,
     /// It waited longer than it is valid.
     TooOld,
 }

@@ -377,7 +377,7 @@ impl Report {
     /// The same with the next revision, and Twilio answers.
     fn next(&self, stage: Stage, now: Timestamp) -> Self {
         let revision = self.revision + 1;
-        Self { stage, state: State::Running, looked: now, reason: None, revision, ..self.clone() }
+        Self { stage, state: State::Running, looked: now, reason: None, tries: 0, revision, ..self.clone() }
     }
 
     /// The page of Twilio's list to ask for.
@@ -429,7 +429,6 @@ impl Report {
             (false, _) => Self { state: self.without_difference(), ..self.next(Stage::Done, now) },
         };
         report.usage = usage;
-        report.tries = 0;
         report
     }
 

@@ -242,6 +242,7 @@ pub fn outgoing<W: Chance>(world: &W, account: AccountId, segments: u32, at: Tim
             expires: at + crate::message::IDEMPOTENCY_LIFE,
         },
         daily_ceiling: 500,
+        room: MicroCredits::ZERO,
     }
 }
 

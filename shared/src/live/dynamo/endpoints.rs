@@ -313,7 +313,7 @@ impl UpdateAndTell for Live {
         let key = keys::message(message.account, message.id);
         let mut parts = vec![db.update(&key, &expression, UNCHANGED, &values)?];
         parts.extend(db.put_deliveries(told)?);
-        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
+        parts.extend(db.put_failure(failure)?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) => match blocker(&reasons, 0).filter(|item| !item.is_empty()) {

@@ -320,9 +320,12 @@ pub fn allowance(account: AccountId) -> Key {
     Key::new(Table::Ledger, account.to_string(), "ALLOWANCE#0")
 }
 
+/// What sort keys of ledger entries start with.
+pub const ENTRIES: &str = "ENTRY#";
+
 /// A ledger entry: one for each occasion.
 pub fn entry(account: AccountId, occasion: &Occasion) -> Key {
-    Key::new(Table::Ledger, account.to_string(), format!("ENTRY#{}", occasion.word()))
+    Key::new(Table::Ledger, account.to_string(), format!("{ENTRIES}{}", occasion.word()))
 }
 
 /// The index of table `ledger` by which a month's entries are listed: `statement`, `entry`, everything.
@@ -361,6 +364,12 @@ pub fn journal(shard: u8, entry: EntryId) -> Key {
     Key::new(Table::Ledger, journal_shard(shard), entry.to_string())
 }
 
+/// What sort keys of rows start with about what was used.
+pub const USAGE: &str = "USAGE#";
+
+/// What sort keys of rows start with about what failed.
+pub const FAILURES: &str = "FAILURES#";
+
 /// The sort key of a usage row.
 fn usage_sort(slot: &UsageSlot) -> String {
     let country = slot.country.map_or_else(|| "-".to_owned(), |country| country.to_string());
@@ -373,10 +382,10 @@ fn usage_sort(slot: &UsageSlot) -> String {
 /// What sort keys of rows about something of one granularity start with.
 pub fn usage_prefix(about: About, granularity: Granularity) -> String {
     let family = match about {
-        About::Usage => "USAGE",
-        About::Failures => "FAILURES",
+        About::Usage => USAGE,
+        About::Failures => FAILURES,
     };
-    format!("{family}#{}#", granularity.as_str())
+    format!("{family}{}#", granularity.as_str())
 }
 
 /// A usage row.
@@ -512,7 +521,7 @@ mod tests {
             entry(account, &Occasion::Draw { revision: 7 }),
             entry(account, &Occasion::Expiry { source: "in_1".to_owned(), revision: 7 }),
             entry(account, &Occasion::ClawBack { by: "re_1".to_owned() }),
-            entry(account, &Occasion::Overage { hour: "2026-11-24T06".to_owned() }),
+            entry(account, &Occasion::Overage { revision: 7 }),
             entry(
                 account,
                 &Occasion::Correction {

@@ -1,6 +1,6 @@
 //! Allowances, purses, entries, the journal, usage rows and totals in table `ledger`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
@@ -14,8 +14,9 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    About, Allowance, Book, Change, Entry, Granularity, KeepPurse, MicroCredits, PostOutcome, Posted, Purse,
-    PurseFacts, ReadUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsagePage, UsageSums, journal_shard,
+    About, Allowance, Book, Change, Counted, Entry, Granularity, JOURNAL_SHARDS, KeepPurse, MicroCredits, PostOutcome,
+    Posted, Purse, PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsagePage,
+    UsageSums, Wrong, journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};
@@ -45,7 +46,7 @@ impl PostOutcome for Live {
             db.put_journal(&entry)?,
         ];
         parts.extend(db.put_deliveries(told)?);
-        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
+        parts.extend(db.put_failure(failure)?);
         match db.transact(parts).await? {
             Transacted::Committed => Ok(Posted::Charged),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(Posted::Before),
@@ -73,7 +74,7 @@ impl PostOutcome for Live {
             )?,
         ];
         parts.extend(self.dynamo.put_deliveries(told)?);
-        parts.extend(failure.map(|failure| self.dynamo.put_journal(failure)).transpose()?);
+        parts.extend(self.dynamo.put_failure(failure)?);
         match self.dynamo.transact(parts).await? {
             Transacted::Committed => Ok(true),
             Transacted::Refused(reasons) if blocker(&reasons, 0).is_some() => Ok(false),
@@ -94,7 +95,17 @@ impl Dynamo {
         self.put_new(&key, to_item(&key, &EntryRow::from(entry))?)
     }
 
-    /// The first entry of its cause, in its month's list.
+    /// What failed, for the roll-up to count, and kept to count it again. It has no place in a statement. Who counts it is
+    /// decided by the write that it comes with, so that nothing is asked here.
+    pub(super) fn put_failure(&self, failure: Option<&Entry>) -> Result<Vec<TransactWriteItem>, Fault> {
+        let Some(entry) = failure else { return Ok(Vec::new()) };
+        let key = keys::entry(entry.account, &entry.occasion);
+        let item = to_item(&key, &EntryRow::from(entry))?;
+        let kept = self.put(&key, item, "attribute_not_exists(pk) OR attribute_exists(pk)", &[])?;
+        Ok(vec![self.put_journal(entry)?, kept])
+    }
+
+    /// The first entry of its occasion, in its month's list.
     pub(super) fn put_entry(&self, entry: &Entry) -> Result<TransactWriteItem, Fault> {
         if !entry.balanced() {
             return Err(Fault::permanent("an entry does not sum to zero: credit would appear or vanish"));
@@ -242,6 +253,144 @@ fn totals(item: &Item) -> Result<(String, Totals), Fault> {
     Ok((month.ok_or_else(damaged)?, totals))
 }
 
+impl RecountUsage for Live {
+    /// 3 queries, more if there is much.
+    async fn load_counted(&self, account: AccountId) -> Result<Counted, Fault> {
+        let mut counted = Counted::default();
+        for family in [keys::TOTALS, keys::USAGE, keys::FAILURES] {
+            let mut after = None;
+            loop {
+                let (items, next) = self.dynamo.page_of(account, family, after, 1_000).await?;
+                for item in items {
+                    if family == keys::TOTALS {
+                        counted.totals.extend([totals(&item)?]);
+                        continue;
+                    }
+                    let slot = keys::parse_usage(&text(&item, "sk")?);
+                    let row: UsageRow = from_item(item)?;
+                    let sums = UsageSums { events: row.events, units: row.units, credits: row.credits };
+                    counted.usage.insert(slot.ok_or(Fault::permanent("a usage row's key does not read"))?, sums);
+                }
+                let Some(next) = next else { break };
+                after = Some(next);
+            }
+        }
+        Ok(counted)
+    }
+
+    async fn list_posted(
+        &self,
+        account: AccountId,
+        after: Option<&str>,
+        limit: u16,
+    ) -> Result<(Vec<Entry>, Option<String>), Fault> {
+        let (items, next) = self.dynamo.page_of(account, keys::ENTRIES, after.map(str::to_owned), limit).await?;
+        Ok((entries(Some(items))?, next))
+    }
+
+    async fn waiting(&self, account: AccountId) -> Result<BTreeSet<EntryId>, Fault> {
+        let db = &self.dynamo;
+        let mut ids = BTreeSet::new();
+        for shard in 0..JOURNAL_SHARDS {
+            let mut start = None;
+            loop {
+                let answer = db
+                    .client()?
+                    .query()
+                    .table_name(db.name(Table::Ledger))
+                    .key_condition_expression("pk = :pk")
+                    .filter_expression("account = :account")
+                    .expression_attribute_values(":pk", s(keys::journal_shard(shard)))
+                    .expression_attribute_values(":account", s(account.to_string()))
+                    .set_exclusive_start_key(start)
+                    .consistent_read(true)
+                    .send()
+                    .await
+                    .map_err(|error| fault("load what waits", &error))?;
+                ids.extend(entries(answer.items)?.into_iter().map(|entry| entry.id));
+                start = answer.last_evaluated_key;
+                if start.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    async fn put_right(&self, account: AccountId, wrong: &Wrong) -> Result<bool, Fault> {
+        let db = &self.dynamo;
+        match wrong {
+            Wrong::Usage(slot, before, right) => {
+                let (key, row) = (keys::usage(account, slot), usage_row(right));
+                let item = to_item(&key, &row)?;
+                let part = match before {
+                    None => db.put_new(&key, item)?,
+                    Some(before) => db.put(
+                        &key,
+                        item,
+                        "events = :events AND units = :units AND credits = :credits",
+                        &[
+                            (":events", n(before.events)),
+                            (":units", n(before.units)),
+                            (":credits", n(before.credits.0)),
+                        ],
+                    )?,
+                };
+                Ok(matches!(db.transact(vec![part]).await?, Transacted::Committed))
+            }
+            Wrong::Totals(month, before, right) => {
+                let key = keys::totals(account, month);
+                let mut item: Item = key.attributes();
+                item.extend([("v".to_owned(), n(1)), ("entries".to_owned(), n(right.entries))]);
+                item.insert("digest".to_owned(), n(right.digest));
+                item.extend(right.books.iter().map(|(book, sum)| (book.as_str().to_owned(), n(sum.0))));
+                let part = match before {
+                    None => db.put_new(&key, item)?,
+                    Some(before) => db.put(
+                        &key,
+                        item,
+                        "entries = :entries AND digest = :digest",
+                        &[(":entries", n(before.entries)), (":digest", n(before.digest))],
+                    )?,
+                };
+                Ok(matches!(db.transact(vec![part]).await?, Transacted::Committed))
+            }
+        }
+    }
+}
+
+fn usage_row(sums: &UsageSums) -> UsageRow {
+    UsageRow { events: sums.events, units: sums.units, credits: sums.credits }
+}
+
+impl Dynamo {
+    /// A page of an account's items whose sort keys start with `family`, behind the sort key `after`, strongly consistent.
+    async fn page_of(
+        &self,
+        account: AccountId,
+        family: &str,
+        after: Option<String>,
+        limit: u16,
+    ) -> Result<(Vec<Item>, Option<String>), Fault> {
+        let start = after.map(|after| [("pk".to_owned(), s(account.to_string())), ("sk".to_owned(), s(after))].into());
+        let answer = self
+            .client()?
+            .query()
+            .table_name(self.name(Table::Ledger))
+            .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+            .expression_attribute_values(":pk", s(account.to_string()))
+            .expression_attribute_values(":sk", s(family))
+            .set_exclusive_start_key(start)
+            .limit(i32::from(limit))
+            .consistent_read(true)
+            .send()
+            .await
+            .map_err(|error| fault("read the ledger", &error))?;
+        let next = answer.last_evaluated_key.map(|key| text(&key, "sk")).transpose()?;
+        Ok((answer.items.unwrap_or_default(), next))
+    }
+}
+
 /// The shard of the due index that purses are in: few writes a month for each account need no more than one.
 const CREDITS_DUE: &str = "due#credits";
 
@@ -299,17 +448,18 @@ impl KeepPurse for Live {
             "revision = :before OR (:before = :none AND attribute_not_exists(pk))",
             &[(":before", n(before)), (":none", n(0))],
         )?];
-        let set = "SET available = available + :free";
-        let free = (":free", n(step.free.0));
-        parts.push(match step.only_if_used {
-            Some(used) => db.update(
-                &keys::allowance(account),
-                set,
-                "used = :used AND available >= :least",
-                &[free, (":used", n(used.0)), (":least", n(step.free.below().0))],
-            )?,
-            None => db.update(&keys::allowance(account), set, "attribute_exists(pk)", &[free])?,
-        });
+        let mut set = "SET available = available + :free".to_owned();
+        let mut values = vec![(":free", n(step.free.0))];
+        if let Some(room) = step.room {
+            set.push_str(", room = :room");
+            values.push((":room", n(room.0)));
+        }
+        let mut condition = "attribute_exists(pk)";
+        if let Some(used) = step.only_if_used {
+            condition = "used = :used AND available >= :least";
+            values.extend([(":used", n(used.0)), (":least", n(step.free.below().0))]);
+        }
+        parts.push(db.update(&keys::allowance(account), &set, condition, &values)?);
         for entry in entries {
             parts.extend([db.put_entry(entry)?, db.put_journal(entry)?]);
         }

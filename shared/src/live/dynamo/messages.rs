@@ -12,7 +12,7 @@ use super::{Item, Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::Gate;
 use crate::fault::Fault;
 use crate::ids::{AccountId, MessageId, TemplateId};
-use crate::ledger::{Allowance, Granularity};
+use crate::ledger::{Allowance, Granularity, MicroCredits};
 use crate::live::Live;
 use crate::message::{
     CancelMessage, Canceled, Chunk, ChunkRecorded, Claim, ClaimMessage, Claimed, FIRST_LISTING, Fence, FindDue, Guard,
@@ -94,7 +94,7 @@ impl Live {
         if u64::from(message.segments) > outgoing.daily_ceiling {
             return Ok(Some(Recorded::Refused(Refusal::DailyCeiling(outgoing.daily_ceiling))));
         }
-        let mut same_day = true;
+        let (mut hold, mut same_day) = (Hold::of(outgoing), true);
         for _ in 0..4 {
             let mut parts = vec![
                 db.put(
@@ -104,7 +104,7 @@ impl Live {
                     &[(":now", millis(now))],
                 )?,
                 db.put_new(&row, item.clone())?,
-                self.hold(&Hold::of(outgoing), same_day)?,
+                self.hold(&hold, same_day)?,
             ];
             parts.extend(other.cloned());
             let reasons = match db.transact(parts).await? {
@@ -130,7 +130,7 @@ impl Live {
             {
                 return Ok(Some(Recorded::Refused(refusal)));
             }
-            same_day = allowance.day == Granularity::utc_day(now);
+            (hold.room, same_day) = (allowance.room, allowance.day == Granularity::utc_day(now));
         }
         Err(Fault::transient("the allowance kept changing"))
     }
@@ -154,15 +154,17 @@ struct Hold {
     credits: u64,
     segments: u64,
     daily_ceiling: u64,
+    /// What may be used beyond all credit, as it was read.
+    room: MicroCredits,
     now: Timestamp,
 }
 
 impl Hold {
     fn of(outgoing: &Outgoing) -> Self {
-        let Outgoing { message, daily_ceiling, .. } = outgoing;
+        let Outgoing { message, daily_ceiling, room, .. } = outgoing;
         let segments = u64::from(message.segments);
         let (account, credits, now) = (message.account, message.held.0, message.created);
-        Self { account, credits, segments, daily_ceiling: *daily_ceiling, now }
+        Self { account, credits, segments, daily_ceiling: *daily_ceiling, room: *room, now }
     }
 
     fn of_all(chunk: &Chunk) -> Self {
@@ -172,6 +174,7 @@ impl Hold {
             credits: sum(|message| message.held.0),
             segments: sum(|message| u64::from(message.segments)),
             daily_ceiling: chunk.daily_ceiling,
+            room: chunk.room,
             now: chunk.now,
         }
     }
@@ -203,7 +206,7 @@ impl RecordBatch for Live {
         let record = keys::idempotency(chunk.account, ROUTE, &chunk.key);
         let before = RowOutcome::to_text(&chunk.batch.outcomes);
         let after = format!("{before}{}", RowOutcome::to_text(&chunk.outcomes));
-        let hold = Hold::of_all(chunk);
+        let mut hold = Hold::of_all(chunk);
         if hold.segments > chunk.daily_ceiling {
             // No condition below would see it: what is left of the ceiling cannot be less than nothing.
             let there = db.get::<AllowanceRow>(&keys::allowance(chunk.account)).await?;
@@ -244,7 +247,7 @@ impl RecordBatch for Live {
             if !covered {
                 return Ok(ChunkRecorded::Refused(allowance));
             }
-            same_day = allowance.day == today;
+            (hold.room, same_day) = (allowance.room, allowance.day == today);
         }
         Err(Fault::transient("the allowance kept changing"))
     }
@@ -256,18 +259,27 @@ impl Live {
         let today = Granularity::utc_day(hold.now);
         let mut values = vec![(":hold", n(hold.credits)), (":today", s(today)), (":segments", n(hold.segments))];
         let (expression, condition) = if same_day {
-            values.push((":room", n(hold.daily_ceiling.saturating_sub(hold.segments))));
+            values.push((":still", n(hold.daily_ceiling.saturating_sub(hold.segments))));
             (
                 "SET available = available - :hold, held = held + :hold, day_segments = day_segments + :segments",
-                "available >= :hold AND day_utc = :today AND day_segments <= :room",
+                "day_utc = :today AND day_segments <= :still",
             )
         } else {
             (
                 "SET available = available - :hold, held = held + :hold, day_segments = :segments, day_utc = :today",
-                "available >= :hold AND day_utc < :today",
+                "day_utc < :today",
             )
         };
-        self.dynamo.update(&keys::allowance(hold.account), expression, condition, &values)
+        // Beyond all credit only as far as was read, and while that stands.
+        let covered = if hold.room == MicroCredits::ZERO {
+            "available >= :hold"
+        } else {
+            let least = MicroCredits(hold.credits).plus().and(hold.room.minus());
+            values.extend([(":least", n(least.0)), (":room", n(hold.room.0))]);
+            "available >= :least AND room = :room"
+        };
+        let condition = format!("{covered} AND {condition}");
+        self.dynamo.update(&keys::allowance(hold.account), expression, &condition, &values)
     }
 }
 
@@ -421,7 +433,7 @@ impl LoadGuards for Live {
         let mut batch: Vec<Key> = Vec::new();
         for one in claimed {
             let account = one.message.account;
-            batch.extend([keys::gate(account), keys::credential(account), opt_out(one)]);
+            batch.extend([keys::gate(account), keys::allowance(account), keys::credential(account), opt_out(one)]);
         }
         batch.extend(wanted.iter().map(|(account, purpose)| keys::data_keys(*account, *purpose)));
         let found = self.dynamo.batch_get(&batch).await?;
@@ -431,6 +443,8 @@ impl LoadGuards for Live {
             let account = one.message.account;
             let gate = item(&keys::gate(account)).map(from_item::<GateRow>).transpose()?;
             let gate = gate.map(Gate::try_from).transpose()?;
+            let allowance = item(&keys::allowance(account)).map(from_item::<AllowanceRow>).transpose()?;
+            let allowance = allowance.map(Allowance::from);
             let credential = item(&keys::credential(account)).map(from_item::<CredentialRow>).transpose()?;
             let credential = credential.map(|row| row.credential(account)).transpose()?;
             let mut wrapped = Vec::new();
@@ -444,6 +458,7 @@ impl LoadGuards for Live {
                 opted_out: item(&opt_out(one))
                     .is_some_and(|item| super::opt_outs::opt_out(item).map_or(true, |row| row.standing().is_some())),
                 stopped: gate.as_ref().and_then(Gate::stopped),
+                owed: allowance.is_some_and(|there| there.owed() > MicroCredits::ZERO),
                 daily_ceiling: gate.as_ref().map_or(0, |gate| gate.daily_ceiling),
                 counts_from: gate.as_ref().map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                 rate: gate.as_ref().and_then(|gate| gate.rate_of(&one.message.own)),

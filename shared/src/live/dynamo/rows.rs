@@ -16,7 +16,7 @@ use crate::endpoint::{Choice, Listeners};
 use crate::fault::Fault;
 use crate::ids::{AccountId, ApiKeyId, BatchId, EntryId, MessageId, SessionId, UserId};
 use crate::ledger::{
-    Allowance, Change, Entry, Line, Lot, MicroCredits, Occasion, Period, Purse, UsageEvent, UsageKind, Zone,
+    Allowance, Change, Entry, Line, Lot, MicroCredits, Occasion, Overage, Period, Purse, UsageEvent, UsageKind, Zone,
 };
 use crate::message::segments::Encoding;
 use crate::message::{
@@ -145,6 +145,8 @@ pub(super) struct GateRow {
     sender_rates: SenderRates,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    overage_allowed: bool,
 }
 
 impl From<&Gate> for GateRow {
@@ -169,6 +171,7 @@ impl From<&Gate> for GateRow {
             listeners: gate.listeners.0.iter().map(|(id, choice)| (id.to_string(), words(choice))).collect(),
             sender_rates: gate.sender_rates.clone(),
             zone: Some(gate.zone.clone()).filter(|zone| *zone != Zone::default()),
+            overage_allowed: gate.overage_allowed,
         }
     }
 }
@@ -214,6 +217,7 @@ impl TryFrom<GateRow> for Gate {
             ),
             sender_rates: row.sender_rates,
             zone: row.zone.unwrap_or_default(),
+            overage_allowed: row.overage_allowed,
         })
     }
 }
@@ -613,6 +617,8 @@ pub(super) struct AllowanceRow {
     used: MicroCredits,
     day_utc: String,
     day_segments: u64,
+    #[serde(default)]
+    room: MicroCredits,
 }
 
 impl From<&Allowance> for AllowanceRow {
@@ -623,13 +629,21 @@ impl From<&Allowance> for AllowanceRow {
             used: allowance.used,
             day_utc: allowance.day.clone(),
             day_segments: allowance.day_segments,
+            room: allowance.room,
         }
     }
 }
 
 impl From<AllowanceRow> for Allowance {
     fn from(row: AllowanceRow) -> Self {
-        Self { free: row.available, held: row.held, used: row.used, day: row.day_utc, day_segments: row.day_segments }
+        Self {
+            free: row.available,
+            held: row.held,
+            used: row.used,
+            day: row.day_utc,
+            day_segments: row.day_segments,
+            room: row.room,
+        }
     }
 }
 
@@ -641,6 +655,8 @@ pub(super) struct PurseRow {
     credit: MicroCredits,
     used_before: MicroCredits,
     warned: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overage: Option<Overage>,
     revision: u32,
 }
 
@@ -648,7 +664,8 @@ impl From<&Purse> for PurseRow {
     fn from(purse: &Purse) -> Self {
         let Period { began, credit, used_before, warned } = purse.period;
         let (lots, cleared, revision) = (purse.lots.clone(), purse.cleared, purse.revision);
-        Self { lots, cleared, began: began.as_millisecond(), credit, used_before, warned, revision }
+        let overage = purse.overage.clone();
+        Self { lots, cleared, began: began.as_millisecond(), credit, used_before, warned, overage, revision }
     }
 }
 
@@ -656,8 +673,9 @@ impl TryFrom<PurseRow> for Purse {
     type Error = Fault;
 
     fn try_from(row: PurseRow) -> Result<Self, Fault> {
-        let PurseRow { lots, cleared, began, credit, used_before, warned, revision } = row;
-        Ok(Self { lots, cleared, period: Period { began: at(began)?, credit, used_before, warned }, revision })
+        let PurseRow { lots, cleared, began, credit, used_before, warned, overage, revision } = row;
+        let period = Period { began: at(began)?, credit, used_before, warned };
+        Ok(Self { lots, cleared, period, overage, revision })
     }
 }
 

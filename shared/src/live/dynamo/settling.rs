@@ -74,7 +74,7 @@ impl SettleMessage for Live {
             db.update(&keys::message(adopting.account, adopting.id), &expression, UNCHANGED, &values)?,
         ];
         parts.extend(db.put_deliveries(told)?);
-        parts.extend(failure.map(|failure| db.put_journal(failure)).transpose()?);
+        parts.extend(db.put_failure(failure)?);
         let reasons = match db.transact(parts).await? {
             Transacted::Committed => return Ok(Adopted::Adopted),
             Transacted::Refused(reasons) => reasons,

@@ -48,6 +48,7 @@ fn chunk<W: Clock + Chance>(world: &W, account: AccountId, record: &Idempotency,
         messages: (first + 1..=first + n).map(message).collect(),
         outcomes,
         daily_ceiling: 500,
+        room: MicroCredits::ZERO,
         now: world.now(),
         batch,
     }

@@ -7,11 +7,11 @@ use crate::account::CreateAccount;
 use crate::ids::AccountId;
 use crate::ledger::{
     Book, Change, Changed, CreditKind, Entry, Grant, KeepPurse, MicroCredits, PostOutcome, Posted, ReadUsage, TRIAL,
-    end_credits, give_credits, take_back_credits,
+    give_credits, set_overage, take_back_credits, tend_credits,
 };
 use crate::message::{
-    ClaimMessage, Message, Outcome, ReadMessages, RecordMessage, RecordOutcome, Recorded, Refusal, Report, Status,
-    UpdateMessage, apply_report, unconfirmed,
+    ClaimMessage, Message, Outcome, Outgoing, ReadMessages, RecordMessage, RecordOutcome, Recorded, Refusal, Report,
+    Status, UpdateMessage, apply_report, unconfirmed,
 };
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, account, charge, claimed, outgoing, secs};
@@ -123,15 +123,15 @@ where
     let due = async |at| world.find_ending(at, 1_000).await.unwrap().contains(&account);
     assert_eq!((due(expires - secs(1)).await, due(expires).await), (false, true));
     let message = taken(world, account).await;
-    assert_eq!(end_credits(world, account, expires - secs(1)).await, Ok(Changed::Before));
-    let ended = at_once(8, |_| end_credits(world, account, expires)).await;
+    assert_eq!(tend_credits(world, account, expires - secs(1)).await, Ok(Changed::Before));
+    let ended = at_once(8, |_| tend_credits(world, account, expires)).await;
     assert_eq!(count(&ended, &Ok(Changed::Now)), 1, "{ended:?}");
     assert_eq!(allowance(world, account).await, (0, 3, 0));
     assert!(!due(expires).await, "looked at again later");
     let later = expires + secs(3_600);
     assert!(due(later).await);
     charged(world, &message).await;
-    assert_eq!(end_credits(world, account, later).await, Ok(Changed::Now), "what was used is taken from it");
+    assert_eq!(tend_credits(world, account, later).await, Ok(Changed::Now), "what was used is taken from it");
     assert_eq!((allowance(world, account).await, lots(world, account).await), ((0, 0, 3), vec![]));
     assert!(!due(later + secs(86_400)).await);
     let expected = [(Book::Issued, -10), (Book::UsedMessageSegments, 3), (Book::Expired, 7)];
@@ -148,7 +148,7 @@ where
         give_credits(world, account, &credits("in_1", 10, Some(expires)), now).await.unwrap();
         let wanted: Vec<_> = (0..3).map(|_| outgoing(world, account, 3, now)).collect();
         let holds = at_once(3, |n| world.record_message(&wanted[n]));
-        let (ended, held) = futures::future::join(end_credits(world, account, expires), holds).await;
+        let (ended, held) = futures::future::join(tend_credits(world, account, expires), holds).await;
         let n = u64::try_from(count(&held, &Ok(Recorded::Accepted))).unwrap();
         assert!(ended.is_ok(), "{ended:?}");
         let (free, reserved, used) = allowance(world, account).await;
@@ -284,4 +284,52 @@ where
     assert_eq!(world.load_purse(account).await.unwrap().unwrap().purse.period.warned, 80);
     give_credits(world, account, &credits("cs_1", 5, None), world.now()).await.unwrap();
     assert_eq!(world.note_warning(account, &facts.purse, 100).await, Ok(false), "the purse is another one");
+}
+
+pub async fn beyond_all_credit_exactly_the_room_may_be_used_and_it_is_billed_once<W>(world: &W)
+where
+    W: CreateAccount
+        + KeepPurse
+        + RecordMessage
+        + ClaimMessage
+        + RecordOutcome
+        + ReadMessages
+        + PostOutcome
+        + ReadUsage
+        + Clock
+        + Chance
+        + Sync,
+{
+    let (account, now) = (account(world, 4).await, world.now());
+    assert_eq!(set_overage(world, account, Some(MicroCredits::whole(8)), now).await, Ok(Changed::Now));
+    // Twelve credits in all: four messages of three, whether or not the room was known when they were asked for.
+    let room = |n: usize| if n.is_multiple_of(2) { MicroCredits::whole(8) } else { MicroCredits::ZERO };
+    let wanted: Vec<_> = (0..8).map(|n| Outgoing { room: room(n), ..outgoing(world, account, 3, now) }).collect();
+    let held = at_once(8, |n| world.record_message(&wanted[n])).await;
+    assert_eq!(count(&held, &Ok(Recorded::Accepted)), 4, "{held:?}");
+    assert_eq!(allowance(world, account).await, (-8, 12, 0));
+    let bill = at_once(4, |_| tend_credits(world, account, now)).await;
+    assert!(bill.iter().all(|done| *done == Ok(Changed::Before)), "what is reserved is not used: {bill:?}");
+    for (outgoing, _) in wanted.iter().zip(&held).filter(|(_, held)| **held == Ok(Recorded::Accepted)) {
+        let claim = claimed(world, &outgoing.message, now).await;
+        world.record_outcome(&claim, &Outcome::Sent { sid: fresh::word(world) }, now).await.unwrap();
+        let message = world.load_message(account, outgoing.message.id).await.unwrap().unwrap();
+        charged(world, &message).await;
+    }
+    assert_eq!(allowance(world, account).await, (-8, 0, 12));
+    let bill = at_once(4, |_| tend_credits(world, account, now)).await;
+    assert_eq!(count(&bill, &Ok(Changed::Now)), 1, "{bill:?}");
+    let there = world.load_allowance(account).await.unwrap().unwrap();
+    assert_eq!((there.free, there.room, there.owed()), (Change::ZERO, MicroCredits::ZERO, MicroCredits::ZERO));
+    let more = world.record_message(&outgoing(world, account, 1, now)).await;
+    assert!(matches!(more, Ok(Recorded::Refused(Refusal::Credit { .. }))), "{more:?}");
+    let expected = [(Book::Issued, -4), (Book::Billed, -8), (Book::UsedMessageSegments, 12)];
+    assert_eq!(books(world, account).await, expected);
+    // A new month has its room again.
+    let next = now + secs(40 * 86_400);
+    assert_eq!(tend_credits(world, account, next).await, Ok(Changed::Now));
+    let there = world.load_allowance(account).await.unwrap().unwrap();
+    assert_eq!((there.free, there.room), (Change::ZERO, MicroCredits::whole(8)));
+    assert_eq!(set_overage(world, account, None, next).await, Ok(Changed::Now));
+    assert_eq!(world.load_allowance(account).await.unwrap().unwrap().room, MicroCredits::ZERO);
 }

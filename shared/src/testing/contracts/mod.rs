@@ -274,7 +274,8 @@ macro_rules! contracts {
                 what_is_taken_back_after_it_was_spent_is_owed_and_stops_sending_until_it_is_paid,
                 what_is_confirmed_after_its_hold_was_given_back_is_charged_once_and_may_be_owed,
                 a_late_answer_after_the_hold_was_given_back_is_to_be_charged,
-                a_warning_is_noted_once;
+                a_warning_is_noted_once,
+                beyond_all_credit_exactly_the_room_may_be_used_and_it_is_billed_once;
             posting:
                 a_charge_is_posted_once_and_no_credit_appears_or_vanishes,
                 a_release_gives_the_hold_back_once,
@@ -297,6 +298,7 @@ macro_rules! contracts {
                 usage_reads_by_range_and_granularity,
                 what_failed_is_counted_by_error_beside_what_was_used,
                 usage_reads_in_pages,
+                counted_again_from_its_entries_an_accounts_usage_is_the_same_and_what_is_wrong_is_put_right_once,
                 an_account_sees_its_own_usage_only;
         }
     };

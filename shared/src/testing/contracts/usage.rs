@@ -8,8 +8,8 @@ use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    About, Change, Entry, Granularity, JOURNAL_SHARDS, PostOutcome, ReadUsage, RollUpUsage, UsageEvent, UsageKind,
-    UsageSlot, UsageSums, Zone, journal_shard, roll_up,
+    About, Change, Entry, Granularity, JOURNAL_SHARDS, PostOutcome, ReadUsage, RecountUsage, RollUpUsage, UsageEvent,
+    UsageKind, UsageSlot, UsageSums, Wrong, Zone, journal_shard, recount, roll_up,
 };
 use crate::message::{Direction, RecordInbound};
 use crate::platform::{Chance, Clock};
@@ -192,4 +192,50 @@ where
     assert_eq!(world.count_journal(&items, &roll_up(&items)).await, Ok(true));
     assert_eq!(rows(world, ours, Granularity::Day).await, [row("2026-11-07", 1)]);
     assert_eq!(rows(world, theirs, Granularity::Day).await, [row("2026-11-08", 1)]);
+}
+
+pub async fn counted_again_from_its_entries_an_accounts_usage_is_the_same_and_what_is_wrong_is_put_right_once<W>(
+    world: &W,
+) where
+    W: CreateAccount + RecordInbound + PostOutcome + RollUpUsage + RecountUsage + ReadUsage + Clock + Chance + Sync,
+{
+    let account = account(world, 10).await;
+    let mut items = Vec::new();
+    for n in [1, 1, 2, 3] {
+        items.push(posted(world, account, day(n)).await);
+    }
+    assert_eq!(world.count_journal(&items[..3], &roll_up(&items[..3])).await, Ok(true));
+    let waiting = world.waiting(account).await.unwrap();
+    assert!(waiting.contains(&items[3].id) && !waiting.contains(&items[0].id));
+    // In pages of two all entries come once: four texts and the account's first credits.
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let (page, next) = world.list_posted(account, after.as_deref(), 2).await.unwrap();
+        listed.extend(page.into_iter().map(|entry| entry.id));
+        let Some(next) = next else { break };
+        after = Some(next);
+    }
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed.len(), 5);
+    let right = world.load_counted(account).await.unwrap();
+    assert_eq!(recount(world, account).await, Ok(0));
+    // A row that is wrong, one that is missing, one that nothing explains, and a month that is wrong.
+    let (slot, sums) = right.usage.iter().next().map(|(slot, sums)| (slot.clone(), *sums)).unwrap();
+    let nothing = UsageSums::default();
+    let more = UsageSums { events: sums.events + 1, ..sums };
+    let other = UsageSlot { period: "2026-10".to_owned(), granularity: Granularity::Month, ..slot.clone() };
+    let answers = at_once(4, |_| async {
+        let wrong = Wrong::Usage(slot.clone(), Some(sums), more);
+        world.put_right(account, &wrong).await
+    });
+    assert_eq!(count(&answers.await, &Ok(true)), 1);
+    assert_eq!(world.put_right(account, &Wrong::Usage(other.clone(), None, more)).await, Ok(true));
+    assert_eq!(world.put_right(account, &Wrong::Usage(other.clone(), None, more)).await, Ok(false));
+    assert_eq!(recount(world, account).await, Ok(2));
+    let mut after = world.load_counted(account).await.unwrap();
+    assert_eq!(after.usage.remove(&other), Some(nothing));
+    assert_eq!(after, right);
+    assert_eq!(world.count_journal(&items[3..], &roll_up(&items[3..])).await, Ok(true));
+    assert_eq!(recount(world, account).await, Ok(0));
 }

@@ -1,6 +1,6 @@
 //! Allowances, purses, entries, the journal, usage rows and totals.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -9,9 +9,9 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
-    About, Allowance, Entry, Granularity, KeepPurse, MicroCredits, Occasion, PostOutcome, Posted, Purse, PurseFacts,
-    ReadUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageEvent, UsageKind, UsagePage, UsageSlot, UsageSums,
-    journal_shard,
+    About, Allowance, Counted, Entry, Granularity, KeepPurse, MicroCredits, Occasion, PostOutcome, Posted, Purse,
+    PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageEvent, UsageKind,
+    UsagePage, UsageSlot, UsageSums, Wrong, journal_shard,
 };
 use crate::message::Message;
 
@@ -32,16 +32,19 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// In the order of posting.
+    /// In the order of posting. What failed is counted, and no part of the ledger.
     pub(super) fn entries_of(&self, account: AccountId) -> Vec<Entry> {
-        let mut entries: Vec<_> = self.entries.values().filter(|entry| entry.account == account).cloned().collect();
+        let of_ledger = |entry: &&Entry| entry.account == account && !entry.lines.is_empty();
+        let mut entries: Vec<_> = self.entries.values().filter(of_ledger).cloned().collect();
         entries.sort_by_key(|entry| entry.id);
         entries
     }
 
     /// Puts what failed into the journal.
     pub(super) fn count(&mut self, failure: Option<&Entry>) {
-        self.journal.extend(failure.map(|entry| ((journal_shard(entry.id), entry.id), entry.clone())));
+        if let Some(entry) = failure {
+            self.post(entry.clone());
+        }
     }
 
     /// Writes an entry, once for its occasion, and puts it into the journal.
@@ -209,6 +212,86 @@ impl RollUpUsage for World {
     }
 }
 
+impl RecountUsage for World {
+    async fn load_counted(&self, account: AccountId) -> Result<Counted, Fault> {
+        self.call("load_counted", |state| {
+            let usage = state.ledger.usage.iter().filter(|((whose, ..), _)| *whose == account);
+            let totals = state.ledger.totals.iter().filter(|((whose, _), _)| *whose == account);
+            Ok(Counted {
+                usage: usage.map(|(_, row)| row.clone()).collect(),
+                totals: totals.map(|((_, month), totals)| (month.clone(), totals.clone())).collect(),
+            })
+        })
+        .await
+    }
+
+    async fn list_posted(
+        &self,
+        account: AccountId,
+        after: Option<&str>,
+        limit: u16,
+    ) -> Result<(Vec<Entry>, Option<String>), Fault> {
+        self.call("list_posted", |state| {
+            if limit == 0 {
+                return Err(not_valid("list posted"));
+            }
+            let of = state.ledger.entries.values().filter(|entry| entry.account == account);
+            let mut entries: Vec<_> = of.map(|entry| (entry.occasion.word(), entry.clone())).collect();
+            entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+            entries.retain(|(word, _)| after.is_none_or(|after| word.as_str() > after));
+            entries.truncate(usize::from(limit));
+            let full = entries.len() == usize::from(limit);
+            let next = entries.last().filter(|_| full).map(|(word, _)| word.clone());
+            Ok((entries.into_iter().map(|(_, entry)| entry).collect(), next))
+        })
+        .await
+    }
+
+    async fn waiting(&self, account: AccountId) -> Result<BTreeSet<EntryId>, Fault> {
+        self.call("waiting", |state| {
+            let of = state.ledger.journal.values().filter(|entry| entry.account == account);
+            Ok(of.map(|entry| entry.id).collect())
+        })
+        .await
+    }
+
+    async fn put_right(&self, account: AccountId, wrong: &Wrong) -> Result<bool, Fault> {
+        self.call("put_right", |state| match wrong {
+            Wrong::Usage(slot, before, right) => {
+                let key = (account, slot.kind.about(), slot.granularity, sort_text(slot));
+                let stands = state.ledger.usage.get(&key).map(|(_, sums)| *sums);
+                if stands != *before {
+                    return Ok(false);
+                }
+                state.ledger.usage.insert(key, (slot.clone(), *right));
+                Ok(true)
+            }
+            Wrong::Totals(month, before, right) => {
+                let key = (account, month.clone());
+                if state.ledger.totals.get(&key) != before.as_ref() {
+                    return Ok(false);
+                }
+                state.ledger.totals.insert(key, right.clone());
+                Ok(true)
+            }
+        })
+        .await
+    }
+}
+
+impl World {
+    /// Changes every usage row and every month's totals of an account, as a bug could.
+    pub fn spoil_counts(&self, account: AccountId) {
+        let ledger = &mut self.state().ledger;
+        for ((whose, ..), (_, sums)) in &mut ledger.usage {
+            sums.events += i64::from(*whose == account);
+        }
+        for ((whose, _), totals) in &mut ledger.totals {
+            totals.entries += u64::from(*whose == account);
+        }
+    }
+}
+
 impl KeepPurse for World {
     async fn find_ending(&self, now: Timestamp, limit: u16) -> Result<Vec<AccountId>, Fault> {
         self.call("find_ending", |state| {
@@ -271,13 +354,13 @@ impl KeepPurse for World {
             }
             let revision = state.ledger.purses.get(&account).map_or(0, |purse| purse.revision);
             let Some(allowance) = state.ledger.allowances.get_mut(&account) else { return Ok(Stepped::Moved) };
-            let stands = step
-                .only_if_used
-                .is_none_or(|used| allowance.used == used && allowance.available() >= step.free.below());
+            let stands =
+                step.only_if_used.is_none_or(|used| allowance.used == used && allowance.credit() >= step.free.below());
             if revision != step.purse.revision.saturating_sub(1) || !stands {
                 return Ok(Stepped::Moved);
             }
             allowance.free = allowance.free.and(step.free);
+            allowance.room = step.room.unwrap_or(allowance.room);
             state.ledger.purses.insert(account, step.purse.clone());
             match step.purse.due(now) {
                 Some(due) => state.ledger.ending.insert(account, due),

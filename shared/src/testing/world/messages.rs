@@ -278,6 +278,7 @@ impl LoadGuards for World {
                 Guard {
                     opted_out: state.opt_outs.get(*account, own, other_hash).standing().is_some(),
                     stopped: gate.and_then(Gate::stopped),
+                    owed: state.ledger.allowances.get(account).is_some_and(|there| there.owed() > MicroCredits::ZERO),
                     daily_ceiling: gate.map_or(0, |gate| gate.daily_ceiling),
                     counts_from: gate.map_or(Timestamp::UNIX_EPOCH, Gate::counts_from),
                     rate: gate.and_then(|gate| gate.rate_of(own)),
@@ -474,7 +475,7 @@ impl State {
     }
 
     fn record(&mut self, outgoing: &Outgoing) -> Result<Recorded, Fault> {
-        let Outgoing { message, payload, idempotency, daily_ceiling } = outgoing;
+        let Outgoing { message, payload, idempotency, daily_ceiling, .. } = outgoing;
         let (account, now) = (message.account, message.created);
         if let Some(earlier) = self.earlier(outgoing) {
             return Ok(Recorded::Earlier(earlier));

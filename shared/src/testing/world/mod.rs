@@ -469,7 +469,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 162] = [
+const METHODS: [&str; 166] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -532,6 +532,7 @@ const METHODS: [&str; 162] = [
     "list_numbers",
     "list_opt_outs",
     "list_pool",
+    "list_posted",
     "list_reports",
     "list_services",
     "list_sessions",
@@ -540,6 +541,7 @@ const METHODS: [&str; 162] = [
     "load_api_key",
     "load_charges",
     "load_connection",
+    "load_counted",
     "load_course",
     "load_credential",
     "load_delivery",
@@ -581,6 +583,7 @@ const METHODS: [&str; 162] = [
     "post_charge",
     "post_correction",
     "post_release",
+    "put_right",
     "quarantine",
     "random",
     "read_access",
@@ -630,6 +633,7 @@ const METHODS: [&str; 162] = [
     "update_endpoint",
     "update_message",
     "update_template",
+    "waiting",
     "walk_keys",
     "write_settings",
 ];
