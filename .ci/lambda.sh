@@ -148,6 +148,8 @@ DELETE /v1/templates/tpl_01KAV0ZB7N2R5S8T1V4W6X9Y0Z 401
 GET /v1/numbers 401
 POST /v1/numbers/PN0123456789abcdef0123456789abcdef/connection?dry_run=true 401
 DELETE /v1/numbers/PN0123456789abcdef0123456789abcdef/connection 401
+GET /v1/account 401
+PATCH /v1/account 401
 GET /v1/account/api-keys 401
 POST /v1/account/api-keys 401
 PUT /v1/credits/overage 401
@@ -155,11 +157,14 @@ DELETE /v1/account/api-keys/key_01KAV0ZA0B1C2D3E4F5G6H7J8K 401
 GET /v1/sending-policy 401
 PUT /v1/sending-policy 401
 POST /v1/account/sending/unfreeze 401
-GET /v1/usage?granularity=day 401
+GET /v1/usage?granularity=day&group_by=country 401
+GET /v1/usage/errors 401
 GET /v1/reconciliations?limit=5 401
 GET /v1/reconciliations/2026-11-22 401
 POST /v1/reconciliations/2026-11-22/decision 401
 GET /v1/credits 401
+GET /v1/credits/entries?month=2026-11 401
+GET /v1/statements/2026-11 401
 GET /v1/access-log 401
 GET /v1/quarantine 401
 GET /v1/opt-outs?limit=5 401

@@ -10,6 +10,7 @@ mod canary_secrets;
 mod content;
 mod contracts;
 mod credentials;
+mod credits;
 mod freeze;
 mod inbound;
 mod keys;

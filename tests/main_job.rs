@@ -38,7 +38,8 @@ async fn a_message_goes_out_is_delivered_and_counted_and_survives_a_restart() {
         (&json!(1), &json!(1), &json!(1_000_000))
     );
     let credits = client.get("/v1/credits").await.expect(StatusCode::OK);
-    assert_eq!(credits, json!({ "available_micro": 99_000_000, "held_micro": 0, "used_micro": 1_000_000 }));
+    let numbers = ["available_micro", "held_micro", "used_micro", "owed_micro"].map(|name| credits[name].clone());
+    assert_eq!(numbers, [json!(99_000_000), json!(0), json!(1_000_000), json!(0)]);
     running.no_contract_violations().await;
 
     let data = running.stop().await;

@@ -94,7 +94,9 @@ async fn twilios_refusals_are_final_and_give_the_credit_back() {
         let credits = client.get("/v1/credits").await.expect(StatusCode::OK);
         (credits["held_micro"] == 0).then_some(credits)
     });
-    assert_eq!(credits.await, json!({ "available_micro": 98_000_000, "held_micro": 0, "used_micro": 2_000_000 }));
+    let credits = credits.await;
+    let numbers = ["available_micro", "held_micro", "used_micro"].map(|name| credits[name].as_u64());
+    assert_eq!(numbers, [Some(98_000_000), Some(0), Some(2_000_000)]);
     running.no_contract_violations().await;
     running.stop().await;
 }
@@ -149,7 +151,9 @@ async fn of_200_parallel_sends_with_credit_for_100_exactly_100_are_accepted() {
         let credits = client.get("/v1/credits").await.expect(StatusCode::OK);
         (credits["held_micro"] == 0).then_some(credits)
     });
-    assert_eq!(credits.await, json!({ "available_micro": 0, "held_micro": 0, "used_micro": 100_000_000 }));
+    let credits = credits.await;
+    let numbers = ["available_micro", "held_micro", "used_micro"].map(|name| credits[name].as_u64());
+    assert_eq!(numbers, [Some(0), Some(0), Some(100_000_000)]);
     assert_eq!(running.journal(&carrier).await.len(), 100);
     running.stop().await;
 }

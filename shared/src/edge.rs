@@ -11,6 +11,12 @@ use crate::api_key::Scope;
 use crate::fault::Fault;
 use crate::ids::RequestId;
 
+mod csv;
+mod html;
+
+pub use csv::{CSV, CsvTable};
+pub use html::{HTML, escaped, html};
+
 /// The largest body that any route takes, in bytes. Twilio's largest webhook is 64 KiB.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
@@ -166,6 +172,34 @@ impl Request {
         }
     }
 
+    /// Which of the content types that are offered, such as `text/csv`, the caller likes best by the header `Accept`; the
+    /// first if all are as good, or if none would do.
+    pub fn prefers<'t>(&self, offered: &[&'t str]) -> &'t str {
+        self.best_of(offered).or(offered.first().copied()).unwrap_or_default()
+    }
+
+    /// The same, but 406 if none would do.
+    pub fn accepts<'t>(&self, offered: &[&'t str]) -> Result<&'t str, Problem> {
+        let refused = || Problem::new(Kind::NotAcceptable, format!("this is offered as {}", offered.join(" or ")));
+        self.best_of(offered).ok_or_else(refused)
+    }
+
+    fn best_of<'t>(&self, offered: &[&'t str]) -> Option<&'t str> {
+        let lines = self.headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+        let accept: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
+        if accept.is_empty() {
+            return offered.first().copied();
+        }
+        let mut best = (None, 0.0);
+        for kind in offered {
+            let quality = quality(&accept, kind);
+            if quality > best.1 {
+                best = (Some(*kind), quality);
+            }
+        }
+        best.0
+    }
+
     /// A cookie's value by name.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.headers
@@ -176,6 +210,27 @@ impl Request {
             .filter_map(|pair| pair.trim().split_once('='))
             .find_map(|(key, value)| (key == name).then_some(value))
     }
+}
+
+/// How much a caller wants a content type, by the narrowest range that has it.
+fn quality(accept: &[&str], kind: &str) -> f32 {
+    let family = kind.split('/').next().unwrap_or_default();
+    let mut found = (0, 0.0);
+    for range in accept.iter().flat_map(|line| line.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let narrow = match name.strip_suffix("/*") {
+            _ if name == kind => 3,
+            Some(of) if of == family => 2,
+            Some("*") => 1,
+            _ => continue,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        if narrow > found.0 {
+            found = (narrow, quality);
+        }
+    }
+    found.1
 }
 
 /// Named values of a query, each known and given once.
@@ -323,6 +378,8 @@ pub enum Kind {
     BodyTooLarge,
     /// Not JSON by its content type.
     UnsupportedMediaType,
+    /// None of the content types that are offered is wanted.
+    NotAcceptable,
     /// The header `Idempotency-Key` is missing or malformed.
     IdempotencyKeyMissing,
     /// The same `Idempotency-Key` came with another body.
@@ -407,6 +464,9 @@ impl Kind {
             Self::BodyTooLarge => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Only JSON is taken here")
+            }
+            Self::NotAcceptable => {
+                ("not-acceptable", StatusCode::NOT_ACCEPTABLE, "It is not offered as what is accepted")
             }
             Self::IdempotencyKeyMissing => {
                 ("idempotency-key-missing", StatusCode::BAD_REQUEST, "An Idempotency-Key is needed")
@@ -663,7 +723,7 @@ mod tests {
         media: Option<Vec<String>>,
     }
 
-    fn request(body: &str) -> Request {
+    pub(super) fn request(body: &str) -> Request {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
         Request {
@@ -719,6 +779,45 @@ mod tests {
         assert_eq!(request.peer_network(), "192.0.2.1");
         request.peer = "2001:db8:1:2:3:4:5:6".to_owned();
         assert_eq!(request.peer_network(), "2001:db8:1:2::/64");
+    }
+
+    #[test]
+    fn the_content_type_that_the_caller_likes_best_is_chosen() {
+        let offered = ["application/json", "text/csv", "text/html"];
+        let chosen = |accept: &str| {
+            let mut request = request("");
+            request.headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
+            request.prefers(&offered)
+        };
+        for (accept, expected) in [
+            ("*/*", "application/json"),
+            ("text/csv", "text/csv"),
+            ("Text/CSV; charset=utf-8", "text/csv"),
+            ("text/*", "text/csv"),
+            ("text/csv;q=0.5, application/json;q=0.4", "text/csv"),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "text/html"),
+            ("text/*;q=0.9, text/csv;q=0", "text/html"),
+            ("image/png", "application/json"),
+            ("text/csv;q=none", "application/json"),
+        ] {
+            assert_eq!(chosen(accept), expected, "{accept}");
+        }
+        assert_eq!(request("").prefers(&offered), "application/json");
+    }
+
+    #[test]
+    fn what_is_not_offered_is_not_acceptable_and_without_a_wish_there_is_the_first() {
+        let accepts = |accept: &'static str| {
+            let mut request = request("");
+            request.headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            request.accepts(&["application/json", "text/csv"]).map_err(|problem| problem.kind())
+        };
+        assert_eq!(request("").accepts(&["application/json"]).ok(), Some("application/json"));
+        assert_eq!((accepts(""), accepts("*/*")), (Ok("application/json"), Ok("application/json")));
+        assert_eq!(accepts("text/*, image/png"), Ok("text/csv"));
+        for none in ["application/xml", "text/csv;q=0", "image/*, text/html", "nonsense"] {
+            assert_eq!(accepts(none), Err(Kind::NotAcceptable), "{none}");
+        }
     }
 
     #[test]

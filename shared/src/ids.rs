@@ -35,6 +35,12 @@ macro_rules! prefixed_id {
                 Self(Ulid::from_parts(ulid_millis(now), dice))
             }
 
+            /// When it was made, to the millisecond.
+            pub fn made(self) -> Timestamp {
+                let millis = i64::try_from(self.0.timestamp_ms()).unwrap_or(0);
+                Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+            }
+
             /// The 128 bits without the prefix.
             pub fn bits(self) -> u128 {
                 self.0.0
@@ -146,6 +152,12 @@ mod tests {
     fn an_id_reads_back_from_its_text() {
         let id = AccountId::new(Timestamp::UNIX_EPOCH, 7);
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn an_id_says_when_it_was_made() {
+        let at: Timestamp = "2026-11-24T06:00:00.123Z".parse().unwrap();
+        assert_eq!(AccountId::new(at, u128::MAX).made(), at);
     }
 
     #[test]

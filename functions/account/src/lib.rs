@@ -1,8 +1,12 @@
-//! GET, POST and DELETE /v1/account/api-keys: lists API keys, makes one, revokes one.
+//! GET and PATCH /v1/account: shows the account, changes its time zone; GET, POST and DELETE /v1/account/api-keys: lists
+//! API keys, makes one, revokes one.
+
+mod profile;
 
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use telbuddy::account::{LoadGate, SaveZone};
 use telbuddy::api_key::{ApiKey, KEY_PREFIX, KeepApiKeys, KeyName, MOST_KEYS, Scope};
 use telbuddy::edge::{Access, Fields, Kind, Problem, Reply, Request, Route, answer};
 use telbuddy::ids::ApiKeyId;
@@ -12,8 +16,10 @@ use telbuddy::secret::{ExposeSecret, Token};
 use telbuddy::session::{By, KeepSessions, Site, caller, not_signed_in};
 use utoipa::OpenApi;
 
-/// The routes of this function. No key makes, shows or revokes keys.
+/// The routes of this function. No key makes, shows or revokes keys, or changes the account.
 pub const ROUTES: &[Route] = &[
+    Route { method: "GET", path: "/v1/account", access: Access::Scope(Scope::AccountRead) },
+    Route { method: "PATCH", path: "/v1/account", access: Access::Session },
     Route { method: "GET", path: "/v1/account/api-keys", access: Access::Session },
     Route { method: "POST", path: "/v1/account/api-keys", access: Access::Session },
     Route { method: "DELETE", path: "/v1/account/api-keys/{id}", access: Access::Session },
@@ -98,15 +104,17 @@ impl ApiKeyView {
 
 /// Answers one request.
 ///
-/// AWS calls: 1 read, once a minute 1 write of the session's last call; then to list 1 query, to make 1 transaction, to
-/// revoke 1 query and 1 transaction.
+/// AWS calls: 1 read, once a minute 1 write of the session's last call; then to show the account 1 read, to change it 1
+/// write; to list keys 1 query, to make one 1 transaction, to revoke one 1 query and 1 transaction.
 pub async fn handle<W>(world: &W, site: &Site, request: Request) -> Reply
 where
-    W: KeepSessions + KeepApiKeys + Chance + Sync,
+    W: KeepSessions + KeepApiKeys + LoadGate + SaveZone + Chance + Sync,
 {
     answer(request.id, async {
         let (route, segments) = request.route(ROUTES)?;
         match (route.method, segments.first()) {
+            ("GET", None) if route.path == "/v1/account" => profile::show(world, site, &request).await,
+            ("PATCH", _) => profile::change(world, site, &request).await,
             (_, Some(id)) => revoke(world, site, &request, id).await,
             ("POST", None) => make(world, site, &request).await,
             _ => list(world, site, &request).await,
@@ -215,7 +223,7 @@ where
 }
 
 #[derive(OpenApi)]
-#[openapi(paths(list, make, revoke))]
+#[openapi(paths(profile::show, profile::change, list, make, revoke))]
 struct Api;
 
 /// This function's part of the API's description.

@@ -2,8 +2,10 @@
 
 use http::{Method, header};
 use serde_json::{Value, json};
+use telbuddy::account::Gate;
 use telbuddy::api_key::CheckApiKey;
 use telbuddy::fault::Fault;
+use telbuddy::ledger::Zone;
 use telbuddy::session::TOUCH_EVERY;
 use telbuddy::testing::World;
 use telbuddy::testing::fresh::secs;
@@ -42,6 +44,78 @@ async fn each_answer_costs_the_calls_that_it_claims() {
     let calls = [("load_session", 1), ("touch_session", 1), ("revoke_api_key", 1)];
     assert_eq!(called(&world), calls.into_iter().collect());
     assert_eq!(call(&world, &customer, Method::DELETE, &path, "").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn the_account_is_shown_and_its_time_zone_changed_for_one_call_each_and_nothing_else_changes() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let shown = call(&world, &customer, Method::GET, "/v1/account", "").await;
+    let expected = json!({ "id": customer.account.to_string(), "country": "US", "time_zone": "UTC",
+        "created_at": "2026-11-24T06:00:00Z" });
+    assert_eq!((shown.status, json_of(&shown)), (StatusCode::OK, expected.clone()));
+    assert_eq!(called(&world), [("load_session", 1), ("load_gate", 1)].into_iter().collect());
+    let before = world.gate(customer.account).unwrap();
+    for _ in 0..2 {
+        world.forget_calls();
+        let ask = json!({ "time_zone": "europe/vienna" }).to_string();
+        let changed = call(&world, &customer, Method::PATCH, "/v1/account", &ask).await;
+        assert_eq!((changed.status, &json_of(&changed)["time_zone"]), (StatusCode::OK, &json!("Europe/Vienna")));
+        assert_eq!(called(&world), [("load_session", 1), ("save_zone", 1)].into_iter().collect());
+        let zone = Zone::parse("Europe/Vienna").unwrap();
+        assert_eq!(world.gate(customer.account).unwrap(), Gate { zone, ..before.clone() });
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_time_zone_names_its_field_and_changes_nothing() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    for (ask, field) in [
+        (json!({ "time_zone": "Vienna" }), "time_zone"),
+        (json!({ "time_zone": "" }), "time_zone"),
+        (json!({ "time_zone": null }), "time_zone"),
+        (json!({}), "time_zone"),
+        (json!({ "time_zone": "UTC", "country": "AT" }), "country"),
+    ] {
+        let reply = call(&world, &customer, Method::PATCH, "/v1/account", &ask.to_string()).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{ask}");
+        assert_eq!(json_of(&reply)["errors"][0]["field"], field, "{}", reply.body);
+    }
+    assert_eq!(world.gate(customer.account).unwrap().zone, Zone::default());
+}
+
+#[tokio::test]
+async fn a_key_with_its_scope_sees_the_account_and_none_changes_it() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let ask = json!({ "time_zone": "Europe/Vienna" }).to_string();
+    for (scopes, sees) in [(&[Scope::AccountRead][..], StatusCode::OK), (&[Scope::UsageRead], StatusCode::FORBIDDEN)] {
+        let (_, bearer) = customer.api_key(&world, scopes).await;
+        for (method, body, status) in [(Method::GET, "", sees), (Method::PATCH, &ask, StatusCode::FORBIDDEN)] {
+            let asking = request(&world, method, "/v1/account", body);
+            let reply = handle(&world, &site(), with_header(asking, header::AUTHORIZATION, &bearer)).await;
+            assert_eq!(reply.status, status, "{}", reply.body);
+        }
+    }
+    assert_eq!(world.gate(customer.account).unwrap().zone, Zone::default());
+}
+
+#[tokio::test]
+async fn a_fault_changes_no_time_zone_and_a_lost_answer_may_be_asked_again() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    let ask = json!({ "time_zone": "Europe/Vienna" }).to_string();
+    world.fail_next("save_zone", Fault::transient("busy"));
+    world.lose_answer("save_zone", Fault::transient("no answer"));
+    for (status, zone) in [
+        (StatusCode::SERVICE_UNAVAILABLE, "UTC"),
+        (StatusCode::SERVICE_UNAVAILABLE, "Europe/Vienna"),
+        (StatusCode::OK, "Europe/Vienna"),
+    ] {
+        assert_eq!(call(&world, &customer, Method::PATCH, "/v1/account", &ask).await.status, status);
+        assert_eq!(world.gate(customer.account).unwrap().zone.as_str(), zone);
+    }
 }
 
 #[tokio::test]

@@ -54,17 +54,22 @@ where
 }
 
 async fn count_shard<W: RollUpUsage + KeepPurse + EnqueueJob>(world: &W, shard: u8) -> Result<(), Fault> {
+    let mut first_fault = Ok(());
     for _ in 0..ROUNDS {
         let entries = world.load_journal(shard, ENTRIES).await?;
         if entries.is_empty() {
-            return Ok(());
+            return first_fault;
+        }
+        // Before they leave the journal: after the last of an account's credits no other entry would bring it here again.
+        match warn(world, &entries).await {
+            // What will not pass by itself must not keep the others from being counted.
+            Err(fault @ Fault::Permanent(_)) => first_fault = first_fault.and(Err(fault)),
+            other => other?,
         }
         // Another run at the same time may have counted them: then nothing was added, and they are gone from the journal.
-        if world.count_journal(&entries, &roll_up(&entries)).await? {
-            warn(world, &entries).await?;
-        }
+        world.count_journal(&entries, &roll_up(&entries)).await?;
     }
-    Ok(())
+    first_fault
 }
 
 /// Warns each account that was charged, if its use has reached a warning that was not given. Queued first: a crash before
@@ -72,13 +77,23 @@ async fn count_shard<W: RollUpUsage + KeepPurse + EnqueueJob>(world: &W, shard: 
 async fn warn<W: KeepPurse + EnqueueJob>(world: &W, entries: &[Entry]) -> Result<(), Fault> {
     let charged = entries.iter().filter(|entry| entry.usage.is_some() && !entry.lines.is_empty());
     let accounts: BTreeSet<AccountId> = charged.map(|entry| entry.account).collect();
+    let mut worst = Ok(());
     for account in accounts {
-        let Some(facts) = world.load_purse(account).await? else { continue };
-        let Some(percent) = facts.purse.warning(facts.allowance.used) else { continue };
-        let (alert, since) = (Alert::CreditsUsed { percent }, facts.purse.period.began);
-        world.enqueue(Job::Alert { account, alert, since }, 0).await?;
-        world.note_warning(account, &facts.purse, percent).await?;
+        match warn_account(world, account).await {
+            // Something that passes is worth another run, whatever else there is.
+            Err(fault) if worst.is_ok() || !matches!(fault, Fault::Permanent(_)) => worst = Err(fault),
+            _ => {}
+        }
     }
+    worst
+}
+
+async fn warn_account<W: KeepPurse + EnqueueJob>(world: &W, account: AccountId) -> Result<(), Fault> {
+    let Some(facts) = world.load_purse(account).await? else { return Ok(()) };
+    let Some(percent) = facts.purse.warning(facts.allowance.used) else { return Ok(()) };
+    let (alert, since) = (Alert::CreditsUsed { percent }, facts.purse.period.began);
+    world.enqueue(Job::Alert { account, alert, since }, 0).await?;
+    world.note_warning(account, &facts.purse, percent).await?;
     Ok(())
 }
 

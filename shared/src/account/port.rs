@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{EmailIndex, Gate, Lift, MailToken, NewAccount, Policy, SignedUp, Stop, Stopped, User};
 use crate::fault::Fault;
 use crate::ids::{AccountId, UserId};
+use crate::ledger::Zone;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
 
@@ -81,6 +82,13 @@ pub trait SavePolicy {
         account: AccountId,
         policy: &Policy,
     ) -> impl Future<Output = Result<Option<Gate>, Fault>> + Send;
+}
+
+/// Changes by which days and months begin.
+pub trait SaveZone {
+    /// Writes the time zone and nothing else: a policy of the same moment stands. The gate after it; `None` if there is
+    /// no such account.
+    fn save_zone(&self, account: AccountId, zone: &Zone) -> impl Future<Output = Result<Option<Gate>, Fault>> + Send;
 }
 
 /// Lifts a freeze, and no other stop.

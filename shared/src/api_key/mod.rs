@@ -59,7 +59,7 @@ pub enum Scope {
     /// Add, change and remove webhook endpoints, with their secrets; send tests, and events again.
     #[serde(rename = "webhooks:write")]
     WebhooksWrite,
-    /// Read what was recorded about the account: the access log, and webhooks that were refused.
+    /// Read the account and what was recorded about it: the access log, and webhooks that were refused.
     #[serde(rename = "account:read")]
     AccountRead,
 }

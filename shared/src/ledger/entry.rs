@@ -97,7 +97,7 @@ pub struct Line {
 }
 
 /// Why there is an entry: one of an account for each occasion, however often it is told (promise N5).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "occasion", rename_all = "snake_case")]
 pub enum Occasion {
     /// Work, by Twilio's SID and its kind.
@@ -230,6 +230,8 @@ impl Entry {
 pub struct Totals {
     /// Sums; a book that did not change is left out.
     pub books: BTreeMap<Book, Change>,
+    /// Segments, minutes and replies that were charged, after corrections; a kind without any is left out.
+    pub units: BTreeMap<UsageKind, i64>,
     /// Entries.
     pub entries: u64,
     /// The sum of [`mark`] of each: the same in whatever order they are counted.
@@ -241,7 +243,9 @@ impl Totals {
     pub fn same_as(&self, other: &Self) -> bool {
         let of = |totals: &Self, book: Book| totals.books.get(&book).copied().unwrap_or_default();
         let books = Book::ALL.into_iter().all(|book| of(self, book) == of(other, book));
-        books && (self.entries, self.digest) == (other.entries, other.digest)
+        let units = |totals: &Self, kind: UsageKind| totals.units.get(&kind).copied().unwrap_or_default();
+        let units = UsageKind::ALL.into_iter().all(|kind| units(self, kind) == units(other, kind));
+        books && units && (self.entries, self.digest) == (other.entries, other.digest)
     }
 
     /// Both together.
@@ -249,6 +253,9 @@ impl Totals {
         for (book, amount) in &other.books {
             let sum = self.books.entry(*book).or_default();
             *sum = sum.and(*amount);
+        }
+        for (kind, units) in &other.units {
+            self.charge(*kind, *units);
         }
         self.entries = self.entries.saturating_add(other.entries);
         self.digest = self.digest.saturating_add(other.digest);
@@ -260,8 +267,16 @@ impl Totals {
             let sum = self.books.entry(line.book).or_default();
             *sum = sum.and(line.amount);
         }
+        if let Some(event) = &entry.usage {
+            self.charge(event.kind, event.units);
+        }
         self.entries = self.entries.saturating_add(1);
         self.digest = self.digest.saturating_add(mark(entry));
+    }
+
+    fn charge(&mut self, kind: UsageKind, units: i64) {
+        let sum = self.units.entry(kind).or_default();
+        *sum = sum.saturating_add(units);
     }
 }
 
@@ -273,7 +288,7 @@ pub fn mark(entry: &Entry) -> u128 {
 }
 
 /// An entry as one line of text, its parts separated by `|`, as `telbuddy statement verify` and everybody else who
-/// recomputes a statement builds it.
+/// recomputes a statement builds it (docs/statement-export.md). All that an export says of an entry is in it.
 pub fn canonical(entry: &Entry) -> String {
     let mut parts = vec![
         "v1".to_owned(),
@@ -287,6 +302,7 @@ pub fn canonical(entry: &Entry) -> String {
     if let Some(event) = &entry.usage {
         parts.extend([
             event.sid.clone(),
+            event.message.map_or_else(|| "-".to_owned(), |message| message.to_string()),
             event.kind.as_str().to_owned(),
             event.direction.as_str().to_owned(),
             event.format.as_str().to_owned(),

@@ -5,7 +5,10 @@
 //! the `held` of its message is the reservation, and [`Allowance`] is the sum of all of them that one condition can check.
 //! Everything here is a pure function, except for [`give_credits`] and its like, which decide and write until it holds.
 
+mod balance;
 mod entry;
+pub mod export;
+mod grouping;
 mod keep;
 mod port;
 mod prices;
@@ -19,7 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::{Message, Standing, Status};
 
+pub use balance::*;
 pub use entry::*;
+pub use grouping::*;
 pub use keep::*;
 pub use port::*;
 pub use prices::*;

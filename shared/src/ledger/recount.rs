@@ -117,7 +117,8 @@ mod tests {
             error: None,
         };
         let sums = |n| UsageSums { events: n, units: n, credits: Change(n) };
-        let totals = |n| Totals { entries: 1, digest: 1, books: [(Book::Included, Change(n))].into() };
+        let totals =
+            |n| Totals { entries: 1, digest: 1, books: [(Book::Included, Change(n))].into(), ..Totals::default() };
         let stands = Counted {
             usage: [(slot("1"), sums(1)), (slot("2"), sums(2)), (slot("3"), sums(0))].into(),
             totals: [("2026-10".to_owned(), totals(1)), ("2026-11".to_owned(), totals(2))].into(),

@@ -147,6 +147,17 @@ impl Granularity {
         }
     }
 
+    /// Whether a text has the shape of its periods.
+    pub fn fits(self, text: &str) -> bool {
+        let shape = match self {
+            Self::Hour => "0000-00-00T00",
+            Self::Day => "0000-00-00",
+            Self::Month => "0000-00",
+        };
+        let alike = |(given, wanted): (u8, u8)| if wanted == b'0' { given.is_ascii_digit() } else { given == wanted };
+        text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(alike)
+    }
+
     /// The hour of a time in UTC: `2026-11-24T06`. Sorts by time.
     pub fn utc_hour(at: Timestamp) -> String {
         let at = Offset::UTC.to_datetime(at);

@@ -57,6 +57,12 @@ pub fn month_of(day: Date) -> String {
     format!("{:04}-{:02}", day.year(), day.month())
 }
 
+/// The first day of a month that is written as [`month_of`] does.
+pub fn first_day(month: &str) -> Option<Date> {
+    let day = format!("{month}-01").parse().ok()?;
+    (month_of(day) == month).then_some(day)
+}
+
 /// No such time zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("give a time zone of the IANA database, such as Europe/Vienna or America/New_York")]
@@ -74,6 +80,15 @@ mod tests {
         assert_eq!(Zone::parse("Asia/Kolkata").unwrap().day(at).to_string(), "2026-12-01");
         let early = "2026-11-30T18:45:00Z".parse().unwrap();
         assert_eq!(Zone::parse("Asia/Kolkata").unwrap().day(early).to_string(), "2026-12-01", "half hours count");
+    }
+
+    #[test]
+    fn a_month_is_read_in_its_one_spelling() {
+        assert_eq!(first_day("2026-11").map(|day| day.to_string()), Some("2026-11-01".to_owned()));
+        for wrong in ["", "2026", "2026-13", "2026-00", "2026-1", "26-11", "2026-11-01", "+002026-11", "2026-11 ", "x"]
+        {
+            assert_eq!(first_day(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -8,10 +8,11 @@ use super::rows::{AllowanceRow, EmailRow, GateRow, KeysRow, MailTokenRow, Profil
 use super::{Transacted, blocker, fault, from_item, millis, n, s, to_item};
 use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
-    NewAccount, Policy, QuietHours, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
+    NewAccount, Policy, QuietHours, SavePolicy, SaveZone, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
+use crate::ledger::Zone;
 use crate::live::Live;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
@@ -282,6 +283,15 @@ impl SavePolicy for Live {
             None => expression.push_str(" REMOVE quiet_hours"),
         }
         let saved = self.dynamo.update_one(&keys::gate(account), &expression, "attribute_exists(pk)", &values).await?;
+        saved.ok().map(|item| from_item::<GateRow>(item)?.try_into()).transpose()
+    }
+}
+
+impl SaveZone for Live {
+    async fn save_zone(&self, account: AccountId, zone: &Zone) -> Result<Option<Gate>, Fault> {
+        let values = [(":zone", s(zone.as_str()))];
+        let condition = "attribute_exists(pk)";
+        let saved = self.dynamo.update_one(&keys::gate(account), "SET #zone = :zone", condition, &values).await?;
         saved.ok().map(|item| from_item::<GateRow>(item)?.try_into()).transpose()
     }
 }

@@ -15,8 +15,8 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
     About, Allowance, Book, Change, Counted, Entry, Granularity, JOURNAL_SHARDS, KeepPurse, MicroCredits, PostOutcome,
-    Posted, Purse, PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsagePage,
-    UsageSums, Wrong, journal_shard,
+    Posted, Purse, PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind,
+    UsagePage, UsageSums, Wrong, journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};
@@ -209,6 +209,11 @@ impl Dynamo {
             set.extend([", ", name, " = if_not_exists(", name, ", :none) + ", value]);
             values.push((value, n(sum.0)));
         }
+        for (kind, units) in &totals.units {
+            let (name, value) = units_of(*kind);
+            set.extend([", ", name, " = if_not_exists(", name, ", :none) + ", value]);
+            values.push((value, n(*units)));
+        }
         self.update(&keys::totals(account, month), &set, COUNTED_AS_NOW, &values)
     }
 }
@@ -230,6 +235,16 @@ fn placeholder(book: Book) -> &'static str {
     }
 }
 
+/// Where a month's units of a kind are, and their placeholder.
+fn units_of(kind: UsageKind) -> (&'static str, &'static str) {
+    match kind {
+        UsageKind::MessageSegments => ("units_message_segments", ":units_message_segments"),
+        UsageKind::FailedMessages => ("units_failed_messages", ":units_failed_messages"),
+        UsageKind::CallMinutes => ("units_call_minutes", ":units_call_minutes"),
+        UsageKind::AiReplies => ("units_ai_replies", ":units_ai_replies"),
+    }
+}
+
 fn entries(items: Option<Vec<Item>>) -> Result<Vec<Entry>, Fault> {
     let items = items.unwrap_or_default();
     items.into_iter().map(|item| from_item::<EntryRow>(item)?.try_into()).collect()
@@ -247,6 +262,11 @@ fn totals(item: &Item) -> Result<(String, Totals), Fault> {
     for book in Book::ALL {
         if let Some(value) = number(book.as_str()) {
             totals.books.insert(book, Change(value.parse().map_err(|_| damaged())?));
+        }
+    }
+    for kind in UsageKind::ALL {
+        if let Some(value) = number(units_of(kind).0) {
+            totals.units.insert(kind, value.parse().map_err(|_| damaged())?);
         }
     }
     let month = text(item, "sk")?.strip_prefix(keys::TOTALS).map(str::to_owned);
@@ -344,6 +364,7 @@ impl RecountUsage for Live {
                 item.extend([("v".to_owned(), n(1)), ("entries".to_owned(), n(right.entries))]);
                 item.insert("digest".to_owned(), n(right.digest));
                 item.extend(right.books.iter().map(|(book, sum)| (book.as_str().to_owned(), n(sum.0))));
+                item.extend(right.units.iter().map(|(kind, units)| (units_of(*kind).0.to_owned(), n(*units))));
                 let part = match before {
                     None => db.put_new(&key, item)?,
                     Some(before) => db.put(
@@ -536,7 +557,7 @@ impl ReadUsage for Live {
         answer.items.unwrap_or_default().iter().map(totals).collect()
     }
 
-    /// 1 query of the index.
+    /// 1 query of the index, and 1 more for each megabyte.
     async fn list_entries(
         &self,
         account: AccountId,
@@ -550,15 +571,24 @@ impl ReadUsage for Live {
             .query()
             .table_name(db.name(Table::Ledger))
             .index_name(ENTRIES_INDEX)
-            .expression_attribute_values(":statement", s(keys::statement(account, month)))
-            .limit(i32::from(limit));
+            .expression_attribute_values(":statement", s(keys::statement(account, month)));
         query = match after {
             Some(after) => query
                 .key_condition_expression("statement = :statement AND entry > :after")
                 .expression_attribute_values(":after", s(after.to_string())),
             None => query.key_condition_expression("statement = :statement"),
         };
-        let answer = query.send().await.map_err(|error| fault("list entries", &error))?;
-        entries(answer.items)
+        let mut found = Vec::new();
+        let mut start = None;
+        loop {
+            let left = i32::from(limit) - i32::try_from(found.len()).unwrap_or(i32::MAX);
+            let page = query.clone().limit(left).set_exclusive_start_key(start).send().await;
+            let page = page.map_err(|error| fault("list entries", &error))?;
+            found.extend(entries(page.items)?);
+            start = page.last_evaluated_key;
+            if start.is_none() || found.len() >= usize::from(limit) {
+                return Ok(found);
+            }
+        }
     }
 }

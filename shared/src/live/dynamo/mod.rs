@@ -259,7 +259,7 @@ mod part {
         expression: &'a str,
         condition: &'a str,
     ) -> impl Iterator<Item = (&'static str, &'static str)> + 'a {
-        let words = [("#status", "status"), ("#ttl", "ttl")];
+        let words = [("#status", "status"), ("#ttl", "ttl"), ("#zone", "zone")];
         words.into_iter().filter(move |(alias, _)| expression.contains(alias) || condition.contains(alias))
     }
 
@@ -288,7 +288,7 @@ mod part {
             self.put(key, item, "attribute_not_exists(pk)", &[])
         }
 
-        /// Updates an item if `condition` holds. Names that DynamoDB reserves are written `#status`, `#ttl`.
+        /// Updates an item if `condition` holds. Names that DynamoDB reserves are written `#status`, `#ttl`, `#zone`.
         pub(super) fn update(
             &self,
             key: &Key,

@@ -6,8 +6,8 @@ use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::AccountId;
 use crate::ledger::{
-    Book, Change, Changed, CreditKind, Entry, Grant, KeepPurse, MicroCredits, PostOutcome, Posted, ReadUsage, TRIAL,
-    give_credits, set_overage, take_back_credits, tend_credits,
+    Balance, Book, Change, Changed, CreditKind, Entry, Grant, KeepPurse, MicroCredits, PostOutcome, Posted, ReadUsage,
+    TRIAL, give_credits, set_overage, take_back_credits, tend_credits,
 };
 use crate::message::{
     ClaimMessage, Message, Outcome, Outgoing, ReadMessages, RecordMessage, RecordOutcome, Recorded, Refusal, Report,
@@ -101,6 +101,43 @@ where
     assert_eq!(books(world, account).await, expected);
     let nobody = AccountId::from_bits(fresh::dice(world));
     assert_eq!(give_credits(world, nobody, &wanted[0], now).await, Ok(Changed::NoAccount));
+}
+
+/// Purse and allowance are two rows, read in one call and not in one instant.
+pub async fn purse_and_allowance_go_together_while_messages_are_accepted_and_charged<W>(world: &W)
+where
+    W: CreateAccount
+        + KeepPurse
+        + RecordMessage
+        + ClaimMessage
+        + RecordOutcome
+        + ReadMessages
+        + PostOutcome
+        + ReadUsage
+        + Clock
+        + Chance
+        + Sync,
+{
+    let (account, now) = (account(world, 60).await, world.now());
+    give_credits(world, account, &credits("in_1", 40, Some(now + secs(3_600))), now).await.unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(taken(world, account).await);
+    }
+    let wanted: Vec<_> = (0..8).map(|_| outgoing(world, account, 1, now)).collect();
+    let charges = at_once(8, |n| charged(world, &waiting[n]));
+    let holds = at_once(8, |n| world.record_message(&wanted[n]));
+    let looks = at_once(24, |_| world.load_purse(account));
+    let (_, held, looks) = futures::future::join3(charges, holds, looks).await;
+    assert_eq!(count(&held, &Ok(Recorded::Accepted)), 8, "{held:?}");
+    for facts in looks {
+        let facts = facts.unwrap().unwrap();
+        assert!(facts.go_together(), "{facts:?}");
+        let balance = Balance::of(&facts, now);
+        assert_eq!(balance.left().0, balance.available.0 + balance.held.0);
+    }
+    assert_eq!(allowance(world, account).await, (68, 8, 24));
+    assert_eq!(lots(world, account).await, [lot("in_1", 16), lot(TRIAL, 60)]);
 }
 
 pub async fn credits_end_once_and_what_is_reserved_ends_when_it_is_given_back<W>(world: &W)

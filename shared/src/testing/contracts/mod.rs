@@ -166,6 +166,8 @@ macro_rules! contracts {
             policy:
                 a_policy_reads_back_and_replaces_the_one_before,
                 of_a_policy_and_a_freeze_at_once_both_stand,
+                a_time_zone_reads_back_and_saving_it_again_changes_nothing,
+                of_a_time_zone_a_policy_and_a_freeze_at_once_all_stand,
                 of_many_freezes_at_once_one_counts,
                 a_refused_credential_is_told_once,
                 a_freeze_stays_untold_until_it_is_noted_or_lifted,
@@ -269,6 +271,7 @@ macro_rules! contracts {
             credits:
                 a_new_account_has_its_first_credits_as_an_entry,
                 credits_are_given_once_for_each_source,
+                purse_and_allowance_go_together_while_messages_are_accepted_and_charged,
                 credits_end_once_and_what_is_reserved_ends_when_it_is_given_back,
                 of_an_end_and_a_hold_at_once_no_credit_is_lost_or_made,
                 what_is_taken_back_after_it_was_spent_is_owed_and_stops_sending_until_it_is_paid,

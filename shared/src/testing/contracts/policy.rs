@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use super::{at_once, count};
 use crate::account::{
     CreateAccount, Freeze, FreezeReason, Gate, Lift, LiftFreeze, Lifted, LoadGate, Policy, QuietHours, SavePolicy,
-    Stop, StopSending, Stopped,
+    SaveZone, Stop, StopSending, Stopped,
 };
 use crate::ids::{AccountId, UserId};
+use crate::ledger::Zone;
 use crate::number::Country;
 use crate::platform::{Chance, Clock};
 use crate::testing::fresh::{self, FROZEN, account, secs};
@@ -61,6 +62,44 @@ where
         assert_eq!(stopped, Ok(Stopped::Now));
         let gate = gate(world, account).await;
         assert_eq!((gate.daily_ceiling, gate.stopped()), (700 + round, Some(FROZEN)));
+    }
+}
+
+pub async fn a_time_zone_reads_back_and_saving_it_again_changes_nothing<W>(world: &W)
+where
+    W: CreateAccount + LoadGate + SaveZone + Clock + Chance,
+{
+    let account = account(world, 1).await;
+    for name in ["Europe/Vienna", "Europe/Vienna", "Asia/Kolkata", "UTC"] {
+        let zone = Zone::parse(name).unwrap();
+        let expected = Gate { zone: zone.clone(), ..gate(world, account).await };
+        assert_eq!(world.save_zone(account, &zone).await, Ok(Some(expected.clone())));
+        assert_eq!(gate(world, account).await, expected);
+    }
+    let nobody = AccountId::from_bits(fresh::dice(world));
+    assert_eq!(world.save_zone(nobody, &Zone::default()).await, Ok(None));
+    assert_eq!(world.load_gate(nobody).await, Ok(None), "no gate comes from a time zone");
+}
+
+pub async fn of_a_time_zone_a_policy_and_a_freeze_at_once_all_stand<W>(world: &W)
+where
+    W: CreateAccount + LoadGate + SavePolicy + SaveZone + StopSending + Clock + Chance,
+{
+    for (round, name) in ["Europe/Vienna", "Asia/Kolkata", "America/New_York", "Pacific/Auckland"].iter().enumerate() {
+        let (account, zone) = (account(world, 1).await, Zone::parse(name).unwrap());
+        let ceiling = 700 + u64::try_from(round).unwrap();
+        let policy = policy(&["CA"], ceiling, Some(("20:00", "09:00")));
+        let (changed, saved, stopped) = join3(
+            world.save_zone(account, &zone),
+            world.save_policy(account, &policy),
+            world.stop_sending(account, FROZEN, 0, world.now()),
+        )
+        .await;
+        assert!(changed.unwrap().is_some_and(|gate| gate.zone == zone) && saved.unwrap().is_some());
+        assert_eq!(stopped, Ok(Stopped::Now));
+        let gate = gate(world, account).await;
+        assert_eq!((gate.zone, gate.daily_ceiling), (zone, ceiling));
+        assert_eq!((gate.quiet_hours, gate.frozen.is_some()), (policy.quiet_hours, true));
     }
 }
 

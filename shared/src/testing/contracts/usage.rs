@@ -8,8 +8,8 @@ use super::{at_once, count};
 use crate::account::CreateAccount;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    About, Change, Entry, Granularity, JOURNAL_SHARDS, PostOutcome, ReadUsage, RecountUsage, RollUpUsage, UsageEvent,
-    UsageKind, UsageSlot, UsageSums, Wrong, Zone, journal_shard, recount, roll_up,
+    About, Change, Entry, Granularity, JOURNAL_SHARDS, PostOutcome, ReadUsage, RecountUsage, RollUpUsage, Totals,
+    UsageEvent, UsageKind, UsageSlot, UsageSums, Wrong, Zone, journal_shard, recount, roll_up,
 };
 use crate::message::{Direction, RecordInbound};
 use crate::platform::{Chance, Clock};
@@ -78,6 +78,12 @@ where
     assert_eq!(journal_of(world, account).await, []);
     let days = [row("2026-11-03", 2), row("2026-11-04", 1)];
     assert_eq!(rows(world, account, Granularity::Day).await, days);
+    let mut november = Totals::default();
+    for item in &items {
+        november.add(item);
+    }
+    assert_eq!((november.entries, november.units[&UsageKind::MessageSegments]), (3, 3));
+    assert_eq!(world.load_totals(account).await, Ok(vec![("2026-11".to_owned(), november)]));
     assert_eq!(rows(world, account, Granularity::Month).await, [row("2026-11", 3)]);
     let hours = [row("2026-11-03T12", 2), row("2026-11-04T12", 1)];
     assert_eq!(rows(world, account, Granularity::Hour).await, hours);

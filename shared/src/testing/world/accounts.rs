@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use super::{World, dump};
 use crate::account::{
     CreateAccount, EmailIndex, FindUser, Gate, KeepMailTokens, Lift, LiftFreeze, Lifted, LoadGate, MailToken,
-    NewAccount, Policy, SavePolicy, SignedUp, Stop, StopSending, Stopped, User,
+    NewAccount, Policy, SavePolicy, SaveZone, SignedUp, Stop, StopSending, Stopped, User,
 };
 use crate::api_key::ApiKey;
 use crate::fault::Fault;
 use crate::ids::{AccountId, SessionId, UserId};
+use crate::ledger::Zone;
 use crate::platform::CountTries;
 use crate::seal::Sealed;
 use crate::secret::TokenHash;
@@ -242,6 +243,17 @@ impl SavePolicy for World {
             let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
             let Policy { countries, daily_ceiling, quiet_hours, sender_rates } = policy.clone();
             *gate = Gate { countries, daily_ceiling, quiet_hours, sender_rates, ..gate.clone() };
+            Ok(Some(gate.clone()))
+        })
+        .await
+    }
+}
+
+impl SaveZone for World {
+    async fn save_zone(&self, account: AccountId, zone: &Zone) -> Result<Option<Gate>, Fault> {
+        self.call("save_zone", |state| {
+            let Some(gate) = state.accounts.gates.get_mut(&account) else { return Ok(None) };
+            gate.zone = zone.clone();
             Ok(Some(gate.clone()))
         })
         .await

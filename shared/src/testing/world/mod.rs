@@ -469,7 +469,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 166] = [
+const METHODS: [&str; 167] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -618,6 +618,7 @@ const METHODS: [&str; 166] = [
     "save_progress",
     "save_report",
     "save_step",
+    "save_zone",
     "send_mail",
     "start_session",
     "stop_looking",
