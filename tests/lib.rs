@@ -16,6 +16,7 @@ mod inbound;
 mod keys;
 mod ledger;
 mod main_job;
+mod month;
 mod numbers;
 mod opt_outs;
 mod pace;

@@ -292,6 +292,8 @@ fn each_number_of_a_statement_that_is_changed_is_found() {
         ("/statement/account_id", json!("acct_01KAV0Z8M1Q4T9W2X5Y7B3C6D8"), "another account"),
         ("/statement/month", json!("2026-10"), "of the month 2026-11"),
         ("/statement/month", json!("November"), "does not read"),
+        ("/statement/time_zone", json!("Mars/Olympus"), "there is no time zone Mars/Olympus"),
+        ("/statement/as_of", json!("2026-12-02T00:00:00Z"), "final or not"),
         ("/statement/state", json!("open"), "final or not"),
         ("/statement/opening_micro/included", json!(100_000_001), "included closes with 91000000"),
         ("/statement/movements_micro/clearing", json!(0), "clearing moved by 0"),

@@ -52,6 +52,9 @@ pub enum Wrong {
     /// Not a month.
     #[error("the month does not read")]
     Month,
+    /// Not a time zone.
+    #[error("there is no time zone {0}")]
+    Zone(String),
     /// Open or closed against the calendar.
     #[error("it says that it is final or not, against its month, its time zone and when it was read")]
     State,
@@ -184,6 +187,10 @@ pub fn verify(export: &Export) -> Result<Verified, Vec<Finding>> {
         check.of_statement(Wrong::Month);
         return Err(check.findings);
     };
+    let zone = statement.time_zone.as_str();
+    if Zone::parse(zone).is_err() {
+        check.of_statement(Wrong::Zone(zone.to_owned()));
+    }
     if state_of(month, &statement.time_zone, statement.as_of) != statement.state {
         check.of_statement(Wrong::State);
     }
