@@ -159,6 +159,9 @@ PUT /v1/sending-policy 401
 POST /v1/account/sending/unfreeze 401
 GET /v1/usage?granularity=day&group_by=country 401
 GET /v1/usage/errors 401
+GET /v1/reconciliations?limit=5 401
+GET /v1/reconciliations/2026-11-22 401
+POST /v1/reconciliations/2026-11-22/decision 401
 GET /v1/credits 401
 GET /v1/credits/entries?month=2026-11 401
 GET /v1/statements/2026-11 401

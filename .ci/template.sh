@@ -231,6 +231,7 @@ purposes = {
     "number-watch": {"kms:Decrypt": {"send", "profile"}},
     "catch-up": {"kms:Decrypt": {"send", "match"}},
     "self-test": {"kms:Decrypt": {"hook"}},
+    "reconciler": {"kms:Decrypt": {"send"}},
     "settler": {"kms:Decrypt": {"send", "payload"}},
     "key-rotation": {
         "kms:GenerateDataKey": {"send", "hook", "payload", "profile"}, "kms:Decrypt": {"send", "hook", "payload", "profile"},

@@ -21,6 +21,7 @@ mod numbers;
 mod opt_outs;
 mod pace;
 mod quarantine;
+mod reconciliation;
 mod seal;
 mod second_host;
 mod sending;

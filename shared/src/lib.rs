@@ -8,6 +8,7 @@
 //!
 //! - nouns ([`access_log`], [`account`], [`alert`], [`session`], [`api_key`], [`billing`], [`credential`],
 //!   [`connection`], [`message`], [`inbound`], [`endpoint`], [`opt_out`], [`pace`], [`quarantine`], [`ledger`],
+//!   [`reconciliation`],
 //!   [`rotation`], [`template`], [`velocity`]) import no `live`, no clock, no randomness and no client;
 //! - only `live` names an AWS, Twilio or Stripe type, only `live::dynamo::keys` builds a key of an item, only
 //!   `live::serve` names a Lambda type;
@@ -33,6 +34,7 @@ pub mod opt_out;
 pub mod pace;
 pub mod platform;
 pub mod quarantine;
+pub mod reconciliation;
 pub mod rotation;
 pub mod routine;
 pub mod seal;

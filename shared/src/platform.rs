@@ -144,6 +144,11 @@ pub enum Job {
         /// Whose.
         account: AccountId,
     },
+    /// Set what was charged against what Twilio has (queue `reconcile`).
+    Reconcile {
+        /// Whose.
+        account: AccountId,
+    },
     /// Send this event to this endpoint (queue `deliver`).
     Deliver {
         /// Whose.
@@ -201,6 +206,8 @@ pub enum Queue {
     CatchUp,
     /// Accounts whose webhook is tested.
     SelfTest,
+    /// Accounts whose charges are set against Twilio's lists.
+    Reconcile,
     /// Keys to replace.
     KeyRotation,
     /// Events to deliver.
@@ -209,7 +216,7 @@ pub enum Queue {
 
 impl Queue {
     /// Every queue.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Send,
         Self::Settle,
         Self::Post,
@@ -219,6 +226,7 @@ impl Queue {
         Self::Numbers,
         Self::CatchUp,
         Self::SelfTest,
+        Self::Reconcile,
         Self::KeyRotation,
         Self::Deliver,
     ];
@@ -235,6 +243,7 @@ impl Queue {
             Self::Numbers => "numbers",
             Self::CatchUp => "catch-up",
             Self::SelfTest => "self-test",
+            Self::Reconcile => "reconcile",
             Self::KeyRotation => "key-rotation",
             Self::Deliver => "deliver",
         }
@@ -254,6 +263,7 @@ impl Job {
             Self::CheckNumber { .. } => Queue::Numbers,
             Self::CatchUp { .. } => Queue::CatchUp,
             Self::SelfTest { .. } => Queue::SelfTest,
+            Self::Reconcile { .. } => Queue::Reconcile,
             Self::Deliver { .. } => Queue::Deliver,
             Self::RotateKeys { .. } | Self::RotateKey { .. } => Queue::KeyRotation,
         }
@@ -270,6 +280,7 @@ impl Job {
             | Self::CheckNumber { account, .. }
             | Self::CatchUp { account }
             | Self::SelfTest { account }
+            | Self::Reconcile { account }
             | Self::Deliver { account, .. }
             | Self::RotateKey { account, .. } => *account,
             Self::Twilio(event) => event.account,

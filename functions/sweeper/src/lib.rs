@@ -78,6 +78,7 @@ async fn begin_routines<W: FindDueRoutines + EnqueueJob + Clock>(world: &W) -> R
         let job = match routine {
             Routine::Arrivals => Job::CatchUp { account },
             Routine::SelfTest => Job::SelfTest { account },
+            Routine::Reconciliation => Job::Reconcile { account },
         };
         world.enqueue(job, 0).await?;
         world.do_routine_at(account, routine, now + ASK_AGAIN).await?;

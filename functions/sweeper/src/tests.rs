@@ -372,6 +372,19 @@ async fn a_routine_whose_time_has_come_is_asked_for_and_again_if_the_job_gets_lo
 }
 
 #[tokio::test]
+async fn each_connected_account_is_compared_with_twilio_once_a_day() {
+    let world = World::new(1);
+    let customer = Customer::new(&world).await;
+    world.advance(Routine::Reconciliation.every() - MOMENT);
+    handle(&world).await.unwrap();
+    assert_eq!(world.take_jobs(telbuddy::platform::Queue::Reconcile), []);
+    world.advance(MOMENT);
+    handle(&world).await.unwrap();
+    let job = Job::Reconcile { account: customer.account };
+    assert_eq!(world.take_jobs(telbuddy::platform::Queue::Reconcile), [job]);
+}
+
+#[tokio::test]
 async fn a_delivery_whose_hint_is_lost_is_woken_once_a_minute_until_somebody_takes_it() {
     let world = World::new(1);
     let (account, endpoint, now) = (AccountId::from_bits(1), EndpointId::from_bits(2), world.now());

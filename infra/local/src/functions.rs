@@ -9,6 +9,7 @@ use telbuddy::fault::Fault;
 use telbuddy::live::serve::{self, apigw, sqs};
 use telbuddy::live::{Config, ConfigError, Live, Need};
 use telbuddy::platform::Queue;
+use telbuddy::reconciliation::SETTLED_AFTER;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 
@@ -111,6 +112,9 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
             sending_policy::handle(live, &live.site, request)
         }),
         http!(usage, "usage", config, |live, request| usage::handle(live, &live.site, request)),
+        http!(reconciliations, "reconciliations", config, |live, request| {
+            reconciliations::handle(live, &live.site, request)
+        }),
         http!(access_log, "access-log", config, |live, request| access_log::handle(live, &live.site, request)),
         http!(billing, "billing", config, |live, request| { billing::handle(live, &live.site, &live.prices, request) }),
         http!(numbers, "numbers", config, |live, request| numbers::handle(live, &live.site, request)),
@@ -129,6 +133,7 @@ pub fn all(config: &Config) -> Result<Vec<Function>, ConfigError> {
         queue!(poster, "poster", config, |live, jobs| poster::handle(live, jobs)),
         queue!(catch_up, "catch-up", config, |live, jobs| catch_up::handle(live, jobs)),
         queue!(self_test, "self-test", config, |live, jobs| self_test::handle(live, &live.site, jobs)),
+        queue!(reconciler, "reconciler", config, |live, jobs| reconciler::handle(live, SETTLED_AFTER, jobs)),
         queue!(number_watch, "number-watch", config, |live, jobs| number_watch::handle(live, jobs)),
         queue!(key_rotation, "key-rotation", config, |live, jobs| key_rotation::handle(live, jobs)),
         queue!(deliverer, "deliverer", config, |live, jobs| deliverer::handle(live, jobs)),
@@ -160,6 +165,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
         (templates::openapi(), templates::ROUTES),
         (sending_policy::openapi(), sending_policy::ROUTES),
         (usage::openapi(), usage::ROUTES),
+        (reconciliations::openapi(), reconciliations::ROUTES),
         (access_log::openapi(), access_log::ROUTES),
         (billing::openapi(), billing::ROUTES),
         (numbers::openapi(), numbers::ROUTES),

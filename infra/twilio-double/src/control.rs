@@ -37,6 +37,7 @@ pub(crate) fn router(double: Arc<Inner>) -> Router {
         .route("/_local/twilio/accounts/{sid}/services", post(new_service))
         .route("/_local/twilio/services/{sid}", post(set_service))
         .route("/_local/twilio/numbers/{number}", post(set_number))
+        .route("/_local/twilio/messages/{sid}", post(set_message))
         .with_state(double)
 }
 
@@ -330,6 +331,24 @@ async fn set_service(State(double): Double, Path(sid): Path<String>, body: Bytes
         service.set(raw, now());
         tx.put(&service)?;
         Ok(Json(resources::service(&service, &double.base_url)))
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MessageAsk {
+    num_segments: u32,
+}
+
+/// Has a message count other segments than its text has, as Twilio's own count may.
+async fn set_message(State(double): Double, Path(sid): Path<String>, body: Bytes) -> Answer {
+    let ask: MessageAsk = read(&body, r#"{"num_segments": 3}"#)?;
+    double.store.change(|tx| {
+        let message = tx.get::<Message>(&sid)?;
+        let mut message = message.ok_or_else(|| Wrong(format!("the double has no message {sid}")))?;
+        message.n_segments = ask.num_segments;
+        tx.put(&message)?;
+        Ok(Json(resources::message(&message)))
     })
 }
 

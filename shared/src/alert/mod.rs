@@ -2,6 +2,7 @@
 //! is shown of an account is shown by its API.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::account::FreezeReason;
@@ -37,6 +38,11 @@ pub enum Alert {
     CreditsUsed {
         /// In percent.
         percent: u8,
+    },
+    /// What was charged on a day differs from Twilio's list by more than is posted without a person.
+    ReconciliationDiffers {
+        /// The UTC day.
+        day: Date,
     },
     /// Events do not arrive at an endpoint: nothing is sent there any more.
     EndpointDisabled {
@@ -147,6 +153,7 @@ fn parts(alert: &Alert) -> Parts {
             shown_by: "/v1/sending-policy",
         },
         Alert::CreditsUsed { percent } => credits_used(*percent),
+        Alert::ReconciliationDiffers { day } => reconciliation_differs(*day),
         Alert::EndpointDisabled { endpoint, why } => Parts {
             subject: "A webhook endpoint was disabled",
             happened: match why {
@@ -208,6 +215,21 @@ fn credits_used(percent: u8) -> Parts {
     }
 }
 
+fn reconciliation_differs(day: Date) -> Parts {
+    Parts {
+        subject: "A day's charges differ from Twilio's list: please decide",
+        happened: format!(
+            "what was charged for the messages of {day} (UTC) differs from the segments that Twilio lists for them, by \
+             more than we put right by ourselves. Nothing was changed."
+        ),
+        to_do: format!(
+            "Look at the differences. Then have the corrections posted, with POST /v1/reconciliations/{day}/decision \
+             {{\"decision\": \"post\"}}, or keep what was charged, with {{\"decision\": \"keep\"}}."
+        ),
+        shown_by: "/v1/reconciliations",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +245,7 @@ mod tests {
         {
             alerts.push(Alert::SendingFrozen { reason });
         }
+        alerts.push(Alert::ReconciliationDiffers { day: Date::constant(2026, 11, 24) });
         alerts.extend([50, 80, 100].map(|percent| Alert::CreditsUsed { percent }));
         for why in [WhyDisabled::Gone, WhyDisabled::Failing] {
             alerts.push(Alert::EndpointDisabled { endpoint: EndpointId::from_bits(1), why });

@@ -59,6 +59,9 @@ pub enum EventType {
     /// Half, four fifths or all of the period's credits are used.
     #[serde(rename = "credits.used")]
     CreditsUsed,
+    /// What was charged on a day differs from Twilio's list: a person has to decide.
+    #[serde(rename = "reconciliation.differs")]
+    ReconciliationDiffers,
     /// A test that somebody asked for. It is not chosen: every endpoint takes it.
     #[serde(rename = "endpoint.test")]
     EndpointTest,
@@ -66,7 +69,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type that an endpoint may choose.
-    pub const CHOICES: [Self; 13] = [
+    pub const CHOICES: [Self; 14] = [
         Self::MessageSent,
         Self::MessageDelivered,
         Self::MessageUndelivered,
@@ -80,6 +83,7 @@ impl EventType {
         Self::SignatureFailed,
         Self::EndpointDisabled,
         Self::CreditsUsed,
+        Self::ReconciliationDiffers,
     ];
 
     /// The word in requests, payloads and tables.
@@ -98,6 +102,7 @@ impl EventType {
             Self::SignatureFailed => "signature.failed",
             Self::EndpointDisabled => "endpoint.disabled",
             Self::CreditsUsed => "credits.used",
+            Self::ReconciliationDiffers => "reconciliation.differs",
             Self::EndpointTest => "endpoint.test",
         }
     }
@@ -118,6 +123,7 @@ impl EventType {
             | Self::SignatureFailed
             | Self::EndpointDisabled
             | Self::CreditsUsed
+            | Self::ReconciliationDiffers
             | Self::EndpointTest => false,
         }
     }
@@ -292,6 +298,7 @@ impl Event {
             Alert::SendingFrozen { .. } => EventType::SendingFrozen,
             Alert::EndpointDisabled { .. } => EventType::EndpointDisabled,
             Alert::CreditsUsed { .. } => EventType::CreditsUsed,
+            Alert::ReconciliationDiffers { .. } => EventType::ReconciliationDiffers,
         };
         let data = match alert {
             Alert::SignatureFailed { cause, recently_rotated } => {
@@ -303,6 +310,7 @@ impl Event {
             }
             Alert::SendingFrozen { reason } => serde_json::json!({ "reason": reason.as_str(), "since": since }),
             Alert::CreditsUsed { percent } => serde_json::json!({ "percent": percent, "since": since }),
+            Alert::ReconciliationDiffers { day } => serde_json::json!({ "day": day, "since": since }),
             Alert::EndpointDisabled { endpoint, why } => {
                 serde_json::json!({ "endpoint_id": endpoint, "reason": why.as_str(), "since": since })
             }

@@ -15,5 +15,6 @@ pub fn start() {
 pub const FILTER: &str = "warn,telbuddy=info,signup=info,sessions=info,account=info,overage=info,credentials=info,send_sms=info,\
     messages=info,templates=info,sending_policy=info,sender=info,twilio_webhook=info,twilio_events=info,mailer=info,\
     poster=info,settler=info,sweeper=info,numbers=info,number_watch=info,catch_up=info,self_test=info,opt_outs=info,\
-    usage=info,usage_rollup=info,access_log=info,access_chain=info,key_rotation=info,webhook_endpoints=info,\
-    deliverer=info,platform_webhook=info,stripe_webhook=info,stripe_events=info,billing=info,meta=info";
+    usage=info,usage_rollup=info,reconciler=info,reconciliations=info,access_log=info,access_chain=info,\
+    key_rotation=info,webhook_endpoints=info,deliverer=info,platform_webhook=info,stripe_webhook=info,\
+    stripe_events=info,billing=info,meta=info";

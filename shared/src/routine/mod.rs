@@ -1,6 +1,6 @@
 //! What is done again and again for each connected account: Twilio's list of texts that arrived is gone through every
-//! hour, so that a webhook that got lost is made up for; and once a day we call the account's webhook ourselves, signed
-//! as Twilio signs, to see that it can be reached.
+//! hour, so that a webhook that got lost is made up for; once a day we call the account's webhook ourselves, signed as
+//! Twilio signs, to see that it can be reached; and each finished day is set against Twilio's list (`reconciliation`).
 //!
 //! Everything here is a pure function. Rows of it are there exactly as long as something is connected: they come and go
 //! in the transactions that connect and disconnect.
@@ -24,17 +24,20 @@ pub enum Routine {
     Arrivals,
     /// Calling the account's webhook ourselves.
     SelfTest,
+    /// Setting what was charged against what Twilio has.
+    Reconciliation,
 }
 
 impl Routine {
     /// Every routine.
-    pub const ALL: [Self; 2] = [Self::Arrivals, Self::SelfTest];
+    pub const ALL: [Self; 3] = [Self::Arrivals, Self::SelfTest, Self::Reconciliation];
 
     /// A stable name for keys.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Arrivals => "arrivals",
             Self::SelfTest => "self-test",
+            Self::Reconciliation => "reconciliation",
         }
     }
 
@@ -42,7 +45,7 @@ impl Routine {
     pub fn every(self) -> SignedDuration {
         match self {
             Self::Arrivals => SignedDuration::from_hours(1),
-            Self::SelfTest => SignedDuration::from_hours(24),
+            Self::SelfTest | Self::Reconciliation => SignedDuration::from_hours(24),
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use jiff::civil::Date;
 
 use crate::account::EmailIndex;
 use crate::billing::StripeId;
@@ -423,6 +424,34 @@ pub fn parse_usage(sort: &str) -> Option<UsageSlot> {
     })
 }
 
+/// What sort keys of reports of compared days start with.
+pub const RECONCILED: &str = "RECONCILED#";
+
+/// How a day compares with Twilio's lists.
+pub fn reconciled(account: AccountId, day: Date) -> Key {
+    Key::new(Table::Ledger, account.to_string(), format!("{RECONCILED}{day}"))
+}
+
+/// What sort keys of differences start with that one attempt at a day found.
+pub fn differences(day: Date, attempt: u32) -> String {
+    format!("DIFFERENCE#{day}#{attempt:04}#")
+}
+
+/// A charge that does not fit what Twilio lists.
+pub fn difference(account: AccountId, day: Date, attempt: u32, sid: &str) -> Key {
+    Key::new(Table::Ledger, account.to_string(), format!("{}{sid}", differences(day, attempt)))
+}
+
+/// The partition of what Twilio's list of a day had.
+pub fn seen_on(account: AccountId, day: Date) -> String {
+    format!("SEEN#{account}#{day}")
+}
+
+/// What a page of it had.
+pub fn seen(account: AccountId, day: Date, page: u32) -> Key {
+    Key::new(Table::Once, seen_on(account, day), format!("{page:06}"))
+}
+
 /// The partition of one shard's openings that are not in a chain yet.
 pub fn pending_shard(shard: u8) -> String {
     format!("PENDING#{shard:02}")
@@ -488,6 +517,7 @@ mod tests {
             connection(account, &target),
             routine(account, Routine::Arrivals),
             routine(account, Routine::SelfTest),
+            routine(account, Routine::Reconciliation),
             template(account, TemplateId::from_bits(6)),
             template_name(account, "hash"),
             template_count(account),
@@ -524,6 +554,9 @@ mod tests {
             journal(3, EntryId::from_bits(4)),
             usage(account, &slot),
             usage(account, &failed),
+            reconciled(account, Date::constant(2026, 11, 24)),
+            difference(account, Date::constant(2026, 11, 24), 1, "SM1"),
+            seen(account, Date::constant(2026, 11, 24), 7),
             pending_access(5, EntryId::from_bits(5)),
             access_entry(account, 7),
             access_head(account),

@@ -13,6 +13,7 @@ mod messages;
 mod once;
 mod opt_outs;
 mod quarantine;
+mod reconciliations;
 mod rotation;
 mod routines;
 mod rows;

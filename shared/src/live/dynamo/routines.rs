@@ -2,6 +2,7 @@
 
 use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem};
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde::Deserialize;
 
 use super::keys::{self, Table};
@@ -11,6 +12,7 @@ use crate::credential::StoredCredential;
 use crate::fault::Fault;
 use crate::ids::AccountId;
 use crate::live::Live;
+use crate::reconciliation::{Course, KeepCourse};
 use crate::routine::{FindDueRoutines, KeepProgress, OpenLook, Progress, Routine};
 
 /// The shard of the due index that they are in: few writes an hour for each account need no more than one.
@@ -25,6 +27,12 @@ struct ProgressRow {
     revision: u32,
 }
 
+#[derive(Deserialize)]
+struct CourseRow {
+    connected_since: i64,
+    next_day: Date,
+}
+
 impl Dynamo {
     /// With the transaction that stores a credential: what is there goes on, of another Twilio account it begins anew.
     pub(super) fn begin_routines(
@@ -37,8 +45,12 @@ impl Dynamo {
         for routine in Routine::ALL {
             let due = (":due", millis(since + routine.every()));
             let mut values = vec![(":shard", s(DUE)), due];
-            if routine == Routine::Arrivals {
-                values.extend([(":since", millis(since)), (":none", n(0))]);
+            match routine {
+                Routine::Arrivals => values.extend([(":since", millis(since)), (":none", n(0))]),
+                Routine::Reconciliation => {
+                    values.extend([(":since", millis(since)), (":day", s(Course::new(since).day.to_string()))]);
+                }
+                Routine::SelfTest => {}
             }
             let expression = match (routine, another) {
                 (Routine::Arrivals, false) => {
@@ -52,6 +64,14 @@ impl Dynamo {
                     values.push((":one", n(1)));
                     "SET due_shard = :shard, due_at = :due, connected_since = :since, looked = :since, \
                      revision = if_not_exists(revision, :none) + :one REMOVE begun, next_page"
+                }
+                (Routine::Reconciliation, false) => {
+                    "SET due_shard = :shard, due_at = if_not_exists(due_at, :due), \
+                     connected_since = if_not_exists(connected_since, :since), \
+                     next_day = if_not_exists(next_day, :day)"
+                }
+                (Routine::Reconciliation, true) => {
+                    "SET due_shard = :shard, due_at = :due, connected_since = :since, next_day = :day"
                 }
                 (Routine::SelfTest, _) => "SET due_shard = :shard, due_at = if_not_exists(due_at, :due)",
             };
@@ -117,5 +137,30 @@ impl KeepProgress for Live {
         };
         let key = keys::routine(account, Routine::Arrivals);
         Ok(self.dynamo.update_one(&key, expression, "revision = :before", &values).await?.is_ok())
+    }
+}
+
+impl KeepCourse for Live {
+    async fn load_course(&self, account: AccountId) -> Result<Option<Course>, Fault> {
+        let row = self.dynamo.get::<CourseRow>(&keys::routine(account, Routine::Reconciliation)).await?;
+        let damaged = |_| Fault::permanent("a stored course does not read");
+        let course = |row: CourseRow| {
+            let connected_since = Timestamp::from_millisecond(row.connected_since).map_err(damaged)?;
+            Ok(Course { connected_since, day: row.next_day })
+        };
+        row.map(course).transpose()
+    }
+
+    async fn save_course(&self, account: AccountId, before: &Course, due: Timestamp) -> Result<bool, Fault> {
+        let values = [
+            (":since", millis(before.connected_since)),
+            (":before", s(before.day.to_string())),
+            (":after", s(before.after().day.to_string())),
+            (":due", millis(due)),
+        ];
+        let key = keys::routine(account, Routine::Reconciliation);
+        let condition = "connected_since = :since AND next_day = :before";
+        let moved = self.dynamo.update_one(&key, "SET next_day = :after, due_at = :due", condition, &values).await;
+        Ok(moved?.is_ok())
     }
 }

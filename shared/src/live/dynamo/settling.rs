@@ -20,7 +20,7 @@ use crate::seal::Sealed;
 const SIDS_AT_ONCE: usize = 50;
 
 /// What a message's charge is filed under.
-fn charge_of(sid: &str) -> Occasion {
+pub(super) fn charge_of(sid: &str) -> Occasion {
     Occasion::Usage { sid: sid.to_owned(), kind: UsageKind::MessageSegments }
 }
 

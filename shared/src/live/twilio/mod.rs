@@ -1,9 +1,10 @@
 //! Twilio's API: checks credentials, creates messages; `content.rs` reads what they say, `listing.rs` lists them,
-//! `numbers.rs` lists and configures numbers. The create client never repeats a request; none follows a redirect.
+//! `reconciling.rs` reads a day of them, `numbers.rs` lists and configures numbers. The create client never repeats a request; none follows a redirect.
 
 mod content;
 mod listing;
 mod numbers;
+mod reconciling;
 
 use std::time::Duration;
 

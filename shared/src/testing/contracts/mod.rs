@@ -22,6 +22,7 @@ pub mod pace;
 pub mod policy;
 pub mod posting;
 pub mod quarantine;
+pub mod reconciling;
 pub mod rotation;
 pub mod routines;
 pub mod sending;
@@ -293,6 +294,15 @@ macro_rules! contracts {
                 a_posted_message_is_settled_and_no_longer_due,
                 one_sid_is_charged_once,
                 a_text_that_arrived_is_posted_without_a_hold;
+            reconciling:
+                of_eight_postings_of_a_correction_at_once_one_counts,
+                of_corrections_and_a_charge_at_once_all_count,
+                a_correction_that_takes_back_more_than_was_ever_used_is_refused,
+                of_many_writers_of_a_report_at_once_one_counts,
+                reports_list_newest_first_in_pages,
+                what_a_list_had_and_what_differs_are_noted_once_for_each_attempt,
+                messages_list_by_the_time_of_their_ids,
+                days_come_in_order_and_another_twilio_account_begins_anew;
             usage:
                 posted_usage_is_counted_once_however_often_the_roll_up_runs,
                 of_roll_ups_at_once_one_counts,

@@ -10,8 +10,8 @@ use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
     About, Allowance, Counted, Entry, Granularity, KeepPurse, MicroCredits, Occasion, PostOutcome, Posted, Purse,
-    PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind, UsagePage, UsageSlot,
-    UsageSums, Wrong, journal_shard,
+    PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageEvent, UsageKind,
+    UsagePage, UsageSlot, UsageSums, Wrong, journal_shard,
 };
 use crate::message::Message;
 
@@ -60,6 +60,29 @@ impl Ledger {
     pub(super) fn charged_for(&self, account: AccountId, sid: &str) -> Option<MessageId> {
         let occasion = Occasion::Usage { sid: sid.to_owned(), kind: UsageKind::MessageSegments };
         self.entries.get(&(account, occasion))?.usage.as_ref()?.message
+    }
+
+    /// What was charged for a SID.
+    pub(super) fn charge_of(&self, account: AccountId, sid: &str) -> Option<UsageEvent> {
+        let occasion = Occasion::Usage { sid: sid.to_owned(), kind: UsageKind::MessageSegments };
+        self.entries.get(&(account, occasion))?.usage.clone()
+    }
+
+    /// Puts a charge right, once; `false`: it was done before.
+    pub(super) fn correct(&mut self, entry: &Entry) -> Result<bool, Fault> {
+        if !entry.balanced() {
+            return Err(Fault::permanent("an entry does not sum to zero"));
+        }
+        if self.has(entry.account, &entry.occasion) {
+            return Ok(false);
+        }
+        let credits = entry.usage.as_ref().ok_or(Fault::permanent("a correction without work"))?.credits;
+        let allowance = self.allowances.get_mut(&entry.account);
+        let allowance = allowance.filter(|allowance| allowance.used >= credits.below()).ok_or_else(misfit)?;
+        allowance.used = allowance.used.plus().and(credits).above();
+        allowance.free = allowance.free.and(credits.back());
+        self.post(entry.clone());
+        Ok(true)
     }
 
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {

@@ -15,6 +15,7 @@ mod ledger;
 mod messages;
 mod opt_outs;
 mod quarantine;
+mod reconciliations;
 mod routines;
 mod templates;
 mod twilio;
@@ -94,6 +95,7 @@ struct State {
     endpoints: endpoints::Endpoints,
     messages: messages::Messages,
     quarantine: quarantine::Quarantine,
+    reconciliations: reconciliations::Reconciliations,
     routines: routines::Routines,
     velocity: velocity::Velocity,
     opt_outs: opt_outs::OptOuts,
@@ -170,6 +172,7 @@ impl World {
             endpoints: endpoints::Endpoints::default(),
             messages: messages::Messages::default(),
             quarantine: quarantine::Quarantine::default(),
+            reconciliations: reconciliations::Reconciliations::default(),
             routines: routines::Routines::default(),
             velocity: velocity::Velocity::default(),
             opt_outs: opt_outs::OptOuts::default(),
@@ -406,6 +409,7 @@ impl World {
         state.endpoints.dump(&mut bytes);
         state.messages.dump(&mut bytes);
         state.quarantine.dump(&mut bytes);
+        state.reconciliations.dump(&mut bytes);
         state.routines.dump(&mut bytes);
         state.velocity.dump(&mut bytes);
         state.opt_outs.dump(&mut bytes);
@@ -492,7 +496,7 @@ impl SendMail for World {
 }
 
 /// Every port method that can be planned to fail.
-const METHODS: [&str; 171] = [
+const METHODS: [&str; 186] = [
     "adopt_sid",
     "append_entries",
     "begin_batch",
@@ -541,30 +545,38 @@ const METHODS: [&str; 171] = [
     "has_stopped",
     "is_applied",
     "keep_customer",
+    "keep_differences",
     "keep_mail_token",
+    "keep_seen",
     "lift_freeze",
     "list_api_keys",
     "list_arrived",
     "list_at_carrier",
     "list_connections",
+    "list_day",
     "list_deliveries",
+    "list_differences",
     "list_endpoints",
     "list_entries",
     "list_invoices",
+    "list_made",
     "list_media",
     "list_messages",
     "list_numbers",
     "list_opt_outs",
     "list_pool",
     "list_posted",
+    "list_reports",
     "list_services",
     "list_sessions",
     "list_templates",
     "load_allowance",
     "load_api_key",
     "load_billing",
+    "load_charges",
     "load_connection",
     "load_counted",
+    "load_course",
     "load_credential",
     "load_delivery",
     "load_endpoint",
@@ -580,6 +592,8 @@ const METHODS: [&str; 171] = [
     "load_profile",
     "load_progress",
     "load_purse",
+    "load_report",
+    "load_seen",
     "load_sender",
     "load_session",
     "load_template",
@@ -591,6 +605,7 @@ const METHODS: [&str; 171] = [
     "look_at_connection_again",
     "look_at_delivery_again",
     "look_at_purse_again",
+    "look_up",
     "make_customer",
     "mint_key",
     "note_alert",
@@ -603,6 +618,7 @@ const METHODS: [&str; 171] = [
     "opt_out_senders",
     "platform",
     "post_charge",
+    "post_correction",
     "post_release",
     "put_right",
     "quarantine",
@@ -614,6 +630,7 @@ const METHODS: [&str; 171] = [
     "read_fraud_warning",
     "read_invoice",
     "read_quarantine",
+    "read_record",
     "read_refund",
     "read_settings",
     "read_subscription",
@@ -639,9 +656,11 @@ const METHODS: [&str; 171] = [
     "resend_delivery",
     "revoke_api_key",
     "rewrap_key",
+    "save_course",
     "save_credential",
     "save_policy",
     "save_progress",
+    "save_report",
     "save_standing",
     "save_step",
     "save_zone",

@@ -8,6 +8,7 @@ use super::{World, dump, not_valid};
 use crate::credential::StoredCredential;
 use crate::fault::Fault;
 use crate::ids::AccountId;
+use crate::reconciliation::Course;
 use crate::routine::{CallSelf, FindDueRoutines, KeepProgress, Progress, Routine, SelfCall};
 
 #[derive(Default)]
@@ -18,12 +19,14 @@ pub(super) struct Routines {
     self_answers: VecDeque<Option<u16>>,
     due: BTreeMap<(AccountId, Routine), Timestamp>,
     progress: BTreeMap<AccountId, Progress>,
+    courses: BTreeMap<AccountId, Course>,
 }
 
 impl Routines {
     pub(super) fn dump(&self, bytes: &mut Vec<u8>) {
         dump(bytes, &self.due);
         dump(bytes, &self.progress);
+        dump(bytes, &self.courses);
     }
 
     /// Something was connected: what is there goes on, of another Twilio account it begins anew.
@@ -32,9 +35,13 @@ impl Routines {
         for routine in Routine::ALL {
             let first = since + routine.every();
             let due = self.due.entry((account, routine)).or_insert(first);
-            if another && routine == Routine::Arrivals {
+            if another && routine != Routine::SelfTest {
                 *due = first;
             }
+        }
+        let course = self.courses.entry(account).or_insert(Course::new(since));
+        if another {
+            *course = Course::new(since);
         }
         let before = self.progress.get(&account).map(|before| before.revision);
         match before {
@@ -49,6 +56,18 @@ impl Routines {
     pub(super) fn end(&mut self, account: AccountId) {
         self.due.retain(|(owner, _), _| *owner != account);
         self.progress.remove(&account);
+        self.courses.remove(&account);
+    }
+
+    pub(super) fn course(&self, account: AccountId) -> Option<Course> {
+        self.courses.get(&account).cloned()
+    }
+
+    pub(super) fn move_course(&mut self, account: AccountId, before: &Course, due: Timestamp) -> bool {
+        let Some(course) = self.courses.get_mut(&account).filter(|there| *there == before) else { return false };
+        *course = before.after();
+        self.due.insert((account, Routine::Reconciliation), due);
+        true
     }
 }
 
