@@ -163,7 +163,7 @@ fn usage_records_are_an_upper_bound_and_never_nought_by_themselves() {
     let said = |count| CATEGORIES.map(|category| CarrierUsage { count, ..CarrierUsage::unsaid(category) }).to_vec();
     let with = |usage| {
         let tallies = Tallies { same: 3, different: 1, only_at_twilio: 50, ..Tallies::default() };
-        Report { usage, tallies, ..report() }.within_records()
+        Report { tallies, usage, ..report() }.within_records()
     };
     assert_eq!(
         [with(said(Some(1))), with(said(Some(0))), with(said(None)), with(Vec::new())],

@@ -80,7 +80,7 @@ where
 {
     let (account, now) = (account(world, 10).await, world.now());
     let timed_out = unknown(world, account).await;
-    assert_eq!(timed_out.message.settling, Some(Settling::begin(now)));
+    assert_eq!(timed_out.message.settling, Some(Settling::begin(timed_out.message.updated)));
     let found = world.load_with_payload(account, timed_out.message.id).await;
     assert_eq!(found, Ok(Some((timed_out.message.clone(), Some(timed_out.payload)))));
     let lease = now + LEASE;
