@@ -79,8 +79,11 @@ impl Model {
     }
 
     fn end(&mut self) {
+        let mut reserved: u64 = self.waiting.iter().map(|credits| u64::from(*credits)).sum();
         for lot in self.lots.iter_mut().filter(|lot| lot.expires.is_some_and(|end| end <= self.hour)) {
-            let gone = lot.left.min(u64::try_from(self.free).unwrap_or(0));
+            let kept = reserved.min(lot.left);
+            reserved -= kept;
+            let gone = (lot.left - kept).min(u64::try_from(self.free).unwrap_or(0));
             lot.left -= gone;
             self.free -= i64::try_from(gone).unwrap();
         }
@@ -305,7 +308,10 @@ impl Ledger {
 
     /// What was rolled up is what was posted, to the last entry.
     async fn check_totals(&self) {
-        usage_rollup::handle(&self.world).await.unwrap();
+        // What ends in a run is counted in the next.
+        for _ in 0..2 {
+            usage_rollup::handle(&self.world).await.unwrap();
+        }
         let mut expected: BTreeMap<String, Totals> = BTreeMap::new();
         for entry in self.world.entries(self.account).iter().filter(|entry: &&Entry| !entry.lines.is_empty()) {
             expected.entry(entry.month.clone()).or_default().add(entry);

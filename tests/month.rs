@@ -58,7 +58,8 @@ impl Model {
         self.piles.iter().map(|pile| pile.left).sum::<i64>() - self.open
     }
 
-    /// Takes what was used from the pile that ends first.
+    /// Takes what was used from the pile that ends first. Only when the piles change: a correction downwards before that
+    /// makes less of it, one after it is used up by what comes next.
     fn settle(&mut self) {
         self.piles.sort_by_key(|pile| (pile.ends.is_none(), pile.ends));
         for pile in &mut self.piles {
@@ -69,10 +70,16 @@ impl Model {
     }
 
     fn end(&mut self, now: Timestamp, month: &str) {
+        if self.piles.iter().any(|pile| pile.left > 0 && pile.ends.is_some_and(|ends| ends <= now)) {
+            self.settle();
+        }
+        let mut reserved = self.held;
         let mut room = (self.balance() - self.held).max(0);
         let mut gone = 0;
         for pile in self.piles.iter_mut().filter(|pile| pile.ends.is_some_and(|ends| ends <= now)) {
-            let ends = room.min(pile.left);
+            let kept = reserved.min(pile.left);
+            reserved -= kept;
+            let ends = room.min(pile.left - kept);
             pile.left -= ends;
             room -= ends;
             gone += ends;
@@ -89,7 +96,6 @@ impl Model {
         }
         self.open += rest;
         self.note(month, "refunds", amount);
-        self.settle();
     }
 }
 
@@ -156,7 +162,6 @@ impl Life {
         let now = self.world.now();
         usage_rollup::handle(&self.world).await.unwrap();
         let month = self.month();
-        self.model.settle();
         self.model.end(now, &month);
     }
 
@@ -389,7 +394,6 @@ async fn the_statements_of_a_life_by_chance_are_what_a_model_of_a_few_lines_says
         life.post_late().await;
         life.world.advance(SignedDuration::from_hours(2));
         usage_rollup::handle(&life.world).await.unwrap();
-        life.model.settle();
         let (now, month) = (life.world.now(), life.month());
         life.model.end(now, &month);
 

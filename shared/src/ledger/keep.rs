@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Entry, Grant, KeepPurse, MicroCredits, Occasion, PurseFacts, Step, Stepped, Zone};
+use super::{END_AGAIN, Entry, Grant, KeepPurse, MicroCredits, Occasion, PurseFacts, Step, Stepped, Zone};
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::platform::Chance;
@@ -62,7 +62,7 @@ where
 }
 
 /// Ends credits whose time has come, and bills what was used beyond all credit. Calls as [`give_credits`], for each of
-/// both; if there is nothing to do, or all is reserved, 2 reads and 1 write.
+/// both; and 1 read, and 1 write if there was nothing to do or some of it is reserved.
 pub async fn tend_credits<W>(world: &W, account: AccountId, now: Timestamp) -> Result<Changed, Fault>
 where
     W: KeepPurse + Chance + Sync,
@@ -71,10 +71,12 @@ where
     let bill = |facts: &PurseFacts| facts.purse.billed(&facts.allowance, &facts.zone.month(now));
     let billed = change_credits(world, account, now, bill).await?;
     let changed = if ended == Changed::Now { ended } else { billed };
-    if changed == Changed::Before
-        && let Some(facts) = world.load_purse(account).await?
+    if let Some(facts) = world.load_purse(account).await?
         && let Some(due) = facts.purse.due(now)
+        && (due <= now || changed == Changed::Before)
     {
+        // What has ended and is still there is reserved.
+        let due = if due <= now { now + END_AGAIN } else { due };
         world.look_at_purse_again(account, &facts.purse, due).await?;
     }
     Ok(changed)

@@ -259,10 +259,13 @@ impl Purse {
             return None;
         }
         let mut step = self.step(allowance.used);
-        let mut room = allowance.credit().0;
+        // What is reserved will be taken from what ends first, and keeps it until it is charged or given back.
+        let (mut room, mut reserved) = (allowance.credit().0, allowance.held.0);
         let revision = step.purse.revision;
         for lot in step.purse.lots.iter_mut().filter(|lot| ended(lot)) {
-            let gone = MicroCredits(room.min(lot.left.0));
+            let kept = reserved.min(lot.left.0);
+            reserved -= kept;
+            let gone = MicroCredits(room.min(lot.left.0 - kept));
             if gone.0 == 0 {
                 continue;
             }
@@ -333,10 +336,9 @@ impl Purse {
         Some(step)
     }
 
-    /// When it has to be looked at again: credits end then, or an hour of what is used beyond all credit.
+    /// When it has to be looked at: credits end then, or an hour of what is used beyond all credit.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let ends = self.lots.iter().filter_map(|lot| lot.expires).min();
-        let ends = ends.map(|first| if first > now { first } else { now + END_AGAIN });
         let hour = self.overage.as_ref().map(|_| now + BILL_EVERY);
         ends.into_iter().chain(hour).min()
     }
@@ -440,8 +442,13 @@ mod tests {
         assert_eq!(step.only_if_used, Some(MicroCredits::ZERO));
         assert_eq!(account.apply(step), ["EXPIRY#in_1#2: included -6, expired 6"]);
         assert_eq!((account.allowance.available(), account.lots()), (MicroCredits::ZERO, vec![lot("in_1", 4)]));
-        assert_eq!(account.purse.due(at(30)), Some(at(30) + END_AGAIN));
+        assert_eq!(account.purse.due(at(30)), Some(at(30)));
         assert_eq!(account.purse.end(&account.allowance, at(30)), None, "all of it is reserved");
+        let mut richer =
+            account.purse.grant(&account.allowance, &grant("cs_1", CreditKind::Purchased, 9, None), at(30));
+        assert_eq!(richer.purse.lots.remove(1).left, whole(9));
+        let allowance = Allowance { free: whole(9).plus(), ..account.allowance.clone() };
+        assert_eq!(richer.purse.end(&allowance, at(30)), None, "also when new credits come");
         // Three are charged, one is given back and ends.
         account.allowance.held = MicroCredits::ZERO;
         account.allowance.used = whole(3);
