@@ -78,7 +78,7 @@ where
     let gate = world.load_gate(account).await?.ok_or_else(gone)?;
     // Taking the wish back is always possible.
     if limit.is_some() && !gate.overage_allowed {
-        let detail = "your plan stops when its credits are used: choose a paid plan first, or buy credits";
+        let detail = "your plan stops when its credits are used: buy more with POST /v1/billing/top-ups";
         return Err(Problem::new(Kind::NoOverage, detail));
     }
     set_overage(world, account, limit, request.now).await?;
