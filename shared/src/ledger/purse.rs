@@ -343,8 +343,12 @@ impl Purse {
         ends.into_iter().chain(hour).min()
     }
 
-    /// The warning to give now: the highest that the use has reached, if it was not given in this period.
+    /// The warning to give now: the highest that the use has reached, if it was not given in this period. None of a purse
+    /// that is not stored yet, of an account from before there were purses: nothing could note that it was given.
     pub fn warning(&self, used: MicroCredits) -> Option<u8> {
+        if self.revision == 0 {
+            return None;
+        }
         let Period { credit, used_before, warned, .. } = self.period;
         let spent = used.0.saturating_sub(used_before.0);
         let reached =
@@ -509,5 +513,6 @@ mod tests {
         let purse = Purse::of_old(&allowance);
         assert_eq!(purse.lots[0].left, whole(100));
         assert_eq!(purse.drawn(allowance.used).lots[0].left, whole(70));
+        assert_eq!(purse.warning(whole(100)), None, "it would come again and again");
     }
 }

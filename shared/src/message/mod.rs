@@ -309,6 +309,13 @@ pub struct Message {
     pub updated: Timestamp,
 }
 
+impl Message {
+    /// What is still reserved for it: nothing once its hold was given back.
+    pub fn hold(&self) -> MicroCredits {
+        if self.released { MicroCredits::ZERO } else { self.held }
+    }
+}
+
 /// Everything that accepting one message writes, in one transaction of three items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {

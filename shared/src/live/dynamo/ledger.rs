@@ -14,9 +14,9 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId};
 use crate::ledger::{
-    About, Allowance, Book, Change, Counted, Entry, Granularity, JOURNAL_SHARDS, KeepPurse, MicroCredits, PostOutcome,
-    Posted, Purse, PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind,
-    UsagePage, UsageSums, Wrong, journal_shard,
+    About, Allowance, Book, Change, Counted, Entry, Granularity, JOURNAL_SHARDS, KeepPurse, PostOutcome, Posted, Purse,
+    PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageKind, UsagePage, UsageSums,
+    Wrong, journal_shard,
 };
 use crate::live::Live;
 use crate::message::{Message, decidable_until, due_shard};
@@ -33,7 +33,7 @@ impl PostOutcome for Live {
     ) -> Result<Posted, Fault> {
         let db = &self.dynamo;
         let charge = entry.usage.as_ref().ok_or(Fault::permanent("a charge without work"))?.credits;
-        let hold = hold_of(message);
+        let hold = message.hold();
         let mut parts = vec![
             self.settled(message, false, now)?,
             db.update(
@@ -63,7 +63,7 @@ impl PostOutcome for Live {
         told: &[Delivery],
         failure: Option<&Entry>,
     ) -> Result<bool, Fault> {
-        let hold = hold_of(message);
+        let hold = message.hold();
         let mut parts = vec![
             self.settled(message, true, now)?,
             self.dynamo.update(
@@ -81,11 +81,6 @@ impl PostOutcome for Live {
             Transacted::Refused(_) => Err(misfit()),
         }
     }
-}
-
-/// What is still reserved for a message.
-fn hold_of(message: &Message) -> MicroCredits {
-    if message.released { MicroCredits::ZERO } else { message.held }
 }
 
 impl Dynamo {
@@ -466,8 +461,9 @@ impl KeepPurse for Live {
         let mut parts = vec![db.put(
             &key,
             purse,
-            "revision = :before OR (:before = :none AND attribute_not_exists(pk))",
-            &[(":before", n(before)), (":none", n(0))],
+            // An account from before there were purses has none.
+            if before == 0 { "revision = :before OR attribute_not_exists(pk)" } else { "revision = :before" },
+            &[(":before", n(before))],
         )?];
         let mut set = "SET available = available + :free".to_owned();
         let mut values = vec![(":free", n(step.free.0))];

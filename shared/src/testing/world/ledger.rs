@@ -9,9 +9,9 @@ use crate::endpoint::Delivery;
 use crate::fault::Fault;
 use crate::ids::{AccountId, EntryId, MessageId};
 use crate::ledger::{
-    About, Allowance, Counted, Entry, Granularity, KeepPurse, MicroCredits, Occasion, PostOutcome, Posted, Purse,
-    PurseFacts, ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageEvent, UsageKind,
-    UsagePage, UsageSlot, UsageSums, Wrong, journal_shard,
+    About, Allowance, Counted, Entry, Granularity, KeepPurse, Occasion, PostOutcome, Posted, Purse, PurseFacts,
+    ReadUsage, RecountUsage, RollUpUsage, RolledUp, Step, Stepped, Totals, UsageEvent, UsageKind, UsagePage, UsageSlot,
+    UsageSums, Wrong, journal_shard,
 };
 use crate::message::Message;
 
@@ -106,10 +106,6 @@ fn misfit() -> Fault {
     Fault::permanent("the ledger does not fit the message: look at it")
 }
 
-fn hold_of(message: &Message) -> MicroCredits {
-    if message.released { MicroCredits::ZERO } else { message.held }
-}
-
 impl PostOutcome for World {
     async fn post_charge(
         &self,
@@ -129,7 +125,7 @@ impl PostOutcome for World {
             let charge = entry.usage.as_ref().ok_or(Fault::permanent("a charge without work"))?.credits;
             let sid_taken = state.ledger.has(message.account, &entry.occasion);
             let taken = state.ledger.journal.contains_key(&(journal_shard(entry.id), entry.id));
-            let hold = hold_of(message);
+            let hold = message.hold();
             let allowance = state.ledger.allowances.get_mut(&message.account);
             let Some(allowance) = allowance.filter(|allowance| allowance.held >= hold && !taken) else {
                 return Err(misfit());
@@ -160,7 +156,7 @@ impl PostOutcome for World {
             if !state.messages.unsettled(message) {
                 return Ok(false);
             }
-            let hold = hold_of(message);
+            let hold = message.hold();
             let allowance = state.ledger.allowances.get_mut(&message.account);
             let allowance = allowance.filter(|allowance| allowance.held >= hold).ok_or_else(misfit)?;
             allowance.held.0 -= hold.0;
